@@ -1,0 +1,248 @@
+"""What a run is told: one frozen dataclass a concern, read strictly from YAML and the command line.
+
+A key that nobody knows and a value of the wrong type are refused by name. There is one default for everything that has a sensible one,
+and none where only the scientist can know (`data.path`, `data.measurement`, `data.nphotons`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run; the message names the key, what was found and what was expected."""
+
+
+def _require(condition: bool, key: str, found: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"config: {key} is {found!r}, expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which patterns are used, and what their numbers mean.
+
+    Parameters
+    ----------
+    path
+        Scan file, or a list of scan files that are trained on together.
+    measurement
+        What the file's diffraction array holds: `amplitude` (sqrt of counts) or `counts`. Needed unless the file's metadata says it.
+    nphotons
+        Mean photons a pattern, or `measured`: the mean counts of the finalised training subset. The dataset's metadata goes before it.
+    subset_size
+        How many patterns to use, training and validation together, drawn at random; null: all.
+    subset_seed
+        Seed of that draw, of the split and of nothing else.
+    val_fraction
+        Fraction of the used patterns kept for validation, in [0, 1).
+    group_size
+        Patterns a sample (C). With C > 1 a sample is a pattern and its C - 1 nearest neighbours, whose patches share one object.
+    """
+
+    path: list[str] | str | None = None
+    measurement: Literal["amplitude", "counts"] | None = None
+    nphotons: float | Literal["measured"] | None = None
+    subset_size: int | None = None
+    subset_seed: int = 0
+    val_fraction: float = 0.05
+    group_size: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.nphotons, int | float):
+            _require(math.isfinite(self.nphotons) and self.nphotons > 0, "data.nphotons", self.nphotons, "a positive number or 'measured'")
+        _require(self.subset_size is None or self.subset_size >= 1, "data.subset_size", self.subset_size, "at least 1")
+        _require(self.subset_seed >= 0, "data.subset_seed", self.subset_seed, "at least 0")
+        _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "a number in [0, 1)")
+        _require(self.group_size >= 1, "data.group_size", self.group_size, "at least 1")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The scan files, one or several."""
+        _require(bool(self.path), "data.path", self.path, "a scan file or a list of scan files (--data.path scan.npz)")
+        return (Path(self.path),) if isinstance(self.path, str) else tuple(map(Path, self.path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network and the loss.
+
+    Parameters
+    ----------
+    base_width
+        Channels of the network's first level.
+    intensity_scale_trainable
+        Multiply the prediction by a trainable factor that starts at exactly 1.
+    """
+
+    base_width: int = 32
+    intensity_scale_trainable: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.base_width >= 1, "model.base_width", self.base_width, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How the network is fitted, and where the run is kept.
+
+    Parameters
+    ----------
+    run_dir
+        Directory of the run; made if missing.
+    epochs
+        Passes over the training samples.
+    max_minutes
+        Wall-clock limit of the fit; the learning-rate schedule then ends at whichever of the two limits comes first.
+    global_batch_size
+        Samples (groups of C patterns) an optimiser step, over all ranks together.
+    learning_rate
+        Peak of the schedule (5 % linear warm-up, then cosine to zero).
+    precision
+        `auto` is bf16-mixed where the processor multiplies bf16 matrices, else 32. Physics and loss are float32 always.
+    seed
+        Seed of the weights and of the order of the batches.
+    resume
+        A checkpoint, or `auto`: the run directory's last one if there is one.
+    """
+
+    run_dir: str = "run"
+    epochs: int = 50
+    max_minutes: float | None = None
+    global_batch_size: int = 4
+    learning_rate: float = 3e-3
+    precision: Literal["auto", 32, "bf16-mixed", "16-mixed"] = "auto"
+    seed: int = 0
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        _require(self.max_minutes is None or self.max_minutes > 0, "train.max_minutes", self.max_minutes, "a positive number")
+        _require(self.global_batch_size >= 1, "train.global_batch_size", self.global_batch_size, "at least 1")
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a positive number"
+        )
+        _require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationConfig:
+    """A synthetic scan (`launch/simulate.py`).
+
+    Parameters
+    ----------
+    object
+        `dead_leaves` (overlapping discs), `lines`, or an image file (PNG, JPEG, TIFF, .npy) that gives amplitude and phase their contrast.
+    amplitude_range, phase_range_rad
+        Smallest and largest amplitude and phase of the object, both reached.
+    probe
+        `disk` (ideal, soft edge), `defocused` (a lens's beam, off its focus by `probe_defocus_rad`), or a file: .npz with `probeGuess`, .npy.
+    probe_diameter_px
+        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (second moment); a file has its own.
+    probe_defocus_rad
+        Quadratic phase at the edge of the lens's aperture, radians; of the defocused beam only.
+    pattern_size
+        N, pixels a side of a pattern.
+    scan_shape
+        Rows and columns of the raster.
+    step_px
+        Distance between neighbouring scan positions, pixels.
+    jitter_px
+        Each position is moved by a uniform random offset of up to this much either way along y and x, pixels.
+    nphotons
+        Mean photons a pattern, before Poisson noise.
+    seed
+        Seed of object, jitter and noise.
+    """
+
+    object: str = "dead_leaves"
+    amplitude_range: tuple[float, float] = (0.5, 1.0)
+    phase_range_rad: tuple[float, float] = (-1.0, 1.0)
+    probe: str = "defocused"
+    probe_diameter_px: float = 28.0
+    probe_defocus_rad: float = 8.0
+    pattern_size: int = 64
+    scan_shape: tuple[int, int] = (32, 32)
+    step_px: float = 5.0
+    jitter_px: float = 1.0
+    nphotons: float = 1e6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("probe_diameter_px", "step_px", "nphotons"):
+            value = getattr(self, key)
+            _require(math.isfinite(value) and value > 0, f"simulation.{key}", value, "a positive number")
+        _require(math.isfinite(self.jitter_px) and self.jitter_px >= 0, "simulation.jitter_px", self.jitter_px, "at least 0")
+        _require(min(self.scan_shape) >= 1, "simulation.scan_shape", self.scan_shape, "at least one row and one column")
+        _require(self.pattern_size >= 2 and self.pattern_size % 2 == 0, "simulation.pattern_size", self.pattern_size, "an even number")
+        for key in ("amplitude_range", "phase_range_rad"):
+            low, high = value = getattr(self, key)
+            _require(math.isfinite(low) and math.isfinite(high) and low <= high, f"simulation.{key}", value, "two numbers, smaller first")
+        _require(self.amplitude_range[0] >= 0, "simulation.amplitude_range", self.amplitude_range, "amplitudes of at least 0")
+        _require(math.isfinite(self.probe_defocus_rad), "simulation.probe_defocus_rad", self.probe_defocus_rad, "a finite number")
+        _require(self.seed >= 0, "simulation.seed", self.seed, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything a run is told."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict of YAML scalars and lists; `parse_mapping` reads it back to an equal Config."""
+        return _without_tuples(dataclasses.asdict(self))
+
+
+def _without_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def make_parser(description: str, *, config: bool = True) -> ArgumentParser:
+    """Command-line parser with `--debug` and, unless told otherwise, `--config FILE.yaml` and an option for every key of `Config`."""
+    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if config:
+        parser.add_argument("--config", action="config", help="YAML file; options after it override its keys")
+        _add_config_keys(parser)
+    return parser
+
+
+def read_config(parser: ArgumentParser, arguments: Namespace) -> Config:
+    """The `Config` of a namespace that a parser of `make_parser` read."""
+    instances = parser.instantiate(arguments)
+    return Config(**{concern.name: instances[concern.name] for concern in dataclasses.fields(Config)})
+
+
+def parse_mapping(mapping: dict[str, Any]) -> Config:
+    """Read `Config.to_dict()` back, as strictly as a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or a value is of the wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    _add_config_keys(parser)
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"config: found {type(mapping).__name__}, expected a mapping of data, model, train")
+    try:
+        return read_config(parser, parser.parse_object(mapping))
+    except (ArgumentError, TypeError, KeyError) as error:
+        raise ConfigError(f"config: {error}") from error
+
+
+def _add_config_keys(parser: ArgumentParser) -> None:
+    for concern in dataclasses.fields(Config):
+        parser.add_class_arguments(concern.default_factory, concern.name)  # type: ignore[arg-type]
