@@ -1,0 +1,175 @@
+"""The ranks of a run: what they add up, agree on, do once, and fail at together.
+
+The only file that talks to `torch.distributed`, apart from Lightning, which starts the process group and averages the gradients.
+Where a process group is up every function here but `rank` and `world_size` is a collective, so every rank must call it; without one
+it is the plain local operation.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
+
+class FailedTogether(ValueError):
+    """At least one rank failed; every rank raises this with the same message, which names the first rank that did and its cause."""
+
+
+def world_size(process_group: ProcessGroup | None = None) -> int:
+    return dist.get_world_size(process_group) if _is_up() else 1
+
+
+def rank(process_group: ProcessGroup | None = None) -> int:
+    return dist.get_rank(process_group) if _is_up() else 0
+
+
+def sum_integers(local_values: Callable[[], Sequence[int]], length: int, process_group: ProcessGroup | None = None) -> list[int]:
+    """Add a vector of `length` integers over all ranks in one `all_reduce`, or fail together.
+
+    Parameters
+    ----------
+    local_values
+        Called once; gives this rank's integers. Their sums over all ranks must stay below 2**63.
+
+    Raises
+    ------
+    FailedTogether
+        On every rank, if `local_values` raised on any. The failure travels in the same reduction, so nobody waits for a rank that is gone.
+    """
+    if not _is_up():
+        return list(local_values())
+    failures_and_values = torch.zeros(1 + length, dtype=torch.int64)
+    local_error: Exception | None = None
+    try:
+        failures_and_values[1:] = torch.tensor(local_values(), dtype=torch.int64)
+    except Exception as error:  # whatever it is, the other ranks must hear of it
+        local_error = error
+        failures_and_values[0] = 1
+    failures_and_values = failures_and_values.to(_device(process_group))
+    dist.all_reduce(failures_and_values, group=process_group)
+    num_failures, *sums = failures_and_values.tolist()
+    if num_failures:
+        _raise_on_every_rank(local_error, process_group)
+    return sums
+
+
+def run_together(action: Callable[[], T]) -> T:
+    """Run `action` on every rank; if it raises on any, raise `FailedTogether` on all."""
+    results: list[T] = []
+
+    def local_values() -> list[int]:
+        results.append(action())
+        return []
+
+    sum_integers(local_values, length=0)
+    return results[0]
+
+
+def run_on_rank_zero(action: Callable[[], None]) -> None:
+    """Run `action` on rank 0 while the others wait; if it raises, raise `FailedTogether` on all."""
+    run_together(action if rank() == 0 else lambda: None)
+
+
+def run_once_a_node(action: Callable[[], T]) -> T:
+    """Run `action` on the first rank of each node and give its (picklable) result to the other ranks of that node."""
+    host = socket.gethostname()
+    is_first_of_node = _gather(host).index(host) == rank()
+    local_result = run_together(action if is_first_of_node else lambda: None)
+    return next(result for node, result in _gather((host, local_result)) if node == host)  # type: ignore[return-value]
+
+
+def require_same(local_values: Mapping[str, Any]) -> None:
+    """Raise on every rank, naming the rank and what it holds, unless all ranks hold equal values.
+
+    Raises
+    ------
+    FailedTogether
+        Some rank's value differs from rank 0's. Floats are compared by their bits, so NaN equals itself and 0.0 differs from -0.0.
+    """
+    comparable = {name: value.hex() if isinstance(value, float) else value for name, value in local_values.items()}
+    everybodys = _gather((comparable, dict(local_values)))
+    rank_zeros, rank_zeros_shown = everybodys[0]
+    for other, (values, shown) in enumerate(everybodys):
+        for name in rank_zeros:
+            if values[name] != rank_zeros[name]:
+                raise FailedTogether(f"ranks differ: {name} is {shown[name]!r} on rank {other}, but {rank_zeros_shown[name]!r} on rank 0")
+
+
+def sum_floats(local_values: Tensor) -> Tensor:
+    """Add a float64 tensor over all ranks; the result is on the CPU."""
+    total = local_values.detach().to(_device() if _is_up() else "cpu", torch.float64, copy=True)
+    if _is_up():
+        dist.all_reduce(total)
+    return total.cpu()
+
+
+def maximum(local_value: float) -> float:
+    """The largest of the ranks' values: how they agree on a clock or a flag."""
+    if not _is_up():
+        return local_value
+    value = torch.tensor(local_value, dtype=torch.float64, device=_device())
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return float(value)
+
+
+def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
+    """Global mean, whose gradient under DDP is that of one process on the union of all ranks' terms.
+
+    Parameters
+    ----------
+    local_sum
+        Scalar: the sum of this rank's terms, with its graph; a rank without terms gives zero (with its graph too).
+    local_count
+        How many terms it has.
+
+    Returns
+    -------
+    Tensor
+        Scalar float64; its value is the global mean on every rank. DDP averages the ranks' gradients, so each carries
+        world_size / global count.
+    """
+    local_sum = local_sum.double()
+    sum_and_count = torch.stack([local_sum.detach(), local_sum.new_tensor(local_count)])
+    if _is_up():
+        dist.all_reduce(sum_and_count)
+    global_sum, global_count = sum_and_count
+    local_share = local_sum * (world_size() / global_count)
+    return local_share + (global_sum / global_count - local_share.detach())
+
+
+def _is_up() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _device(process_group: ProcessGroup | None = None) -> torch.device:
+    """Where the backend wants its tensors: NCCL reduces CUDA tensors only."""
+    if dist.get_backend(process_group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _gather(local_value: T, process_group: ProcessGroup | None = None) -> list[T]:
+    if not _is_up():
+        return [local_value]
+    everybodys: list[Any] = [None] * world_size(process_group)
+    dist.all_gather_object(everybodys, local_value, group=process_group)
+    return everybodys
+
+
+def _raise_on_every_rank(local_error: Exception | None, process_group: ProcessGroup | None) -> None:
+    messages = _gather(None if local_error is None else _describe(local_error), process_group)
+    failed = [number for number, message in enumerate(messages) if message is not None]
+    others = f" (and {len(failed) - 1} other ranks)" if len(failed) > 1 else ""
+    raise FailedTogether(f"rank {failed[0]}{others}: {messages[failed[0]]}") from local_error
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""The one number that must be right: from pattern energies to the dataset-level intensity scale."""
