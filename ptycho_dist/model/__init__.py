@@ -1,0 +1,1 @@
+"""The network, the forward model around it, and the scaled Poisson loss."""

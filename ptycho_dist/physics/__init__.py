@@ -1,0 +1,1 @@
+"""From object patch to photons: probe, propagation, and patches on a common canvas."""

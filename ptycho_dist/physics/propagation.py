@@ -1,0 +1,26 @@
+"""From the exit wave to the far-field intensity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def diffracted_intensity(patches: Tensor, probe: Tensor) -> Tensor:
+    """Intensity in normalised units: the sum over probe modes of abs(FFT2(P_m * O))**2.
+
+    Parameters
+    ----------
+    patches
+        Object patches, complex64 (..., N, N).
+    probe
+        Probe modes, complex64 (..., modes, N, N), leading axes broadcast with those of `patches`. Modes are mutually incoherent.
+
+    Returns
+    -------
+    Tensor
+        float32 (..., N, N), zero frequency at [N // 2, N // 2]. The "ortho" norm keeps the energy of the exit wave (Parseval).
+    """
+    exit_waves = probe * patches.unsqueeze(-3)
+    far_field = torch.fft.fftshift(torch.fft.fft2(exit_waves, norm="ortho"), dim=(-2, -1))
+    return (far_field.real.square() + far_field.imag.square()).sum(dim=-3)
