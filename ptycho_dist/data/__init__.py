@@ -1,0 +1,1 @@
+"""From scan files to this rank's batches of normalised amplitudes."""

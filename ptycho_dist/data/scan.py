@@ -1,0 +1,100 @@
+"""One scan: its diffraction patterns, where they were taken and with which probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Measurement = Literal["amplitude", "counts"]
+LARGEST_EXTENT_PX = 32_768
+
+
+class ScanError(ValueError):
+    """A scan file that can't be used; the message names the file, the key, what was found and what was expected."""
+
+    def __init__(self, path: Path, key: str, found: object, expected: str) -> None:
+        super().__init__(f"{path}: {key}: found {found}, expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scan:
+    """A scan as its file holds it, checked.
+
+    Attributes
+    ----------
+    path
+        The file.
+    key
+        Name of the diffraction array in it, for messages.
+    diffraction
+        (n, N, N), any real dtype, usually memory-mapped; zero frequency at [N // 2, N // 2].
+    measurement
+        Whether `diffraction` holds amplitudes (sqrt of counts) or counts.
+    positions_px
+        (n, 2) float64 as (y, x) = (row, column): patch centres, pixels of the object grid. A larger y lies further down the object.
+    probe
+        (modes, N, N) complex64, in the file's units.
+    object_guess
+        (H, W) complex64 or None: a reference, whose pixel [0, 0] has the position (0, 0).
+    nphotons
+        Mean photons a pattern by the file's metadata, or None.
+    """
+
+    path: Path
+    key: str
+    diffraction: np.ndarray
+    measurement: Measurement
+    positions_px: np.ndarray
+    probe: np.ndarray
+    object_guess: np.ndarray | None
+    nphotons: float | None
+
+    def __post_init__(self) -> None:
+        shape = self.diffraction.shape
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or shape[1] < 2:
+            raise ScanError(self.path, self.key, f"shape {shape}", "square patterns of an even size, (n, N, N)")
+        if self.diffraction.dtype.kind not in "fiu":
+            raise ScanError(self.path, self.key, f"type {self.diffraction.dtype}", "real numbers")
+        if shape[0] == 0:
+            raise ScanError(self.path, self.key, "no pattern", "at least one")
+        if self.positions_px.shape != (shape[0], 2):
+            raise ScanError(self.path, "positions", f"{len(self.positions_px)} positions", f"{shape[0]}, one a pattern of {self.key}")
+        if not np.isfinite(self.positions_px).all():
+            raise ScanError(self.path, "positions", "NaN or infinity", "finite pixels")
+        extent = np.ptp(self.positions_px, axis=0).max()
+        if max(extent, np.abs(self.positions_px).max()) > LARGEST_EXTENT_PX:
+            raise ScanError(self.path, "positions", f"a scan over {extent:.3g} pixels", f"pixels of the object grid, at most {LARGEST_EXTENT_PX}")
+        if self.probe.ndim != 3 or self.probe.shape[1:] != shape[1:]:
+            raise ScanError(self.path, "probe", f"shape {self.probe.shape}", f"the patterns' size, (modes, {shape[1]}, {shape[2]})")
+        if not np.isfinite(self.probe).all():
+            raise ScanError(self.path, "probe", "NaN or infinity", "finite values")
+        if not np.any(self.probe):
+            raise ScanError(self.path, "probe", "zeros only", "a probe with light in it")
+
+    @property
+    def num_patterns(self) -> int:
+        return self.diffraction.shape[0]
+
+    @property
+    def pattern_size(self) -> int:
+        """N."""
+        return self.diffraction.shape[-1]
+
+    def amplitude(self, patterns: np.ndarray) -> np.ndarray:
+        """Measured amplitude X of some patterns, by number: (k, N, N) float32.
+
+        Raises
+        ------
+        ScanError
+            A value is NaN, infinite or negative.
+        """
+        measured = np.asarray(self.diffraction[patterns], dtype=np.float64)
+        valid = np.isfinite(measured) & (measured >= 0)
+        if not valid.all():
+            where = np.argwhere(~valid)[0]
+            found = f"{measured[tuple(where)]} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
+            raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
+        return (np.sqrt(measured) if self.measurement == "counts" else measured).astype(np.float32)
