@@ -1,0 +1,1 @@
+"""Compare a reconstruction with a reference, and draw it: arrays in, numbers and figures out."""

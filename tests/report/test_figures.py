@@ -1,0 +1,294 @@
+"""Figures are complete PNG files that show the valid pixels, and only those."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib import image as png
+from scipy import ndimage
+
+from ptycho_dist.report import figures
+
+SHAPE = (60, 80)
+BLANK_RGB = np.array([0xE6] * 3) / 255
+
+
+@pytest.fixture
+def field():
+    rng = np.random.default_rng(0)
+    amplitude, phase = (ndimage.gaussian_filter(rng.normal(size=SHAPE), 2) for _ in range(2))
+    return ((0.5 + amplitude) * np.exp(2j * phase)).astype(np.complex64)
+
+
+@pytest.fixture
+def left_half():
+    valid = np.zeros(SHAPE, dtype=bool)
+    valid[:, :40] = True
+    return valid
+
+
+def read_rgb(path):
+    """Read a PNG: proves that it is one, whole."""
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    return png.imread(path)[..., :3]
+
+
+def blank_area_in2(rgb):
+    # 8-bit colours: equal within half a level of 255.
+    return np.count_nonzero((np.abs(rgb - BLANK_RGB) < 0.002).all(axis=-1)) / 150**2
+
+
+def hide_scale_bar(monkeypatch):
+    monkeypatch.setattr(figures, "_add_scale_bar", lambda *_: None)
+
+
+@pytest.mark.parametrize("draw", [figures.draw_amplitude, figures.draw_phase])
+def test_object_figure_is_written_and_not_blank(tmp_path, field, draw):
+    path = tmp_path / "object.png"
+    draw(field, (-3.0, 7.5), np.ones(SHAPE, dtype=bool), path)
+    rgb = read_rgb(path)
+    # A page with labels only has few colours and little contrast; a smooth image has hundreds of shades.
+    assert len(np.unique(rgb.reshape(-1, 3), axis=0)) > 200
+    assert [entry.name for entry in tmp_path.iterdir()] == ["object.png"]
+
+
+@pytest.mark.parametrize("draw", [figures.draw_amplitude, figures.draw_phase])
+def test_invalid_pixels_are_blank_whatever_they_hold(tmp_path, monkeypatch, field, left_half, draw):
+    hide_scale_bar(monkeypatch)
+    pictures = []
+    for name, garbage in (("zero", 0), ("huge", 1e9 + 1e9j), ("nan", np.nan)):
+        field[~left_half] = garbage
+        draw(field, (0, 0), left_half, tmp_path / f"{name}.png")
+        pictures.append(read_rgb(tmp_path / f"{name}.png"))
+    # Not the blank area alone: colour limits, mean phase and labels must not change either.
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+
+    draw(field, (0, 0), left_half, tmp_path / "left.png")
+    # Half of axes of 5 x 3.75 inches; frame and edges take less than 2 %.
+    assert blank_area_in2(read_rgb(tmp_path / "left.png")) == pytest.approx(0.5 * 5 * 3.75, rel=0.02)
+
+
+def test_single_pixels_are_shown_where_they_lie(tmp_path, monkeypatch):
+    hide_scale_bar(monkeypatch)
+    # One dark valid pixel among bright ones, at row 1 and column 3 of 6 x 8.
+    field = np.ones((6, 8), dtype=np.complex64)
+    field[1, 3] = 0
+    figures.draw_amplitude(field, (0, 0), np.ones((6, 8), dtype=bool), tmp_path / "one.png")
+    rgb = read_rgb(tmp_path / "one.png")
+    height, width = rgb.shape[:2]
+    # Axes start 0.8 inches from the left and 0.45 from the top; pixels are 5/8 inches wide; 150 dots an inch.
+    row, column = (np.array([1.5, 3.5]) * 5 / 8 + (0.45, 0.8)) * 150
+    assert (height, width) == (round((0.6 + 3.75 + 0.45) * 150), round((0.8 + 5 + 0.12 + 0.16 + 1) * 150))
+    assert rgb[int(row), int(column)].max() < 0.05
+    assert rgb[int(row), int(column) + 94].min() > 0.95
+    assert rgb[int(row) + 94, int(column)].min() > 0.95
+
+
+def recorded_images(monkeypatch):
+    """Record what is shown: list of (image, origin, limits, colour map)."""
+    shown, show = [], figures._show
+
+    def record(ax, image, origin_yx, limits, colour_map):
+        shown.append((image, origin_yx, limits, colour_map))
+        return show(ax, image, origin_yx, limits, colour_map)
+
+    monkeypatch.setattr(figures, "_show", record)
+    return shown
+
+
+def test_phase_is_relative_to_its_mean_and_keeps_its_ramp(tmp_path, monkeypatch, field):
+    shown = recorded_images(monkeypatch)
+    valid = np.ones(SHAPE, dtype=bool)
+    tilted = 3 * np.exp(2j) * field * np.exp(0.02j * np.arange(80))
+    figures.draw_phase(tilted, (0, 0), valid, tmp_path / "kept.png")
+    figures.draw_phase(tilted, (0, 0), valid, tmp_path / "removed.png", remove_ramp=True)
+    (kept, *_), (removed, *_) = shown
+
+    def slope(phase):
+        return np.polyfit(np.arange(80), phase.mean(axis=0), 1)[0]
+
+    # The field has a slope of its own of some 1e-3 rad a pixel, and the fit weighs by amplitude.
+    assert slope(kept) == pytest.approx(0.02, abs=3e-3)
+    assert slope(removed) == pytest.approx(0, abs=3e-3)
+    for phase in (kept, removed):
+        # Circular and plain mean agree but for the amplitude weights.
+        assert abs(phase.mean()) < 0.1
+
+
+def test_wrapping_phase_gets_a_cyclic_map(tmp_path, monkeypatch):
+    shown = recorded_images(monkeypatch)
+    valid = np.ones(SHAPE, dtype=bool)
+    for fringes in (0.3, 3):
+        phase = np.broadcast_to(2 * np.pi * fringes * np.arange(80) / 80, SHAPE)
+        figures.draw_phase(np.exp(1j * phase), (0, 0), valid, tmp_path / "phase.png")
+    (_, _, narrow, sequential), (_, _, wide, cyclic) = shown
+    assert sequential == "viridis" and narrow[1] - narrow[0] < math.pi
+    assert cyclic == "twilight" and wide == (-math.pi, math.pi)
+
+
+def test_colour_limits_ignore_a_few_bad_pixels(tmp_path, monkeypatch, field):
+    shown = recorded_images(monkeypatch)
+    field[0, :3] = 1e6
+    figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "amplitude.png")
+    assert shown[0][2][1] < 2
+
+
+def test_constant_object_and_single_pixel_can_be_drawn(tmp_path):
+    for shape in ((30, 30), (1, 1), (2, 300)):
+        flat = np.ones(shape, dtype=np.complex64)
+        figures.draw_amplitude(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "amplitude.png")
+        figures.draw_phase(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "phase.png")
+        read_rgb(tmp_path / "phase.png")
+
+
+def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field, left_half):
+    shown = recorded_images(monkeypatch)
+    aligned = np.where(left_half, field * 1.1 * np.exp(0.3j), np.nan)
+    path = tmp_path / "comparison.png"
+    figures.draw_comparison(aligned, field, (5, 65, 10, 90), path, title="a title")
+    read_rgb(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["comparison.png"]
+    amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
+    assert {entry[1] for entry in shown} == {(5, 10)}
+    # The pairs share limits and map, so that equal colours are equal values.
+    assert amplitude[2:] == amplitude_reference[2:] and phase[2:] == phase_reference[2:]
+    # Rounding of complex64.
+    np.testing.assert_allclose(amplitude_difference[0][left_half], 0.1 * np.abs(field[left_half]), atol=1e-6)
+    np.testing.assert_allclose(phase_difference[0][left_half], 0.3, atol=1e-5)
+    assert np.isnan(amplitude_difference[0][~left_half]).all()
+    assert np.isfinite(amplitude_reference[0]).all()
+
+
+def training_rows():
+    rows = []
+    for epoch in range(5):
+        loss = 20.0 / (epoch + 1)
+        rows.append({"step": 10 * epoch, "epoch": epoch, "train_deviance_per_pixel": loss})
+        rows.append(
+            {
+                "step": str(10 * epoch + 9),
+                "epoch": str(epoch),
+                "train_deviance_per_pixel": "",
+                "val_deviance_per_pixel": str(1.1 * loss),
+            }
+        )
+    return rows
+
+
+def recorded_curves(monkeypatch):
+    """Record the lines of the figure that is written: dict of label to (x, y)."""
+    curves, write = {}, figures._write_png
+
+    def record(figure, path):
+        for line in figure.axes[0].lines:
+            curves[line.get_label()] = (list(line.get_xdata()), list(line.get_ydata()))
+        assert figure.axes[0].get_yscale() == "log"
+        write(figure, path)
+
+    monkeypatch.setattr(figures, "_write_png", record)
+    return curves
+
+
+def test_training_curve_passes_over_empty_cells(tmp_path, monkeypatch):
+    curves = recorded_curves(monkeypatch)
+    figures.draw_training_curve(training_rows(), tmp_path / "curve.png")
+    read_rgb(tmp_path / "curve.png")
+    assert curves["training"] == ([0, 10, 20, 30, 40], [20, 10, 20 / 3, 5, 4])
+    assert curves["validation"][0] == [9, 19, 29, 39, 49]
+
+
+def test_training_curve_tells_of_values_it_cannot_show(tmp_path, monkeypatch):
+    curves = recorded_curves(monkeypatch)
+    rows = training_rows()
+    rows[4]["train_deviance_per_pixel"] = "nan"
+    rows[6]["train_deviance_per_pixel"] = "inf"
+    figures.draw_training_curve(rows, tmp_path / "curve.png")
+    x, y = curves["training (2 of 5 values not shown)"]
+    assert x == [0, 10, 20, 30, 40]
+    assert np.isnan(y).tolist() == [False, False, True, True, False]
+
+
+def test_training_curve_falls_back_to_epochs(tmp_path, monkeypatch):
+    curves = recorded_curves(monkeypatch)
+    rows = [{"step": "", "epoch": epoch, "val_deviance_per_pixel": 3.0 - epoch} for epoch in range(2)]
+    figures.draw_training_curve(rows, tmp_path / "curve.png")
+    assert curves["validation"] == ([0, 1], [3, 2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "none of the 0 rows has a step or an epoch"),
+        ([{"step": 1, "loss": 2.0}], "none of the 1 rows has a positive, finite train_deviance_per_pixel or val"),
+        ([{"step": 1, "val_deviance_per_pixel": "nan"}], "none of the 1 rows has a positive, finite"),
+        ([{"step": 1, "val_deviance_per_pixel": "high"}], "val_deviance_per_pixel holds 'high'; expected a number"),
+    ],
+)
+def test_training_curve_refuses_rows_without_a_curve(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        figures.draw_training_curve(rows, tmp_path / "curve.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"object_": np.ones(SHAPE)}, r"the object is float64 \(60, 80\); expected a complex array"),
+        ({"valid": np.ones((2, 2), dtype=bool)}, r"mask is bool \(2, 2\); expected bool \(60, 80\)"),
+        ({"valid": np.zeros(SHAPE, dtype=bool)}, "no pixel of the object is valid"),
+        ({"origin_px": (1, 2, 3)}, "origin_px is .*expected two finite numbers"),
+        ({"object_": np.full(SHAPE, np.nan, np.complex64)}, "NaN or infinity at 4800 of 4800 valid pixels"),
+    ],
+)
+@pytest.mark.parametrize("draw", [figures.draw_amplitude, figures.draw_phase])
+def test_refused_object_is_named(tmp_path, field, draw, change, message):
+    arguments = {"object_": field, "origin_px": (0, 0), "valid": np.ones(SHAPE, dtype=bool)} | change
+    with pytest.raises(ValueError, match=message):
+        draw(**arguments, path=tmp_path / "object.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_comparison_refuses_what_does_not_fit(tmp_path, field):
+    path = tmp_path / "comparison.png"
+    with pytest.raises(ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"):
+        figures.draw_comparison(field, field, (0, 60, 0, 79), path)
+    with pytest.raises(ValueError, match="no pixel is finite in both"):
+        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), path)
+    assert not path.exists()
+
+
+def test_another_suffix_is_refused(tmp_path, field):
+    with pytest.raises(ValueError, match=r"phase.pdf'; expected a name that ends in .png"):
+        figures.draw_phase(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "phase.pdf")
+
+
+def test_failed_write_keeps_the_old_figure_and_leaves_nothing_else(tmp_path, monkeypatch, field):
+    path = tmp_path / "amplitude.png"
+    path.write_bytes(b"old")
+
+    def fail(self, target, **_):
+        target.write_bytes(b"half a fig")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figures.Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["amplitude.png"]
+
+
+def test_existing_figure_is_replaced(tmp_path, field):
+    path = tmp_path / "amplitude.png"
+    path.write_bytes(b"old")
+    figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
+    read_rgb(path)
+
+
+@pytest.mark.parametrize(
+    ("width_px", "label"), [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")]
+)
+def test_scale_bar_is_a_round_number_of_pixels(width_px, label):
+    ax = figures.Figure().subplots()
+    figures._add_scale_bar(ax, width_px)
+    assert ax.artists[0].txt_label.get_text() == label
