@@ -1,0 +1,207 @@
+"""The bundle: all that inference needs of a training run, in one file.
+
+A zip archive, stored without compression, of `bundle.yaml`, `weights.safetensors` and `probe.npy`. There is no pickle in it, and nothing
+that is read from it is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ptycho_dist.atomic_file import replacing
+from ptycho_dist.config import Config, ConfigError, parse_mapping
+from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.scale.intensity_scale import IntensityScale
+
+SCHEMA = 1
+_RECORD, _WEIGHTS, _PROBE = "bundle.yaml", "weights.safetensors", "probe.npy"
+_LARGEST_RECORD_BYTES = 1 << 20
+
+
+class BundleError(ValueError):
+    """A bundle that can't be used; the message names the file, what was found and what was expected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A trained network with its scale.
+
+    Attributes
+    ----------
+    config
+        Of the training run.
+    scale
+        Record of the intensity scale s.
+    nphotons_source
+        Who said nphotons: `metadata`, `config` or `measured`.
+    gain
+        The trainable factor g on the predicted amplitude; 1 where it was not trained.
+    rms_factor
+        r, which normalises the network's input.
+    subset_fingerprint
+        SHA-256 of the subset that was trained on.
+    probe
+        complex64 (modes, N, N), normalised units: of the (first) scan that was trained on.
+    weights
+        The network's tensors by name, on the CPU.
+    versions
+        Of the software that wrote it.
+    """
+
+    config: Config
+    scale: IntensityScale
+    nphotons_source: str
+    gain: float
+    rms_factor: float
+    subset_fingerprint: str
+    probe: np.ndarray
+    weights: Mapping[str, Tensor]
+    versions: Mapping[str, str]
+
+    @property
+    def intensity_scale(self) -> float:
+        """s."""
+        return self.scale.value
+
+    @property
+    def pattern_size(self) -> int:
+        """N."""
+        return self.probe.shape[-1]
+
+    def build_model(self, device: str | torch.device = "cpu") -> PtychoAutoencoder:
+        """The trained network, ready for inference on `device`."""
+        network = PtychoAutoencoder(pattern_size=self.pattern_size, base_width=self.config.model.base_width)
+        network.load_state_dict(dict(self.weights))
+        return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("ptycho_dist", "torch", "lightning", "numpy")}
+
+
+def save_bundle(path: str | Path, bundle: Bundle) -> None:
+    """Write a bundle; a file that stood there is replaced only once the new one is whole and on disk."""
+    members = {
+        _WEIGHTS: safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}),
+        _PROBE: _npy_bytes(bundle.probe),
+    }
+    record = {
+        "format": "ptycho_dist bundle",
+        "schema": SCHEMA,
+        "intensity_scale": bundle.scale.value,
+        "nphotons": bundle.scale.nphotons,
+        "nphotons_source": bundle.nphotons_source,
+        "mean_energy": bundle.scale.mean_energy,
+        "num_patterns": bundle.scale.num_patterns,
+        "gain": bundle.gain,
+        "normalization": {"mode": "rms", "factor": bundle.rms_factor},
+        "subset_fingerprint": bundle.subset_fingerprint,
+        "config": bundle.config.to_dict(),
+        "versions": dict(bundle.versions),
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
+    }
+    members = {_RECORD: yaml.safe_dump(record, sort_keys=False).encode(), **members}
+    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read a bundle, strictly.
+
+    Raises
+    ------
+    BundleError
+        The file is missing, truncated, altered, of a newer schema, or not a bundle.
+    """
+    path = Path(path)
+    members = _read_members(path)
+    record = _read_record(path, members[_RECORD])
+    for name in (_WEIGHTS, _PROBE):
+        if hashlib.sha256(members[name]).hexdigest() != record.get("sha256", {}).get(name):
+            raise BundleError(f"{path}: {name} is not the one that was written: its SHA-256 differs from the one in {_RECORD}")
+    try:
+        bundle = Bundle(
+            config=parse_mapping(record["config"]),
+            scale=IntensityScale(
+                value=_positive(record, "intensity_scale"),
+                nphotons=_positive(record, "nphotons"),
+                mean_energy=_positive(record, "mean_energy"),
+                num_patterns=record["num_patterns"],
+            ),
+            nphotons_source=record["nphotons_source"],
+            gain=_positive(record, "gain"),
+            rms_factor=_positive(record["normalization"], "factor"),
+            subset_fingerprint=record["subset_fingerprint"],
+            probe=np.load(io.BytesIO(members[_PROBE]), allow_pickle=False),
+            weights=safetensors.torch.load(members[_WEIGHTS]),
+            versions=record["versions"],
+        )
+        if bundle.probe.ndim != 3 or bundle.probe.dtype != np.complex64:
+            raise ValueError(f"{_PROBE} is {bundle.probe.dtype} {bundle.probe.shape}, expected complex64 (modes, N, N)")
+        bundle.build_model()  # the weights fit the network that the config describes
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, SafetensorError, ConfigError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{path}: {_RECORD} and the members don't make a bundle: {what}") from error
+    return bundle
+
+
+def _read_members(path: Path) -> dict[str, bytes]:
+    expected = [_RECORD, _WEIGHTS, _PROBE]
+    if not path.is_file():
+        raise BundleError(f"{path}: found {'no file' if not path.exists() else 'a directory'}, expected a bundle")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sorted(member.filename for member in members) != sorted(expected):
+                raise BundleError(f"{path}: found an archive of {[member.filename for member in members][:8]}, expected {expected}")
+            for member in members:  # stored members can't be larger than the file: no zip bomb
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                    raise BundleError(f"{path}: {member.filename} is compressed, expected it stored, as save_bundle writes it")
+            return {member.filename: archive.read(member) for member in members}
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"{path}: truncated, altered or not a bundle ({error})") from error
+
+
+def _read_record(path: Path, content: bytes) -> dict[str, Any]:
+    if len(content) > _LARGEST_RECORD_BYTES:
+        raise BundleError(f"{path}: {_RECORD} has {len(content)} bytes, expected at most {_LARGEST_RECORD_BYTES}")
+    try:
+        record = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: {_RECORD} is not YAML ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != "ptycho_dist bundle":
+        raise BundleError(f"{path}: {_RECORD} does not describe a ptycho_dist bundle")
+    if not isinstance(record.get("schema"), int) or record["schema"] > SCHEMA:
+        raise BundleError(f"{path}: the bundle's schema is {record.get('schema')!r}, this ptycho_dist reads up to {SCHEMA}: install a newer one")
+    return record
+
+
+def _positive(record: Mapping[str, Any], key: str) -> float:
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{key} is {value!r}, expected a positive number")
+    return float(value)
+
+
+def _npy_bytes(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()

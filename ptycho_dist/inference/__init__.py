@@ -1,0 +1,1 @@
+"""From a bundle and a scan to a picture of the object."""

@@ -1,0 +1,148 @@
+"""What happens around the training steps: hand-over from data to model, learning rate, progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_dist.bundle import software_versions
+from ptycho_dist.config import Config
+from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.distributed import maximum
+from ptycho_dist.model.lightning_module import PtychographyModule
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 0.05
+"""Part of the run over which the learning rate rises linearly."""
+
+
+class HandOver(L.Callback):
+    """Give the model what the data module found; this is where the two wings meet.
+
+    It runs after the data module's `setup` and before the ranks are wrapped in DDP.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        data, module = trainer.datamodule, pl_module  # type: ignore[attr-defined]
+        assert isinstance(data, ScanDataModule) and isinstance(module, PtychographyModule)
+        probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
+        module.build(probes, data.intensity_scale, seed=self.config.train.seed)
+        # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold values that only the data could give.
+        module.save_hyperparameters(
+            {
+                "intensity_scale": data.intensity_scale.value,
+                "nphotons": data.nphotons.value,
+                "nphotons_source": data.nphotons.source,
+                "num_patterns": data.intensity_scale.num_patterns,
+                "normalization": {"mode": "rms", "factor": data.normalization.factor},
+                "subset_fingerprint": data.subset.fingerprint,
+                "world_size": trainer.world_size,
+                "config": self.config.to_dict(),
+                "versions": software_versions(),
+            }
+        )
+
+
+class LearningRateSchedule(L.Callback):
+    """Linear warm-up, then cosine to zero, over the whole run: its steps or its minutes, whichever ends first.
+
+    With a time limit the ranks agree on the clock at every step, and the run ends when it is used up.
+    """
+
+    def __init__(self, peak: float, *, max_minutes: float | None) -> None:
+        self.peak = peak
+        self.max_seconds = None if max_minutes is None else 60 * max_minutes
+        self._seconds_before = 0.0
+        self._started = math.nan
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        done = trainer.global_step / trainer.estimated_stepping_batches
+        if self.max_seconds is not None:
+            done = max(done, maximum(self._seconds()) / self.max_seconds)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.peak * learning_rate_factor(done)
+        pl_module.log("learning_rate", self.peak * learning_rate_factor(done), on_step=True, on_epoch=False)
+        if done >= 1:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = state_dict["seconds"]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+def learning_rate_factor(done: float) -> float:
+    """Fraction of the peak learning rate after `done`, 0 to 1, of the run."""
+    if done < WARM_UP:
+        return (done + 1e-3) / (WARM_UP + 1e-3)  # not zero: the first step counts too
+    return 0.5 * (1 + math.cos(math.pi * (min(done, 1.0) - WARM_UP) / (1 - WARM_UP)))
+
+
+class ProgressLog(L.Callback):
+    """A line in the log at least every half minute, and at the end of an epoch at most every two seconds: where the run is and how long it takes."""
+
+    def __init__(self) -> None:
+        self._started = self._last_line = math.nan
+        self._first_step = 0
+        self._last_loss: Tensor | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = self._last_line = time.monotonic()
+        self._first_step = trainer.global_step
+        num_parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        logger.info(
+            "training: %d epochs of %d steps on %d rank(s), %s, precision %s, network of %d parameters",
+            trainer.max_epochs,
+            trainer.num_training_batches,
+            trainer.world_size,
+            pl_module.device,
+            trainer.precision,
+            num_parameters,
+        )
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() - self._last_line > 30:
+            self._log_line(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if time.monotonic() - self._last_line > 2 or trainer.current_epoch + 1 == trainer.max_epochs:
+            self._log_line(trainer)
+
+    def _log_line(self, trainer: L.Trainer) -> None:
+        now = time.monotonic()
+        self._last_line = now
+        steps_done = trainer.global_step - self._first_step
+        steps_left = trainer.estimated_stepping_batches - trainer.global_step
+        names = {"train_deviance_per_pixel": "train", "val_deviance_per_pixel": "val", "step_deviance_per_pixel": "step"}
+        deviances = [f"{name} {trainer.callback_metrics[key]:.4g}" for key, name in names.items() if key in trainer.callback_metrics]
+        logger.info(
+            "epoch %d/%d, step %d: deviance per pixel %s; %.1f steps/s, %s left",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            trainer.global_step,
+            ", ".join(deviances),
+            steps_done / (now - self._started),
+            _clock((now - self._started) * steps_left / max(steps_done, 1)),
+        )
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
