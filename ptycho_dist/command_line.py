@@ -8,6 +8,9 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from ptycho_dist.config import ConfigError
 from ptycho_dist.distributed import FailedTogether
 
 logger = logging.getLogger("ptycho_dist")
@@ -20,12 +23,13 @@ def run(main: Callable[[], None]) -> None:
     """
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     show_log_on_stderr(rank)
+    if "--debug" in sys.argv:
+        record(main)()  # torchrun's closing report then shows the traceback too
+        return
     try:
         main()
     except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        said_by_all = isinstance(error, ArgumentError | FailedTogether)
+        said_by_all = isinstance(error, ArgumentError | ConfigError | FailedTogether)
         if rank == 0 or not said_by_all:
             where = "" if rank == 0 or said_by_all else f" on rank {rank}"
             kind = "" if isinstance(error, ValueError | OSError | ArgumentError) else f"{type(error).__name__}: "

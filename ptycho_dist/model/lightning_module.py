@@ -95,7 +95,7 @@ class PtychographyModule(L.LightningModule):
         self._train_sums = torch.zeros(2, dtype=torch.float64)
 
     def on_train_epoch_end(self) -> None:
-        deviance, num_pixels = sum_floats(self._train_sums).tolist()
+        deviance, num_pixels = sum_floats(self._train_sums)
         self.log("train_deviance_per_pixel", 2 * deviance / num_pixels)
         if self.loss.log_gain is not None:
             self.log("gain", self.loss.log_gain.detach().exp())
@@ -110,7 +110,7 @@ class PtychographyModule(L.LightningModule):
         self._validation_sums += torch.stack([deviance, nll, nll.new_tensor(samples.x_norm.numel())])
 
     def on_validation_epoch_end(self) -> None:
-        deviance, nll, num_pixels = sum_floats(self._validation_sums).tolist()
+        deviance, nll, num_pixels = sum_floats(self._validation_sums)
         self.log_dict({"val_deviance_per_pixel": 2 * deviance / num_pixels, "val_nll": nll / num_pixels})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -22,5 +22,7 @@ def diffracted_intensity(patches: Tensor, probe: Tensor) -> Tensor:
         float32 (..., N, N), zero frequency at [N // 2, N // 2]. The "ortho" norm keeps the energy of the exit wave (Parseval).
     """
     exit_waves = probe * patches.unsqueeze(-3)
-    far_field = torch.fft.fftshift(torch.fft.fft2(exit_waves, norm="ortho"), dim=(-2, -1))
+    # A rank may have no sample at an epoch's last step; the FFT libraries refuse what is empty.
+    far_field = torch.fft.fft2(exit_waves, norm="ortho") if exit_waves.numel() else exit_waves
+    far_field = torch.fft.fftshift(far_field, dim=(-2, -1))
     return (far_field.real.square() + far_field.imag.square()).sum(dim=-3)

@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
 
 from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config
@@ -97,12 +96,11 @@ def learning_rate_factor(done: float) -> float:
 
 
 class ProgressLog(L.Callback):
-    """A line in the log at least every half minute, and at the end of an epoch at most every two seconds: where the run is and how long it takes."""
+    """Lines in the log: where the run is and how long it takes. After an epoch, at most every two seconds; within one, every half minute."""
 
     def __init__(self) -> None:
         self._started = self._last_line = math.nan
         self._first_step = 0
-        self._last_loss: Tensor | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = self._last_line = time.monotonic()
@@ -122,9 +120,12 @@ class ProgressLog(L.Callback):
         if time.monotonic() - self._last_line > 30:
             self._log_line(trainer)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if time.monotonic() - self._last_line > 2 or trainer.current_epoch + 1 == trainer.max_epochs:
-            self._log_line(trainer)
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step > self._first_step and time.monotonic() - self._last_line > 2:
+            self._log_line(trainer)  # here, not at the end of the last epoch, where the module has not yet added it up
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log_line(trainer)
 
     def _log_line(self, trainer: L.Trainer) -> None:
         now = time.monotonic()
@@ -134,10 +135,10 @@ class ProgressLog(L.Callback):
         names = {"train_deviance_per_pixel": "train", "val_deviance_per_pixel": "val", "step_deviance_per_pixel": "step"}
         deviances = [f"{name} {trainer.callback_metrics[key]:.4g}" for key, name in names.items() if key in trainer.callback_metrics]
         logger.info(
-            "epoch %d/%d, step %d: deviance per pixel %s; %.1f steps/s, %s left",
-            trainer.current_epoch + 1,
-            trainer.max_epochs,
+            "step %d of %d (epoch %.1f): deviance per pixel %s; %.1f steps/s, %s left",
             trainer.global_step,
+            trainer.estimated_stepping_batches,
+            trainer.global_step / trainer.num_training_batches,
             ", ".join(deviances),
             steps_done / (now - self._started),
             _clock((now - self._started) * steps_left / max(steps_done, 1)),

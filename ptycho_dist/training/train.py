@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,6 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ptycho_dist.bundle import Bundle, save_bundle, software_versions
@@ -21,6 +21,7 @@ from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, run_on_rank_zero
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training.callbacks import HandOver, LearningRateSchedule, ProgressLog
+from ptycho_dist.training.run_directory import RunDirectoryLogger, start_log_file
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def train(config: Config) -> Path:
     data = ScanDataModule(config.data, global_batch_size=config.train.global_batch_size, seed=config.train.seed)
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
     processes = Processes.of_launcher()
+    quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=processes.per_node,
@@ -53,12 +55,11 @@ def train(config: Config) -> Path:
         strategy=processes.strategy(),
         precision=resolve_precision(config.train.precision),
         max_epochs=config.train.epochs,
-        gradient_clip_val=None,
         use_distributed_sampler=False,  # the data module's sampler already gives each rank its part, without repeats
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
-        logger=CSVLogger(run_dir, name="", version=""),
+        logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
         callbacks=[
             HandOver(config),
             LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes),
@@ -133,12 +134,10 @@ def resolve_precision(precision: str | int) -> str | int:
     return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else 32
 
 
-def start_log_file(run_dir: Path) -> None:
-    """Write the package's log to `train.log` too, after what an earlier part of the run wrote."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / "train.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.INFO)
-    package_logger = logging.getLogger("ptycho_dist")
-    package_logger.addHandler(handler)
-    package_logger.setLevel(logging.INFO)
+
+def quieten_lightning() -> None:
+    """Keep what Lightning says at INFO, which the package's log says better, and two deprecations that are not the user's, off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")  # its successor is not in every torch that is supported

@@ -1,0 +1,125 @@
+"""Fixtures: ranks without torchrun, small scans, and the real ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+RANK_TIMEOUT_SECONDS = 120
+
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(["torch", "ptycho_dist", "ptycho_dist.data.module"])
+
+
+def _run_rank(rank: int, world_size: int, store: str, body: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    try:
+        results.put((rank, body(*arguments), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
+    """`on_ranks(world_size, body, *arguments)` runs `body` (a function of a module) on gloo ranks and gives what each returned, by rank.
+
+    Tracebacks of all ranks are shown where one raises; ranks that hang are killed.
+    """
+    calls = 0
+
+    def run(world_size: int, body: Callable[..., Any], *arguments: Any) -> list[Any]:
+        nonlocal calls
+        calls += 1
+        results = _forkserver.Queue()
+        store = str(tmp_path / f"store{calls}")
+        processes = [
+            _forkserver.Process(target=_run_rank, args=(rank, world_size, store, body, arguments, results)) for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            answers = {}
+            for _ in processes:
+                rank, value, error = results.get(timeout=RANK_TIMEOUT_SECONDS)
+                answers[rank] = (value, error)
+        finally:
+            for process in processes:
+                process.join(timeout=5)
+                if process.is_alive():
+                    process.kill()
+        errors = [f"rank {rank}:\n{error}" for rank, (_, error) in sorted(answers.items()) if error]
+        assert not errors, "\n".join(errors)
+        return [answers[rank][0] for rank in range(world_size)]
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test that leaks environment variables, signal handlers or a process group into the next one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    yield
+    assert not dist.is_initialized(), "the test left a process group"
+    assert {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} == environment
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Folder of the real scans."""
+    folder = os.environ.get("PTYCHO_REALDATA")
+    if not folder:
+        pytest.skip("PTYCHO_REALDATA does not point to the real scans")
+    return Path(folder)
+
+
+def small_scan_arrays(*, num_patterns: int = 37, pattern_size: int = 16, modes: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays of a small NPZ scan: Poisson counts of a random object, about 5000 photons a pattern, stored as amplitude."""
+    random = np.random.default_rng(seed)
+    side = int(np.ceil(np.sqrt(num_patterns)))
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)[:num_patterns]
+    positions = pattern_size // 2 + 3.0 * grid + random.uniform(0, 0.9, (num_patterns, 2))
+    extent = int(positions.max()) + pattern_size
+    object_guess = random.uniform(0.7, 1, (extent, extent)) * np.exp(1j * random.uniform(-0.5, 0.5, (extent, extent)))
+    y, x = np.indices((pattern_size, pattern_size)) - pattern_size / 2
+    envelope = np.exp(-(y**2 + x**2) / (2 * (pattern_size / 6) ** 2))
+    probe = np.stack([envelope * np.exp(0.05j * (mode + 1) * (y**2 + x**2)) / (mode + 1) for mode in range(modes)])
+    counts = np.empty((num_patterns, pattern_size, pattern_size))
+    for number, (row, column) in enumerate(np.floor(positions).astype(int) - pattern_size // 2):
+        exit_wave = probe * object_guess[row : row + pattern_size, column : column + pattern_size]
+        far_field = np.fft.fftshift(np.fft.fft2(exit_wave, norm="ortho"), axes=(-2, -1))
+        counts[number] = random.poisson(5000 * (np.abs(far_field) ** 2).sum(0) / (np.abs(probe) ** 2).sum())
+    return {
+        "diffraction": np.sqrt(counts).astype(np.float32),
+        "xcoords": positions[:, 1],
+        "ycoords": positions[:, 0],
+        "probeGuess": (probe if modes > 1 else probe[0]).astype(np.complex64),
+        "objectGuess": object_guess.astype(np.complex64),
+    }
+
+
+@pytest.fixture
+def write_scan(tmp_path: Path) -> Callable[..., Path]:
+    """`write_scan(name="scan.npz", compressed=False, drop=(), **changed_arrays)` writes a small NPZ scan and gives its path."""
+
+    def write(name: str = "scan.npz", *, compressed: bool = False, drop: tuple[str, ...] = (), arrays: Any = None, **changed: Any) -> Path:
+        content = {**(small_scan_arrays() if arrays is None else arrays), **changed}
+        for key in drop:
+            del content[key]
+        (np.savez_compressed if compressed else np.savez)(tmp_path / name, **content)
+        return tmp_path / name
+
+    return write
