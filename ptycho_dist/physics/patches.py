@@ -28,17 +28,15 @@ def extract_patches(canvas: Tensor, corners: Tensor, patch_size: int) -> Tensor:
     Tensor
         (B, C, N, N).
     """
-    flat_index, fraction = _windows(canvas.shape, corners, patch_size)
+    flat_index, fy, fx = _windows(canvas, corners, patch_size)
     window = canvas.view(-1)[flat_index]
-    fy, fx = fraction[..., 0, None, None], fraction[..., 1, None, None]
-    window = torch.lerp(window[..., :-1, :], window[..., 1:, :], fy.to(window.dtype))
-    return torch.lerp(window[..., :-1], window[..., 1:], fx.to(window.dtype))
+    window = window[..., :-1, :] * (1 - fy) + window[..., 1:, :] * fy
+    return window[..., :-1] * (1 - fx) + window[..., 1:] * fx
 
 
 def add_patches(canvas: Tensor, patches: Tensor, corners: Tensor) -> Tensor:
     """Add patches (B, C, N, N) to canvases (B, H, W) in place, at corners (B, C, 2); the transpose of `extract_patches`."""
-    flat_index, fraction = _windows(canvas.shape, corners, patches.shape[-1])
-    fy, fx = fraction[..., 0, None, None], fraction[..., 1, None, None]
+    flat_index, fy, fx = _windows(canvas, corners, patches.shape[-1])
     rows = pad(patches, (0, 1)) * (1 - fx) + pad(patches, (1, 0)) * fx
     window = pad(rows, (0, 0, 0, 1)) * (1 - fy) + pad(rows, (0, 0, 1, 0)) * fy
     canvas.view(-1).index_add_(0, flat_index.flatten(), window.flatten())
@@ -72,13 +70,14 @@ def merge_patches(patches: Tensor, weight: Tensor, positions_px: Tensor) -> Tens
     return extract_patches(weighted_sum / weight_sum.clamp_min(1e-12), corners, patch_size)
 
 
-def _windows(canvas_shape: torch.Size, corners: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Flat canvas index (B, C, N + 1, N + 1) of the pixels around each patch, and the corners' fractions of a pixel (B, C, 2)."""
-    batch, height, width = canvas_shape
+def _windows(canvas: Tensor, corners: Tensor, patch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat canvas index (B, C, N + 1, N + 1) of the pixels around each patch, and the corners' fractions of a pixel, (B, C, 1, 1) each."""
+    batch, height, width = canvas.shape
     whole = corners.floor()
+    fy, fx = (corners - whole).to(canvas.real.dtype).unsqueeze(-1).unsqueeze(-1).unbind(dim=2)
     first = whole.long()
     side = torch.arange(patch_size + 1, device=corners.device)
     row = first[..., 0, None] + side
     column = first[..., 1, None] + side
     canvas_start = torch.arange(batch, device=corners.device).mul(height * width).view(-1, 1, 1, 1)
-    return canvas_start + row[..., :, None] * width + column[..., None, :], (corners - whole).to(torch.float32)
+    return canvas_start + row[..., :, None] * width + column[..., None, :], fy, fx

@@ -1,0 +1,61 @@
+"""Probe and propagation against explicit sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_dist.physics.probe import illumination, normalize_probe
+from ptycho_dist.physics.propagation import diffracted_intensity
+
+
+def complex_noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+
+
+def test_intensity_is_the_incoherent_sum_of_the_modes_discrete_fourier_transforms() -> None:
+    size, probe, patch = 6, complex_noise(3, 6, 6), complex_noise(2, 6, 6).flip(0)
+    frequency = np.arange(size) - size // 2  # zero frequency at [N // 2, N // 2]
+    transform = np.exp(-2j * np.pi * np.outer(frequency, np.arange(size)) / size) / np.sqrt(size)
+    expected = np.zeros((2, size, size))
+    for number in range(2):
+        for mode in range(3):
+            exit_wave = probe[mode].numpy().astype(complex) * patch[number].numpy()
+            expected[number] += np.abs(transform @ exit_wave @ transform.T) ** 2
+    np.testing.assert_allclose(diffracted_intensity(patch, probe).numpy(), expected, rtol=1e-4, atol=1e-5)  # float32 FFT of 36 terms
+
+
+def test_energy_of_the_exit_wave_is_kept() -> None:
+    probe = complex_noise(2, 32, 32)
+    total = diffracted_intensity(torch.ones(1, 32, 32, dtype=torch.complex64), probe).sum()
+    assert total.item() == pytest.approx(illumination(probe).sum().item(), rel=1e-6)
+
+
+def test_each_group_has_its_own_probe() -> None:
+    probes, patches = complex_noise(2, 1, 8, 8), complex_noise(2, 3, 8, 8).flip(-1)
+    together = diffracted_intensity(patches, probes.unsqueeze(1))
+    for group in range(2):
+        torch.testing.assert_close(together[group], diffracted_intensity(patches[group], probes[group]))
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("modes", [1, 3])
+def test_normalised_probe_has_the_energy_of_a_normalised_pattern(unit: float, modes: int) -> None:
+    probe = normalize_probe(unit * complex_noise(2, modes, 16, 16))
+    energy = illumination(probe).sum(dim=(-2, -1))
+    assert probe.dtype == torch.complex64
+    assert energy.tolist() == pytest.approx([64.0, 64.0], rel=1e-6)  # (16 / 2)**2
+
+
+def test_normalisation_keeps_the_modes_relative_power() -> None:
+    probe = complex_noise(2, 16, 16)
+    probe[1] *= 0.5
+    power = [mode.abs().square().sum() for mode in normalize_probe(probe)]
+    assert (power[1] / power[0]).item() == pytest.approx((probe[1].abs().square().sum() / probe[0].abs().square().sum()).item(), rel=1e-5)
+
+
+def test_empty_batch_passes() -> None:
+    patches = torch.zeros(0, 4, 8, 8, dtype=torch.complex64, requires_grad=True)
+    diffracted_intensity(patches, complex_noise(1, 1, 8, 8)).sum().backward()
+    assert patches.grad.shape == patches.shape
