@@ -1,0 +1,153 @@
+"""From a bundle and a scan to photons: the stored scale and normalisation, used as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
+from ptycho_dist.bundle import Bundle
+from ptycho_dist.config import Config, DataConfig, ModelConfig
+from ptycho_dist.data.normalization import derive_rms_normalization, normalize
+from ptycho_dist.data.scan import Scan
+from ptycho_dist.inference import reconstruct as reconstruct_module
+from ptycho_dist.inference.reconstruct import infer
+from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from tests.conftest import small_scan_arrays
+
+SIZE = 16
+
+
+def read(path: Path) -> Scan:
+    return read_scan(path, "amplitude")
+
+
+@pytest.fixture
+def bundle(write_scan: Callable[..., Path]) -> Bundle:
+    """An untrained network, with weights that make its patches differ from one, and the records of a real derivation."""
+    scan = read(write_scan("training.npz"))
+    amplitude = scan.amplitude(np.arange(scan.num_patterns))
+    rms = derive_rms_normalization([amplitude], SIZE)
+    torch.manual_seed(0)
+    network = PtychoAutoencoder(pattern_size=SIZE, base_width=4)
+    for parameter in network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return Bundle(
+        config=Config(data=DataConfig(measurement="amplitude"), model=ModelConfig(base_width=4)),
+        scale=derive_intensity_scale(normalize(amplitude, rms.factor), 1e6),
+        nphotons_source="config",
+        gain=1.0,
+        rms_factor=rms.factor,
+        subset_fingerprint="0" * 64,
+        probe=scan.probe,
+        weights=network.state_dict(),
+        versions={},
+    )
+
+
+def test_photons_are_those_of_the_stitched_object(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan())
+    result = reconstruct(bundle, scan)
+    probe = scan.probe.astype(complex) * (SIZE / 2) / np.sqrt((np.abs(scan.probe) ** 2).sum())
+    predicted = []
+    for y, x in scan.positions_px - SIZE // 2 - result.origin_px:
+        i, j, fy, fx = int(y), int(x), y % 1, x % 1
+        corner = [[result.object[i + a : i + a + SIZE, j + b : j + b + SIZE] for b in (0, 1)] for a in (0, 1)]
+        patch = (1 - fy) * ((1 - fx) * corner[0][0] + fx * corner[0][1]) + fy * ((1 - fx) * corner[1][0] + fx * corner[1][1])
+        predicted.append((np.abs(np.fft.fft2(probe[0] * patch, norm="ortho")) ** 2).sum())
+    expected = bundle.intensity_scale**2 * np.mean(predicted)
+    assert result.summary["mean_predicted_photons"] == pytest.approx(expected, rel=1e-5)  # float32 transforms
+    # The training scan itself: what was measured is nphotons, by the definition of the scale.
+    assert result.summary["mean_measured_photons"] == pytest.approx(1e6, rel=1e-6)
+
+
+def test_changing_the_stored_scale_changes_predicted_photons_by_its_square_and_nothing_else(
+    bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
+    scan = read(write_scan())
+    changed = dataclasses.replace(bundle, scale=dataclasses.replace(bundle.scale, value=3 * bundle.scale.value))
+    save_bundle(tmp_path / "changed.zip", changed)
+    before, after = reconstruct(bundle, scan), reconstruct(load_bundle(tmp_path / "changed.zip"), scan)
+    assert np.array_equal(before.object, after.object)
+    assert np.array_equal(before.valid, after.valid)
+    ratio = after.summary["mean_predicted_photons"] / before.summary["mean_predicted_photons"]
+    assert ratio == pytest.approx(9, rel=1e-6)  # float32 products
+    differing = {key for key in before.summary if before.summary[key] != after.summary[key]} - {"seconds"}
+    assert differing == {"intensity_scale", "mean_predicted_photons", "deviance_per_pixel"}
+
+
+def test_trained_gain_multiplies_the_predicted_amplitude(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan())
+    before, after = reconstruct(bundle, scan), reconstruct(dataclasses.replace(bundle, gain=1.1), scan)
+    assert after.summary["mean_predicted_photons"] / before.summary["mean_predicted_photons"] == pytest.approx(1.21, rel=1e-6)
+    assert np.array_equal(before.object, after.object)
+
+
+def test_scan_of_another_dose(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    """Four times the dose: its own normalisation gives the same object and four times the photons; the stored one sees the difference."""
+    arrays = small_scan_arrays()
+    plain, bright = read(write_scan()), read(write_scan("bright.npz", diffraction=2 * arrays["diffraction"]))
+    reference = reconstruct(bundle, plain, normalization="scan")
+    own, stored = reconstruct(bundle, bright, normalization="scan"), reconstruct(bundle, bright)
+    np.testing.assert_array_equal(own.object, reference.object)  # twice the amplitude is exact, and so is half the factor
+    for key in ("mean_measured_photons", "mean_predicted_photons"):
+        assert own.summary[key] / reference.summary[key] == pytest.approx(4, rel=1e-6)
+    assert stored.summary["mean_measured_photons"] == pytest.approx(own.summary["mean_measured_photons"], rel=1e-6)
+    assert not np.array_equal(stored.object, own.object)
+    assert own.summary["normalization"] == {"source": "scan", "mode": "rms", "factor": bundle.rms_factor / 2}
+    assert stored.summary["normalization"] == {"source": "bundle", "mode": "rms", "factor": bundle.rms_factor}
+
+
+def test_patterns_of_another_size_are_refused(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan("large.npz", arrays=small_scan_arrays(pattern_size=32)))
+    with pytest.raises(ValueError, match=r"large.npz: found patterns of 32 x 32, expected 16 x 16"):
+        reconstruct(bundle, scan)
+
+
+def test_probe_of_more_modes_than_in_training_works(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan("modes.npz", arrays=small_scan_arrays(modes=3)))
+    assert np.isfinite(reconstruct(bundle, scan).object).all()
+
+
+def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = read(write_scan())
+    whole = reconstruct(bundle, scan)
+    asked: list[int] = []
+    amplitude = Scan.amplitude
+    monkeypatch.setattr(Scan, "amplitude", lambda self, patterns: (asked.append(len(patterns)), amplitude(self, patterns))[1])
+    monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
+    streamed = reconstruct(bundle, scan, normalization="scan")
+    assert max(asked) == 5
+    assert sum(asked) == 3 * scan.num_patterns  # normalisation, network, photons
+    np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
+
+
+def test_a_value_that_is_no_measurement_is_refused(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    diffraction = small_scan_arrays()["diffraction"]
+    diffraction[7, 3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"scan.npz: diffraction: found nan at pixel \[3, 2\] of pattern 7"):
+        reconstruct(bundle, read(write_scan(diffraction=diffraction)))
+
+
+def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle.zip", bundle)
+    scan_path = write_scan()
+    digest = hashlib.sha256(scan_path.read_bytes()).digest()
+    infer(tmp_path / "bundle.zip", scan_path, tmp_path / "out")  # the file does not say what it holds: the bundle's training scan does
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["amplitude.png", "phase.png", "reconstruction.npz", "summary.json"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["intensity_scale"] == bundle.intensity_scale
+    assert summary["num_patterns"] == 37
+    with np.load(tmp_path / "out" / "reconstruction.npz", allow_pickle=False) as arrays:
+        assert arrays["object"].dtype == np.complex64
+        assert arrays["object"].shape == arrays["valid"].shape
+        assert arrays["positions_px"].shape == (37, 2)
+        assert arrays["origin_px"].shape == (2,)
+    assert hashlib.sha256(scan_path.read_bytes()).digest() == digest
