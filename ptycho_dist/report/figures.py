@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from numpy.typing import ArrayLike, NDArray
 
+from ptycho_dist.atomic_file import replacing
 from ptycho_dist.report.metrics import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
 
 _DPI = 150
@@ -57,7 +58,7 @@ def draw_amplitude(
     valid : array, bool, (H, W)
         Pixels to show; the others stay blank, whatever they hold, and do not count in the colour limits.
     path : path
-        PNG file to write, or to replace, in an existing directory.
+        PNG file to write, or to replace; its directory is made if missing.
     title : str, optional
 
     Raises
@@ -130,7 +131,7 @@ def draw_comparison(
     box_px : tuple of int
         (y0, y1, x0, x1), half-open: the rows and columns that both cover, scan coordinates.
     path : path
-        PNG file to write, or to replace, in an existing directory.
+        PNG file to write, or to replace; its directory is made if missing.
     title : str, optional
         Headline, for example the scores.
 
@@ -209,7 +210,7 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLi
         empty cell is passed over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and
         the legend counts them.
     path : path
-        PNG file to write, or to replace, in an existing directory.
+        PNG file to write, or to replace; its directory is made if missing.
 
     Raises
     ------
@@ -382,14 +383,10 @@ def _add_scale_bar(ax: Axes, width_px: int) -> None:
 
 
 def _write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG under another name in the same directory, then rename it: a reader sees all of it or none."""
+    """Write a PNG, whole or not at all."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"the figure's path is {str(path)!r}; expected a name that ends in .png")
     FigureCanvasAgg(figure)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

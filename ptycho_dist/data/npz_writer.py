@@ -1,0 +1,94 @@
+"""Write a scan as PtychoPINN's NPZ, so that its users and ours can exchange files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_dist.atomic_file import replacing
+
+
+def write_npz_scan(
+    path: str | Path,
+    *,
+    diffraction: ArrayLike,
+    positions_px: ArrayLike,
+    probe: ArrayLike,
+    transmission: ArrayLike,
+    nphotons: float,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a simulated scan to one uncompressed `.npz` (which can be memory-mapped), whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Name of the file, which ends in `.npz`; its directory is made if missing.
+    diffraction
+        (n, N, N): amplitudes, sqrt(counts), DC at [N//2, N//2]. Stored as float32 `diffraction`.
+    positions_px
+        (n, 2): (y, x) of the patch centres in the object's pixels. Stored as float64 `ycoords`, `xcoords`, and again as their `_start`.
+    probe
+        (N, N) or (modes, N, N), in sqrt(photons). Stored as complex64 `probeGuess`, (N, N) where there is one mode.
+    transmission
+        (rows, columns): the object. Stored as complex64 `objectGuess`.
+    nphotons
+        Mean photons a pattern; stands in `_metadata` under `physics_parameters`.
+    settings
+        What the simulation was told, as JSON can write it; stands in `_metadata` under `simulation`.
+
+    Raises
+    ------
+    ValueError
+        The arrays don't belong together, hold values that are not finite, or `path` doesn't end in `.npz`.
+    OSError
+        The file can't be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"scan file: {path} ends in {path.suffix!r}, expected .npz")
+    arrays = _arrays(np.asarray(diffraction), np.asarray(positions_px), np.asarray(probe), np.asarray(transmission))
+    described = {
+        "physics_parameters": {"nphotons": float(nphotons)},
+        "measurement": "amplitude",
+        "software": f"ptycho_dist {version('ptycho_dist')}",
+        "simulation": dict(settings),
+    }
+    # A str array, not an object array: that would be a pickle, which no careful reader opens.
+    arrays["_metadata"] = np.array(json.dumps(described, allow_nan=False))
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stub takes any keyword for allow_pickle
+
+
+def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmission: NDArray) -> dict[str, NDArray]:
+    if diffraction.ndim != 3 or diffraction.shape[1] != diffraction.shape[2] or len(diffraction) == 0:
+        raise ValueError(f"scan file: diffraction has shape {diffraction.shape}, expected (n, N, N) with n of at least 1")
+    count, size = diffraction.shape[:2]
+    if positions_px.shape != (count, 2):
+        raise ValueError(f"scan file: positions have shape {positions_px.shape}, expected ({count}, 2) for {count} patterns")
+    if probe.ndim not in (2, 3) or probe.shape[-2:] != (size, size) or len(probe) == 0:
+        raise ValueError(f"scan file: probe has shape {probe.shape}, expected ({size}, {size}) or (modes, {size}, {size})")
+    if transmission.ndim != 2:
+        raise ValueError(f"scan file: object has shape {transmission.shape}, expected (rows, columns)")
+    ycoords, xcoords = np.array(positions_px.T, dtype=np.float64)
+    arrays = {
+        "diffraction": diffraction.astype(np.float32, copy=False),
+        "xcoords": xcoords,
+        "ycoords": ycoords,
+        # PtychoPINN's files name the planned positions too; ours are known exactly, so there is nothing to tell apart.
+        "xcoords_start": xcoords,
+        "ycoords_start": ycoords,
+        "scan_index": np.zeros(count, dtype=np.int64),
+        "probeGuess": (probe[0] if probe.shape[:-2] == (1,) else probe).astype(np.complex64),
+        "objectGuess": transmission.astype(np.complex64),
+    }
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"scan file: {name} holds values that are not finite")
+    return arrays

@@ -1,0 +1,173 @@
+"""Probes for synthetic scans: a disk, a defocused beam, or one from a file.
+
+Their scale is arbitrary here; the simulation sets it in photons.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erfc
+
+DISK_EDGE_SIGMA_PX = 1.0
+# Of the lens's aperture, relative to its radius: soft enough that the beam has faint Fresnel fringes, not speckle or a long tail.
+APERTURE_EDGE_SIGMA = 0.1
+# The outer sixteenth of the window on every side. Energy there would come back on the other side, when the probe moves or when an
+# exit wave meets the window's periodic border.
+FRAME_FRACTION = 1 / 16
+FRAME_ENERGY_LIMIT = 5e-3
+
+
+def make_probe(source: str, pattern_size: int, diameter_px: float, defocus_rad: float) -> NDArray[np.complex128]:
+    """Probe `(modes, N, N)`, complex128; drawn ones are centred on [N//2, N//2].
+
+    Parameters
+    ----------
+    source
+        `disk`, `defocused`, or a `.npz` file with `probeGuess` or a `.npy` file.
+    pattern_size
+        N, pixels.
+    diameter_px
+        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (see `beam_diameter_px`);
+        a probe from a file has its own.
+    defocus_rad
+        Quadratic phase at the edge of the lens's aperture; for `defocused` only.
+
+    Raises
+    ------
+    ValueError
+        The source is unknown or unreadable, or the probe does not fit into N x N pixels.
+    """
+    if source == "disk":
+        return disk_probe(pattern_size, diameter_px)[None]
+    if source == "defocused":
+        return defocused_probe(pattern_size, diameter_px, defocus_rad)[None]
+    return read_probe(source, pattern_size)
+
+
+def disk_probe(pattern_size: int, diameter_px: float) -> NDArray[np.complex128]:
+    """Flat disk with a soft edge (a step blurred by a Gaussian of sigma = 1 px), phase zero: the ideal probe.
+
+    Returns
+    -------
+    complex128 array (N, N).
+    """
+    probe = _soft_disk(pattern_size, diameter_px / 2, DISK_EDGE_SIGMA_PX).astype(np.complex128)
+    return _contained(probe, f"a disk of {diameter_px} px")
+
+
+def defocused_probe(pattern_size: int, diameter_px: float, defocus_rad: float) -> NDArray[np.complex128]:
+    """Beam of a lens, some way off its focus: the Fourier transform of a round aperture with a quadratic phase.
+
+    The aperture a(q) exp(i phi (q/R)^2), q in detector pixels, has the radius R that gives the asked diameter. A beam's second moment is
+    that of its aperture's gradient (Parseval's theorem), <r^2> = (N / 2 pi)^2 int |grad A|^2 / int |A|^2, and the diameter is
+    D = 2 sqrt(2 <r^2>) (`beam_diameter_px`). Far from focus this becomes ray optics, D / 2 = N phi / (pi R).
+
+    Returns
+    -------
+    complex128 array (N, N).
+
+    Raises
+    ------
+    ValueError
+        The aperture does not fit on the detector, or the beam not into the window.
+    """
+    # The moment is proportional to 1 / R^2: integrate over an aperture of radius 1, and solve for R.
+    q = np.linspace(0, 1 + 6 * APERTURE_EDGE_SIGMA, 1000)
+    amplitude = _soft_step(q - 1, APERTURE_EDGE_SIGMA)
+    squared_gradient = np.gradient(amplitude, q) ** 2 + (2 * defocus_rad * q * amplitude) ** 2
+    mean_squared_gradient = np.sum(squared_gradient * q) / np.sum(amplitude**2 * q)
+    aperture_radius = pattern_size / (math.pi * diameter_px) * math.sqrt(2 * mean_squared_gradient)
+    asked = f"a defocused beam of {diameter_px} px with {defocus_rad} rad"
+    if aperture_radius * (1 + 3 * APERTURE_EDGE_SIGMA) > pattern_size / 2:
+        raise ValueError(
+            f"probe: {asked} needs an aperture of radius {aperture_radius:.1f} px, more than a detector of {pattern_size} px holds; "
+            f"expected less defocus, a larger diameter or a larger pattern"
+        )
+    radius_px = _radius_px(pattern_size)
+    aperture = _soft_disk(pattern_size, aperture_radius, APERTURE_EDGE_SIGMA * aperture_radius)
+    lens = aperture * np.exp(1j * defocus_rad * (radius_px / aperture_radius) ** 2)
+    return _contained(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(lens), norm="ortho")), asked)
+
+
+def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
+    """Probe from `probeGuess` of a `.npz`, or from a `.npy`: (N, N), (N, N, 1) or (modes, N, N).
+
+    Returns
+    -------
+    complex128 array (modes, N, N), as it stands in the file.
+
+    Raises
+    ------
+    ValueError
+        The file is missing or unreadable, or its array is no probe of N x N pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"probe: {str(path)!r} is neither 'disk' nor 'defocused' nor a file that exists")
+    try:
+        with path.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                if "probeGuess" not in content:
+                    raise ValueError(f"it has no probeGuess, only {sorted(content.files)}")
+                content = content["probeGuess"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"probe: cannot read {path} (expected .npz with probeGuess, or .npy): {error}") from error
+    expected = (pattern_size, pattern_size)
+    probe = content[..., 0] if content.shape == (*expected, 1) else content
+    if content.dtype.kind not in "fc" or probe.ndim not in (2, 3) or probe.shape[-2:] != expected or probe.shape[0] == 0:
+        raise ValueError(
+            f"probe: {path} holds {content.dtype} {content.shape}, expected real or complex "
+            f"({pattern_size}, {pattern_size}) or (modes, {pattern_size}, {pattern_size})"
+        )
+    if not np.isfinite(probe).all() or not np.any(probe):
+        raise ValueError(f"probe: {path} holds values that are not finite, or nothing but zeros")
+    return probe.reshape(-1, *expected).astype(np.complex128)
+
+
+def beam_diameter_px(probe: NDArray) -> float:
+    """Second-moment diameter of a beam (D4sigma of ISO 11146), pixels: that of the uniform disk with the same second moment.
+
+    Parameters
+    ----------
+    probe
+        Complex (..., N, N); modes add their intensities.
+    """
+    size = probe.shape[-1]
+    weight = np.sum(np.abs(probe.reshape(-1, size, size)) ** 2, axis=0)
+    weight /= weight.sum()
+    rows, columns = np.indices(weight.shape)
+    variance = sum(np.sum(weight * (axis - np.sum(weight * axis)) ** 2) for axis in (rows, columns))
+    return 2 * math.sqrt(2 * variance)
+
+
+def _radius_px(size: int) -> NDArray[np.float64]:
+    axis = np.arange(size) - size // 2
+    return np.hypot(axis[:, None], axis)
+
+
+def _soft_disk(size: int, radius: float, edge_sigma: float) -> NDArray[np.float64]:
+    return _soft_step(_radius_px(size) - radius, edge_sigma)
+
+
+def _soft_step(distance: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Step from 1 to 0 at distance 0, blurred by a Gaussian."""
+    return 0.5 * erfc(distance / (math.sqrt(2) * sigma))
+
+
+def _contained(probe: NDArray[np.complex128], asked: str) -> NDArray[np.complex128]:
+    size = probe.shape[-1]
+    width = max(round(size * FRAME_FRACTION), 1)
+    energy = np.abs(probe) ** 2
+    in_frame = 1 - energy[width:-width, width:-width].sum() / energy.sum()
+    if in_frame > FRAME_ENERGY_LIMIT:
+        raise ValueError(
+            f"probe: {asked} has {100 * in_frame:.2g} % of its energy within {width} px of the border of {size} x {size} px, "
+            f"expected at most {100 * FRAME_ENERGY_LIMIT:.2g} %: less diameter, more defocus or a larger pattern"
+        )
+    return probe

@@ -1,0 +1,263 @@
+"""A synthetic scan: object, probe, raster, far-field intensities in photons, Poisson noise.
+
+A patch centred at y covers rows y - N/2 ... y + N/2 - 1 of the object. Where y is not a whole number, the patch is read at the nearest
+whole pixel and the *probe* moves by the rest, as a Fourier shift. The probe is smooth and dark at the border of its window, so the shift
+is exact and keeps every photon; interpolating the object would blur it differently at every position, and shifting it in Fourier space
+would ring at its edges. With the object fixed to its grid, all patterns see the same truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from ptycho_dist.physics.simulated_objects import make_object
+from ptycho_dist.physics.simulated_probes import make_probe
+
+# 16 MiB a complex128 array, and a few of them at a time, however many patterns there are.
+CHUNK_PIXELS = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Simulation:
+    """A synthetic scan and the truth behind it.
+
+    Attributes
+    ----------
+    diffraction
+        float32 (n, N, N): sqrt of Poisson counts, DC at [N//2, N//2].
+    positions_px
+        float64 (n, 2): (y, x) of the patch centres in the object's pixels.
+    probe
+        complex128 (modes, N, N), in sqrt(photons): an object of 1 passes sum(abs(probe)^2) photons a pattern.
+    object
+        complex128 (rows, columns): transmission.
+    nphotons
+        Mean photons a pattern before the noise.
+    """
+
+    diffraction: NDArray[np.float32]
+    positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex128]
+    object: NDArray[np.complex128]
+    nphotons: float
+
+
+def simulate_scan(
+    *,
+    object_source: str,
+    amplitude_range: tuple[float, float],
+    phase_range_rad: tuple[float, float],
+    probe_source: str,
+    probe_diameter_px: float,
+    probe_defocus_rad: float,
+    pattern_size: int,
+    scan_shape: tuple[int, int],
+    step_px: float,
+    jitter_px: float,
+    nphotons: float,
+    seed: int,
+    report_progress: Callable[[int, int], None] | None = None,
+) -> Simulation:
+    """Simulate a raster scan.
+
+    Parameters
+    ----------
+    object_source, amplitude_range, phase_range_rad
+        See `make_object`.
+    probe_source, probe_diameter_px, probe_defocus_rad
+        See `make_probe`.
+    pattern_size
+        N, pixels a side of a pattern; even.
+    scan_shape, step_px, jitter_px
+        See `raster_positions`.
+    nphotons
+        Mean photons a pattern before the noise.
+    seed
+        Of object, jitter and noise, each from a stream of its own: a change of the photons leaves object and positions alone.
+    report_progress
+        Called with (patterns done, patterns in all) after every chunk.
+
+    Raises
+    ------
+    ValueError
+        A value can't be simulated; the message says which, what was found and what was expected.
+    """
+    object_rng, jitter_rng, noise_rng = np.random.default_rng(seed).spawn(3)
+    probe = make_probe(probe_source, pattern_size, probe_diameter_px, probe_defocus_rad)
+    positions_px = raster_positions(scan_shape, step_px, jitter_px, pattern_size, jitter_rng)
+    transmission = make_object(object_source, canvas_shape(positions_px, pattern_size), amplitude_range, phase_range_rad, object_rng)
+    probe = scale_probe(probe, transmission, positions_px, nphotons)
+    diffraction = noisy_diffraction(probe, transmission, positions_px, noise_rng, report_progress)
+    return Simulation(diffraction=diffraction, positions_px=positions_px, probe=probe, object=transmission, nphotons=nphotons)
+
+
+def raster_positions(
+    scan_shape: tuple[int, int], step_px: float, jitter_px: float, pattern_size: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Positions of a raster, row by row, each moved by a uniform random offset of up to `jitter_px` either way along y and x.
+
+    Returns
+    -------
+    float64 array (n, 2) of (y, x), pixels, moved by whole pixels such that the first patches start in the canvas's first row and column.
+
+    Raises
+    ------
+    ValueError
+        N is odd, or a length is negative, zero or not finite.
+    """
+    if pattern_size < 2 or pattern_size % 2:
+        raise ValueError(f"scan: pattern size is {pattern_size}, expected an even number")
+    if min(scan_shape) < 1:
+        raise ValueError(f"scan: shape is {tuple(scan_shape)}, expected at least one row and one column")
+    if not (math.isfinite(step_px) and step_px > 0):
+        raise ValueError(f"scan: step is {step_px} px, expected a positive number")
+    if not (math.isfinite(jitter_px) and jitter_px >= 0):
+        raise ValueError(f"scan: jitter is {jitter_px} px, expected a number of at least 0")
+    grid = step_px * np.indices(scan_shape).reshape(2, -1).T
+    positions = grid + rng.uniform(-jitter_px, jitter_px, size=grid.shape)
+    return positions - np.floor(positions.min(axis=0)) + pattern_size // 2
+
+
+def canvas_shape(positions_px: NDArray[np.float64], pattern_size: int) -> tuple[int, int]:
+    """Rows and columns of the smallest canvas that holds every patch, with the neighbours that interpolation between pixels would read."""
+    rows, columns = np.ceil(positions_px.max(axis=0)).astype(int) + pattern_size // 2
+    return int(rows), int(columns)
+
+
+def shift_probe(probe: NDArray[np.complex128], shift_px: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """Move a probe by fractions of a pixel: one copy a shift, by the Fourier shift theorem, with periodic borders.
+
+    Every frequency is multiplied by a number of modulus 1, so the energy is kept.
+
+    Parameters
+    ----------
+    probe
+        complex128 (modes, N, N).
+    shift_px
+        float64 (n, 2): (y, x), towards larger rows and columns.
+
+    Returns
+    -------
+    complex128 (n, modes, N, N).
+    """
+    ramp = np.exp(-2j * np.pi * shift_px[:, :, None] * fft.fftfreq(probe.shape[-1]))
+    spectrum = fft.fft2(probe) * (ramp[:, 0, :, None] * ramp[:, 1, None, :])[:, None]
+    return fft.ifft2(spectrum, overwrite_x=True)
+
+
+def exit_waves(
+    probe: NDArray[np.complex128], transmission: NDArray[np.complex128], positions_px: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Waves behind the object, complex128 (n, modes, N, N): the object's patch at each position times the probe.
+
+    Parameters
+    ----------
+    probe
+        complex128 (modes, N, N).
+    transmission
+        complex128 (rows, columns).
+    positions_px
+        float64 (n, 2), (y, x) of the patch centres.
+
+    Raises
+    ------
+    ValueError
+        A patch reaches beyond the object.
+    """
+    size = probe.shape[-1]
+    centre = np.floor(positions_px + 0.5).astype(np.intp)
+    corner = centre - size // 2
+    outside = np.any((corner < 0) | (corner + size > transmission.shape), axis=1)
+    if outside.any():
+        worst = positions_px[np.argmax(outside)]
+        raise ValueError(
+            f"scan: {outside.sum()} of {len(positions_px)} patches of {size} px reach beyond the object of {transmission.shape} px, "
+            f"the first one at (y, x) = ({worst[0]:.1f}, {worst[1]:.1f})"
+        )
+    patches = np.lib.stride_tricks.sliding_window_view(transmission, (size, size))[corner[:, 0], corner[:, 1]]
+    return shift_probe(probe, positions_px - centre) * patches[:, None]
+
+
+def expected_intensity(
+    probe: NDArray[np.complex128], transmission: NDArray[np.complex128], positions_px: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Far-field intensity, the sum over modes of abs(FFT2(exit wave))^2 with the FFT norm "ortho": it keeps the number of photons.
+
+    Parameters are those of `exit_waves`.
+
+    Returns
+    -------
+    float64 (n, N, N), photons a pixel where the probe is in sqrt(photons), DC at [N//2, N//2].
+    """
+    waves = fft.fft2(exit_waves(probe, transmission, positions_px), norm="ortho", overwrite_x=True)
+    return fft.fftshift(np.sum(waves.real**2 + waves.imag**2, axis=1), axes=(-2, -1))
+
+
+def scale_probe(
+    probe: NDArray[np.complex128], transmission: NDArray[np.complex128], positions_px: NDArray[np.float64], nphotons: float
+) -> NDArray[np.complex128]:
+    """Multiply the probe into sqrt(photons), such that a pattern has `nphotons` in the mean over the positions.
+
+    Raises
+    ------
+    ValueError
+        `nphotons` is not a positive number, or no light passes the object.
+    """
+    if not (math.isfinite(nphotons) and nphotons > 0):
+        raise ValueError(f"scan: nphotons is {nphotons}, expected a positive number")
+    # By Parseval's theorem the photons behind the object are those on the detector.
+    total = sum(
+        float(np.sum(np.abs(exit_waves(probe, transmission, positions_px[chunk])) ** 2)) for chunk in _chunks(len(positions_px), probe.size)
+    )
+    if not total > 0:
+        raise ValueError("scan: no light passes the object, so no scale gives the patterns photons")
+    return probe * math.sqrt(nphotons * len(positions_px) / total)
+
+
+def noisy_diffraction(
+    probe: NDArray[np.complex128],
+    transmission: NDArray[np.complex128],
+    positions_px: NDArray[np.float64],
+    rng: np.random.Generator,
+    report_progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Measured amplitudes: square roots of Poisson counts with the expected intensities for their means.
+
+    Works in chunks, so that beside the result memory does not grow with the number of patterns; the noise does not depend on their size.
+    Squaring and rounding gives the counts back up to about 4e6 photons a pixel (float32 has 24 bits), and beyond that within 2e-7 of them.
+
+    Parameters
+    ----------
+    probe
+        complex128 (modes, N, N), in sqrt(photons).
+    transmission
+        complex128 (rows, columns).
+    positions_px
+        float64 (n, 2), (y, x) of the patch centres.
+    rng
+        Draws the noise.
+    report_progress
+        Called with (patterns done, patterns in all) after every chunk.
+
+    Returns
+    -------
+    float32 (n, N, N), DC at [N//2, N//2].
+    """
+    count, size = len(positions_px), probe.shape[-1]
+    diffraction = np.empty((count, size, size), dtype=np.float32)
+    for chunk in _chunks(count, probe.size):
+        diffraction[chunk] = np.sqrt(rng.poisson(expected_intensity(probe, transmission, positions_px[chunk])))
+        if report_progress is not None:
+            report_progress(min(chunk.stop, count), count)
+    return diffraction
+
+
+def _chunks(count: int, pixels_each: int) -> Iterator[slice]:
+    step = max(CHUNK_PIXELS // pixels_each, 1)
+    return (slice(start, start + step) for start in range(0, count, step))
