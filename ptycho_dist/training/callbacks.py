@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -62,6 +63,7 @@ class LearningRateSchedule(L.Callback):
     def __init__(self, peak: float, *, max_minutes: float | None) -> None:
         self.peak = peak
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
+        self.done = 0.0
         self._seconds_before = 0.0
         self._started = math.nan
 
@@ -69,23 +71,30 @@ class LearningRateSchedule(L.Callback):
         self._started = time.monotonic()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        done = trainer.global_step / trainer.estimated_stepping_batches
+        self.done = trainer.global_step / trainer.estimated_stepping_batches
         if self.max_seconds is not None:
-            done = max(done, maximum(self._seconds()) / self.max_seconds)
+            self.done = max(self.done, maximum(self.seconds) / self.max_seconds)
+        learning_rate = self.peak * learning_rate_factor(self.done)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = self.peak * learning_rate_factor(done)
-        pl_module.log("learning_rate", self.peak * learning_rate_factor(done), on_step=True, on_epoch=False)
-        if done >= 1:
+            group["lr"] = learning_rate
+        pl_module.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
+        if self.done >= 1:
             trainer.should_stop = True
 
+    @property
+    def seconds(self) -> float:
+        """Time spent training, earlier parts of the run included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def seconds_left(self) -> float:
+        return self.seconds * (1 - self.done) / max(self.done, 1e-9)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._seconds()}
+        return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds_before = state_dict["seconds"]
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
 
 
 def learning_rate_factor(done: float) -> float:
@@ -98,7 +107,8 @@ def learning_rate_factor(done: float) -> float:
 class ProgressLog(L.Callback):
     """Lines in the log: where the run is and how long it takes. After an epoch, at most every two seconds; within one, every half minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: LearningRateSchedule) -> None:
+        self.schedule = schedule
         self._started = self._last_line = math.nan
         self._first_step = 0
 
@@ -131,7 +141,6 @@ class ProgressLog(L.Callback):
         now = time.monotonic()
         self._last_line = now
         steps_done = trainer.global_step - self._first_step
-        steps_left = trainer.estimated_stepping_batches - trainer.global_step
         names = {"train_deviance_per_pixel": "train", "val_deviance_per_pixel": "val", "step_deviance_per_pixel": "step"}
         deviances = [f"{name} {trainer.callback_metrics[key]:.4g}" for key, name in names.items() if key in trainer.callback_metrics]
         logger.info(
@@ -141,9 +150,5 @@ class ProgressLog(L.Callback):
             trainer.global_step / trainer.num_training_batches,
             ", ".join(deviances),
             steps_done / (now - self._started),
-            _clock((now - self._started) * steps_left / max(steps_done, 1)),
+            timedelta(seconds=round(self.schedule.seconds_left)),
         )
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

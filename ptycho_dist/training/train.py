@@ -46,6 +46,7 @@ def train(config: Config) -> Path:
 
     data = ScanDataModule(config.data, global_batch_size=config.train.global_batch_size, seed=config.train.seed)
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
+    schedule = LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes)
     processes = Processes.of_launcher()
     quieten_lightning()
     trainer = L.Trainer(
@@ -62,8 +63,8 @@ def train(config: Config) -> Path:
         logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
         callbacks=[
             HandOver(config),
-            LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes),
-            ProgressLog(),
+            schedule,
+            ProgressLog(schedule),
             ModelCheckpoint(run_dir / "checkpoints", filename="last", enable_version_counter=False),
         ],
     )
@@ -136,8 +137,9 @@ def resolve_precision(precision: str | int) -> str | int:
 
 
 def quieten_lightning() -> None:
-    """Keep what Lightning says at INFO, which the package's log says better, and two deprecations that are not the user's, off the screen."""
+    """Keep off the screen what Lightning says at INFO, which the package's log says better, and warnings that are not for the user."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # it would average averages; what is logged is already that of all ranks
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")  # its successor is not in every torch that is supported
