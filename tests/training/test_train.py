@@ -1,0 +1,186 @@
+"""A whole training run on 1 to 3 ranks: one scale, one bundle, the same learning."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+
+from ptycho_dist import load_bundle, train
+from ptycho_dist.config import parse_mapping
+from ptycho_dist.training.callbacks import learning_rate_factor
+from ptycho_dist.training.train import checkpoint_to_resume
+
+
+def settings(scan: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
+    concerns: dict[str, dict[str, Any]] = {
+        "data": {"path": str(scan), "measurement": "amplitude", "nphotons": 1e6, "val_fraction": 0.1},
+        "model": {"base_width": 4},
+        # 33 groups in batches of 8: the last batch has one, so with 2 or 3 ranks some rank has none.
+        "train": {"run_dir": str(run_dir), "epochs": 2, "global_batch_size": 8, "learning_rate": 1e-3, "precision": 32},
+    }
+    for key, value in changes.items():
+        concern, name = key.split("__")
+        concerns[concern][name] = value
+    return concerns
+
+
+def train_one(concerns: dict[str, Any]) -> None:
+    """As one process of a torchrun job would, whose process group is there already."""
+    if dist.is_initialized():
+        rank, size = str(dist.get_rank()), str(dist.get_world_size())
+        launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": "0"}
+        os.environ.update(launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    train(parse_mapping(concerns))
+
+
+def metrics(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def column(run_dir: Path, name: str) -> list[float]:
+    return [float(row[name]) for row in metrics(run_dir) if row[name]]
+
+
+@pytest.fixture
+def runs(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> Callable[..., list[Path]]:
+    """Train the same on 1, 2 and 3 ranks; gives the run directories."""
+
+    def train_on(*world_sizes: int, **changes: Any) -> list[Path]:
+        scan = write_scan()
+        run_dirs = [tmp_path / f"run{world_size}" for world_size in world_sizes]
+        for world_size, run_dir in zip(world_sizes, run_dirs, strict=True):
+            on_ranks(world_size, train_one, settings(scan, run_dir, **changes))
+        return run_dirs
+
+    return train_on
+
+
+def test_number_of_ranks_changes_nothing(runs: Callable[..., list[Path]], tmp_path: Path) -> None:
+    run_dirs = runs(1, 2, 3)
+    digest = hashlib.sha256((tmp_path / "scan.npz").read_bytes()).digest()
+    bundles = [load_bundle(run_dir / "bundle.zip") for run_dir in run_dirs]
+    hparams = [yaml.safe_load((run_dir / "hparams.yaml").read_text()) for run_dir in run_dirs]
+
+    assert len({bundle.intensity_scale for bundle in bundles} | {record["intensity_scale"] for record in hparams}) == 1
+    assert {(record["nphotons"], record["nphotons_source"]) for record in hparams} == {(1e6, "config")}
+    assert len({bundle.subset_fingerprint for bundle in bundles}) == 1
+    assert len({bundle.rms_factor for bundle in bundles}) == 1
+    for run_dir in run_dirs[1:]:
+        # float32 convolutions of other batch sizes, through ten steps of Adam
+        assert column(run_dir, "train_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "train_deviance_per_pixel"), rel=1e-3)
+        assert column(run_dir, "val_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "val_deviance_per_pixel"), rel=1e-3)
+        assert column(run_dir, "val_nll") == pytest.approx(column(run_dirs[0], "val_nll"), rel=1e-3)
+    assert hashlib.sha256((tmp_path / "scan.npz").read_bytes()).digest() == digest
+
+
+def test_run_directory(runs: Callable[..., list[Path]]) -> None:
+    (run_dir,) = runs(2)
+    assert sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()) == [
+        "bundle.zip", "checkpoints/last.ckpt", "hparams.yaml", "metrics.csv", "train.log"
+    ]  # fmt: skip
+    log = (run_dir / "train.log").read_text()
+    scale = yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
+    for line in ("nphotons: 1000000.0 (source: config)", f"intensity_scale: {scale!r} from 33 patterns on 2 rank(s)", "normalization: rms"):
+        assert log.count(line) == 1
+    assert load_bundle(run_dir / "bundle.zip").subset_fingerprint in log
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["state_dict"]["loss.intensity_scale"].item() == scale
+    assert checkpoint["hyper_parameters"]["intensity_scale"] == scale
+
+
+def test_training_learns(runs: Callable[..., list[Path]]) -> None:
+    (run_dir,) = runs(1, train__epochs=6, train__learning_rate=5e-3)
+    deviance = column(run_dir, "train_deviance_per_pixel")
+    assert deviance[-1] < 0.8 * deviance[0]
+
+
+def test_trainable_gain_moves_and_is_kept(runs: Callable[..., list[Path]]) -> None:
+    (run_dir,) = runs(2, model__intensity_scale_trainable=True, train__learning_rate=1e-2)
+    gain = load_bundle(run_dir / "bundle.zip").gain
+    assert gain != 1
+    assert column(run_dir, "gain")[-1] == pytest.approx(gain, rel=1e-6)  # a float32 parameter
+    assert load_bundle(run_dir / "bundle.zip").intensity_scale == yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_group_sizes(runs: Callable[..., list[Path]], group_size: int) -> None:
+    (run_dir,) = runs(1, data__group_size=group_size, train__epochs=1)
+    assert math.isfinite(column(run_dir, "train_deviance_per_pixel")[0])
+
+
+def test_without_validation(runs: Callable[..., list[Path]]) -> None:
+    (run_dir,) = runs(2, data__val_fraction=0, train__epochs=1)
+    assert column(run_dir, "val_deviance_per_pixel") == []
+
+
+def test_resumed_run_ends_as_the_uninterrupted_one(runs: Callable[..., list[Path]], on_ranks: Callable[..., Any], tmp_path: Path) -> None:
+    """Three epochs at once, against one that stops after its first: same steps, rows and weights."""
+    (whole,) = runs(2, train__epochs=3)
+    interrupted = tmp_path / "interrupted"
+    concerns = settings(tmp_path / "scan.npz", interrupted, train__epochs=3)
+    on_ranks(2, stop_after_the_first_epoch, concerns)
+    assert not (interrupted / "bundle.zip").exists()
+    concerns["train"]["resume"] = "auto"
+    on_ranks(2, train_one, concerns)
+    expected, resumed = load_bundle(whole / "bundle.zip"), load_bundle(interrupted / "bundle.zip")
+    assert resumed.intensity_scale == expected.intensity_scale
+    for name, weight in expected.weights.items():
+        assert torch.equal(resumed.weights[name], weight), name
+    assert metrics(interrupted) == metrics(whole)
+
+
+def stop_after_the_first_epoch(concerns: dict[str, Any]) -> None:
+    from ptycho_dist.training.callbacks import ProgressLog
+
+    def interrupt(self: ProgressLog, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    ProgressLog.on_train_epoch_start = interrupt  # type: ignore[method-assign]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train_one(concerns)
+
+
+def test_checkpoint_of_another_scale_is_refused(runs: Callable[..., list[Path]], tmp_path: Path) -> None:
+    (run_dir,) = runs(1, train__epochs=1)
+    changed = settings(tmp_path / "scan.npz", tmp_path / "other", data__nphotons=2e6)
+    changed["train"]["resume"] = str(run_dir / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match=r"checkpoint was trained with intensity_scale [\d.]+, the data give [\d.]+"):
+        train_one(changed)
+
+
+def test_loss_that_is_not_finite_stops_the_run(runs: Callable[..., list[Path]], tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, ValueError), match="the loss is .* at step"):
+        runs(1, data__nphotons=1e38, train__epochs=1)
+    assert not (tmp_path / "run1" / "bundle.zip").exists()
+
+
+@pytest.mark.parametrize("resume", ["missing.ckpt"])
+def test_missing_checkpoint_is_refused(resume: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train.resume: found no file missing.ckpt"):
+        checkpoint_to_resume(resume, tmp_path)
+
+
+def test_resume_auto_starts_anew_where_there_is_nothing(tmp_path: Path) -> None:
+    assert checkpoint_to_resume("auto", tmp_path) is None
+
+
+def test_learning_rate_rises_and_falls_to_zero() -> None:
+    factors = [learning_rate_factor(done) for done in np.linspace(0, 1, 101)]
+    assert 0 < factors[0] < 0.05
+    assert max(factors) == pytest.approx(1, abs=1e-3)
+    assert int(np.argmax(factors)) == 5
+    assert np.all(np.diff(factors[5:]) <= 0)
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
