@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ptycho_dist.config import ConfigError
-from ptycho_dist.distributed import FailedTogether
+from ptycho_dist.distributed import FailedTogether, leave_together
 
 logger = logging.getLogger("ptycho_dist")
 
@@ -25,9 +25,11 @@ def run(main: Callable[[], None]) -> None:
     show_log_on_stderr(rank)
     if "--debug" in sys.argv:
         record(main)()  # torchrun's closing report then shows the traceback too
+        leave_together()
         return
     try:
         main()
+        leave_together()
     except Exception as error:
         said_by_all = isinstance(error, ArgumentError | ConfigError | FailedTogether)
         if rank == 0 or not said_by_all:

@@ -145,6 +145,13 @@ def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
     return local_share + (global_sum / global_count - local_share.detach())
 
 
+def leave_together() -> None:
+    """End the process group once every rank has come here: torn down while the interpreter exits, its threads can abort the process."""
+    if _is_up():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _is_up() -> bool:
     return dist.is_available() and dist.is_initialized()
 

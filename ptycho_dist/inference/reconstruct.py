@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.bundle import Bundle, load_bundle, software_versions
@@ -112,16 +111,17 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     started = time.perf_counter()
     network = bundle.build_model(device)
     probe = normalize_probe(torch.from_numpy(scan.probe)).to(device)
-    stitched = StitchedObject(scan.positions_px, illumination(probe))
+    stitched = StitchedObject(scan.positions_px, probe)
     for patterns, amplitude in _batches(scan):
         x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
-        stitched.add(network(x_norm.unsqueeze(1), probe.unsqueeze(0)).squeeze(1), scan.positions_px[patterns])
+        corners, shifted_probe = stitched.place(scan.positions_px[patterns])
+        stitched.add(network(x_norm, shifted_probe), illumination(shifted_probe), corners)
     seconds["network_and_stitching"] = _since(started)
 
     started = time.perf_counter()
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
     predicted_scale = bundle.intensity_scale * bundle.gain * bundle.rms_factor / rms_factor
-    photons = _compare_photons(bundle, scan, stitched, probe, predicted_scale)
+    photons = _compare_photons(bundle, scan, stitched, predicted_scale)
     seconds["photons"] = _since(started)
 
     summary = {
@@ -160,7 +160,7 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
     logger.info("wrote reconstruction.npz, amplitude.png, phase.png and summary.json to %s", out_dir)
 
 
-def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, probe: Tensor, predicted_scale: float) -> dict[str, float]:
+def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> dict[str, float]:
     """Photons that the stitched object predicts against those that were measured, over the whole scan.
 
     What was measured is counted by the training set's photons a unit of energy, so it does not depend on the scale that predicts.
@@ -168,9 +168,9 @@ def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, probe
     measured_photons = predicted_photons = deviance = 0.0
     photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
     for patterns, amplitude in _batches(scan):
-        x_norm = torch.from_numpy(normalize(amplitude, bundle.rms_factor)).to(probe.device)
-        counts = photons_per_energy * x_norm.square()
-        rate = predicted_scale**2 * diffracted_intensity(stitched.extract(scan.positions_px[patterns]), probe)
+        corners, shifted_probe = stitched.place(scan.positions_px[patterns])
+        counts = photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).to(shifted_probe.device).square()
+        rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe)
         measured_photons += float(counts.sum(dtype=torch.float64))
         predicted_photons += float(rate.sum(dtype=torch.float64))
         deviance += float(poisson_deviance(rate, counts).sum(dtype=torch.float64))

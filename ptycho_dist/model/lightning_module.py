@@ -13,7 +13,7 @@ from ptycho_dist.distributed import FailedTogether, require_same, sum_floats
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.physics.patches import merge_patches
-from ptycho_dist.physics.probe import illumination, normalize_probe
+from ptycho_dist.physics.probe import illumination, normalize_probe, shift_probe, whole_pixel_and_rest
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.scale.intensity_scale import IntensityScale
 
@@ -68,19 +68,20 @@ class PtychographyModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = PtychoAutoencoder(pattern_size=probes.shape[-1], base_width=self.config.base_width)
-        self.network.to(memory_format=torch.channels_last)
         self.register_buffer("probes", normalize_probe(probes), persistent=False)
         self.loss = ScaledPoissonLoss(intensity_scale, trainable=self.config.intensity_scale_trainable)
         require_same({"intensity_scale": float(self.loss.intensity_scale)})
 
     def forward(self, samples: Samples) -> Tensor:
         """Predicted intensity I_hat, float32 (B, C, N, N), normalised units."""
-        probe = self.probes[samples.scan]
+        with torch.autocast(self.device.type, enabled=False):
+            whole_px, rest_px = whole_pixel_and_rest(samples.positions_px)
+            probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
         patches = self.network(samples.x_norm, probe)
-        with torch.autocast(patches.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             if patches.shape[1] > 1:
-                patches = merge_patches(patches, illumination(probe), samples.positions_px)
-            return diffracted_intensity(patches, probe.unsqueeze(1))
+                patches = merge_patches(patches, illumination(probe), whole_px)
+            return diffracted_intensity(patches, probe)
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         loss = self.loss(self(samples), samples.x_norm)

@@ -1,6 +1,8 @@
-"""The probe in normalised units."""
+"""The probe: in normalised units, and where it really was."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -19,3 +21,36 @@ def normalize_probe(probe: Tensor) -> Tensor:
 def illumination(probe: Tensor) -> Tensor:
     """Intensity of the probe, modes added: (..., modes, N, N) complex to (..., N, N) real. The weight of a patch where patches overlap."""
     return (probe.real.square() + probe.imag.square()).sum(dim=-3)
+
+
+def whole_pixel_and_rest(positions_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Split positions (..., 2) into the nearest whole pixel, int64, and what is left, -0.5 to 0.5, in the positions' dtype.
+
+    Patches lie on the object's pixel grid, at the whole pixel; the probe is moved by the rest. The probe is smooth and dark at the border of
+    its window, so its Fourier shift is exact, where interpolating the object would blur it, differently at every position.
+    """
+    whole_px = positions_px.add(0.5).floor()
+    return whole_px.long(), positions_px - whole_px
+
+
+def shift_probe(probe: Tensor, shift_px: Tensor) -> Tensor:
+    """Move probes by fractions of a pixel, by the Fourier shift theorem; the energy stays.
+
+    Parameters
+    ----------
+    probe
+        complex64 (..., modes, N, N).
+    shift_px
+        (..., 2) as (y, x), towards larger rows and columns; leading axes broadcast with those of `probe`.
+
+    Returns
+    -------
+    Tensor
+        complex64 (..., modes, N, N).
+    """
+    if probe.numel() == 0 or shift_px.numel() == 0:  # the FFT libraries refuse what is empty
+        return probe.expand(*torch.broadcast_shapes(probe.shape[:-3], shift_px.shape[:-1]), *probe.shape[-3:])
+    frequency = torch.fft.fftfreq(probe.shape[-1], device=probe.device)
+    cycles = shift_px.to(torch.float32)[..., None] * frequency  # (..., 2, N)
+    ramp = torch.polar(torch.ones_like(cycles), -2 * math.pi * cycles)
+    return torch.fft.ifft2(torch.fft.fft2(probe) * (ramp[..., 0, :, None] * ramp[..., 1, None, :]).unsqueeze(-3))

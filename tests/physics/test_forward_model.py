@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.physics.probe import illumination, normalize_probe
+from ptycho_dist.physics.probe import illumination, normalize_probe, shift_probe, whole_pixel_and_rest
 from ptycho_dist.physics.propagation import diffracted_intensity
 
 
@@ -59,3 +59,36 @@ def test_empty_batch_passes() -> None:
     patches = torch.zeros(0, 4, 8, 8, dtype=torch.complex64, requires_grad=True)
     diffracted_intensity(patches, complex_noise(1, 1, 8, 8)).sum().backward()
     assert patches.grad.shape == patches.shape
+
+
+def test_positions_split_into_the_nearest_pixel_and_the_rest() -> None:
+    positions = torch.tensor([[3.2, 4.7], [5.0, -1.5]], dtype=torch.float64)
+    whole_px, rest_px = whole_pixel_and_rest(positions)
+    assert whole_px.tolist() == [[3, 5], [5, -1]]
+    torch.testing.assert_close(whole_px + rest_px, positions)
+    assert rest_px.abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.3, -0.45), (-0.5, 0.5)])
+def test_shifted_probe_is_the_probe_sampled_elsewhere(shift: tuple[float, float]) -> None:
+    """A Gaussian beam can be sampled anywhere: moved by d, its value at y is the old one at y - d."""
+    y, x = (torch.arange(32.0)[:, None] - 16, torch.arange(32.0)[None, :] - 16)
+
+    def beam(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-(y**2 + 2 * x**2) / 30 + 0.3j * y - 0.1j * x)
+
+    moved = shift_probe(beam(y, x)[None], torch.tensor(shift))
+    # float32 transforms; the beam has fallen to 2e-4 at the window's border, where the shift is periodic
+    torch.testing.assert_close(moved[0], beam(y - shift[0], x - shift[1]), rtol=0, atol=2e-4)
+
+
+def test_each_pattern_has_its_own_shift() -> None:
+    probes, shifts = complex_noise(2, 3, 8, 8), torch.rand(2, 4, 2) - 0.5
+    together = shift_probe(probes.unsqueeze(1), shifts)
+    assert together.shape == (2, 4, 3, 8, 8)
+    torch.testing.assert_close(together[1, 2], shift_probe(probes[1], shifts[1, 2]))
+    torch.testing.assert_close(illumination(together).sum(dim=(-2, -1))[1], illumination(probes[1]).sum().expand(4))  # no light is lost
+
+
+def test_no_pattern_no_shift() -> None:
+    assert shift_probe(complex_noise(0, 1, 2, 8, 8), torch.zeros(0, 4, 2)).shape == (0, 4, 2, 8, 8)
