@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -28,6 +28,8 @@ from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import Config, ConfigError, parse_mapping
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.scale.intensity_scale import IntensityScale
+
+T = TypeVar("T")
 
 SCHEMA = 1
 _RECORD, _WEIGHTS, _PROBE = "bundle.yaml", "weights.safetensors", "probe.npy"
@@ -88,7 +90,7 @@ class Bundle:
         """The trained network, ready for inference on `device`."""
         network = PtychoAutoencoder(pattern_size=self.pattern_size, base_width=self.config.model.base_width)
         network.load_state_dict(dict(self.weights))
-        return network.to(device, memory_format=torch.channels_last).eval()
+        return network.to(device).eval()
 
 
 def software_versions() -> dict[str, str]:
@@ -135,7 +137,7 @@ def load_bundle(path: str | Path) -> Bundle:
     members = _read_members(path)
     record = _read_record(path, members[_RECORD])
     for name in (_WEIGHTS, _PROBE):
-        if hashlib.sha256(members[name]).hexdigest() != record.get("sha256", {}).get(name):
+        if hashlib.sha256(members[name]).hexdigest() != record["sha256"].get(name):
             raise BundleError(f"{path}: {name} is not the one that was written: its SHA-256 differs from the one in {_RECORD}")
     try:
         bundle = Bundle(
@@ -144,15 +146,15 @@ def load_bundle(path: str | Path) -> Bundle:
                 value=_positive(record, "intensity_scale"),
                 nphotons=_positive(record, "nphotons"),
                 mean_energy=_positive(record, "mean_energy"),
-                num_patterns=record["num_patterns"],
+                num_patterns=_typed(record, "num_patterns", int),
             ),
-            nphotons_source=record["nphotons_source"],
+            nphotons_source=_typed(record, "nphotons_source", str),
             gain=_positive(record, "gain"),
             rms_factor=_positive(record["normalization"], "factor"),
-            subset_fingerprint=record["subset_fingerprint"],
+            subset_fingerprint=_typed(record, "subset_fingerprint", str),
             probe=np.load(io.BytesIO(members[_PROBE]), allow_pickle=False),
             weights=safetensors.torch.load(members[_WEIGHTS]),
-            versions=record["versions"],
+            versions=_typed(record, "versions", dict),
         )
         if bundle.probe.ndim != 3 or bundle.probe.dtype != np.complex64:
             raise ValueError(f"{_PROBE} is {bundle.probe.dtype} {bundle.probe.shape}, expected complex64 (modes, N, N)")
@@ -185,12 +187,16 @@ def _read_record(path: Path, content: bytes) -> dict[str, Any]:
         raise BundleError(f"{path}: {_RECORD} has {len(content)} bytes, expected at most {_LARGEST_RECORD_BYTES}")
     try:
         record = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or no such date
         raise BundleError(f"{path}: {_RECORD} is not YAML ({error})") from error
     if not isinstance(record, dict) or record.get("format") != "ptycho_dist bundle":
         raise BundleError(f"{path}: {_RECORD} does not describe a ptycho_dist bundle")
     if not isinstance(record.get("schema"), int) or record["schema"] > SCHEMA:
-        raise BundleError(f"{path}: the bundle's schema is {record.get('schema')!r}, this ptycho_dist reads up to {SCHEMA}: install a newer one")
+        raise BundleError(
+            f"{path}: the bundle's schema is {record.get('schema')!r}, this ptycho_dist reads up to {SCHEMA}: install a newer one"
+        )
+    if not isinstance(record.get("sha256"), dict):
+        raise BundleError(f"{path}: sha256 in {_RECORD} is {record.get('sha256')!r}, expected the SHA-256 of every other member")
     return record
 
 
@@ -199,6 +205,13 @@ def _positive(record: Mapping[str, Any], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{key} is {value!r}, expected a positive number")
     return float(value)
+
+
+def _typed(record: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = record[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}, expected {kind.__name__}")
+    return value
 
 
 def _npy_bytes(array: np.ndarray) -> bytes:

@@ -46,7 +46,9 @@ def run(main: Callable[[], None]) -> None:
 def show_log_on_stderr(rank: int) -> None:
     """Log INFO lines of rank 0 and warnings of every rank to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s", "%H:%M:%S")
+    )
     handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -66,7 +66,7 @@ class DataConfig:
     def paths(self) -> tuple[Path, ...]:
         """The scan files, one or several."""
         _require(bool(self.path), "data.path", self.path, "a scan file or a list of scan files (--data.path scan.npz)")
-        return (Path(self.path),) if isinstance(self.path, str) else tuple(map(Path, self.path))
+        return (Path(self.path),) if isinstance(self.path, str) else tuple(map(Path, self.path or ()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +142,7 @@ class SimulationConfig:
     amplitude_range, phase_range_rad
         Smallest and largest amplitude and phase of the object, both reached.
     probe
-        `disk` (ideal, soft edge), `defocused` (a lens's beam, off its focus by `probe_defocus_rad`), or a file: .npz with `probeGuess`, .npy.
+        `disk` (ideal, soft edge), `defocused` (a lens's beam, off focus by `probe_defocus_rad`), or a file: .npz (`probeGuess`) or .npy.
     probe_diameter_px
         Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (second moment); a file has its own.
     probe_defocus_rad
@@ -211,7 +211,7 @@ def _without_tuples(value: Any) -> Any:
 
 def make_parser(description: str, *, config: bool = True) -> ArgumentParser:
     """Command-line parser with `--debug` and, unless told otherwise, `--config FILE.yaml` and an option for every key of `Config`."""
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if config:
         parser.add_argument("--config", action="config", help="YAML file; options after it override its keys")
@@ -221,8 +221,18 @@ def make_parser(description: str, *, config: bool = True) -> ArgumentParser:
 
 def read_config(parser: ArgumentParser, arguments: Namespace) -> Config:
     """The `Config` of a namespace that a parser of `make_parser` read."""
+    _require_what_the_parser_lets_pass(arguments)
     instances = parser.instantiate(arguments)
     return Config(**{concern.name: instances[concern.name] for concern in dataclasses.fields(Config)})
+
+
+def _require_what_the_parser_lets_pass(arguments: Namespace) -> None:
+    """A concern that is not a mapping, and null for a key that needs a value."""
+    for concern in dataclasses.fields(Config):
+        keys = arguments[concern.name]
+        _require(isinstance(keys, Namespace), concern.name, keys, "a mapping of its keys")
+        for key, kind in get_type_hints(concern.default_factory).items():
+            _require(keys[key] is not None or type(None) in get_args(kind), f"{concern.name}.{key}", None, "a value")
 
 
 def parse_mapping(mapping: dict[str, Any]) -> Config:
@@ -236,7 +246,9 @@ def parse_mapping(mapping: dict[str, Any]) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     _add_config_keys(parser)
     if not isinstance(mapping, dict):
-        raise ConfigError(f"config: found {type(mapping).__name__}, expected a mapping of data, model, train")
+        raise ConfigError(f"config: found {type(mapping).__name__}, expected a mapping of data, model, train, simulation")
+    for name in mapping.keys() - {concern.name for concern in dataclasses.fields(Config)}:
+        raise ConfigError(f"config: {name!r} is not accepted, expected data, model, train, simulation")
     try:
         return read_config(parser, parser.parse_object(mapping))
     except (ArgumentError, TypeError, KeyError) as error:

@@ -35,6 +35,11 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.shuffle_seed = shuffle_seed
         self.epoch = 0
 
+    @property
+    def sampler(self) -> GlobalBatchSampler:
+        """Where Lightning's trainer looks for the `set_epoch` of a DataLoader's batch sampler."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch

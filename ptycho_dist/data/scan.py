@@ -66,7 +66,9 @@ class Scan:
             raise ScanError(self.path, "positions", "NaN or infinity", "finite pixels")
         extent = np.ptp(self.positions_px, axis=0).max()
         if max(extent, np.abs(self.positions_px).max()) > LARGEST_EXTENT_PX:
-            raise ScanError(self.path, "positions", f"a scan over {extent:.3g} pixels", f"pixels of the object grid, at most {LARGEST_EXTENT_PX}")
+            raise ScanError(
+                self.path, "positions", f"a scan over {extent:.3g} pixels", f"pixels of the object grid, at most {LARGEST_EXTENT_PX}"
+            )
         if self.probe.ndim != 3 or self.probe.shape[1:] != shape[1:]:
             raise ScanError(self.path, "probe", f"shape {self.probe.shape}", f"the patterns' size, (modes, {shape[1]}, {shape[2]})")
         if not np.isfinite(self.probe).all():
@@ -89,12 +91,14 @@ class Scan:
         Raises
         ------
         ScanError
-            A value is NaN, infinite or negative.
+            A value is NaN, infinite (in float32 too) or negative.
         """
         measured = np.asarray(self.diffraction[patterns], dtype=np.float64)
-        valid = np.isfinite(measured) & (measured >= 0)
+        with np.errstate(invalid="ignore", over="ignore"):  # said below, with file and pixel
+            amplitude = (np.sqrt(measured) if self.measurement == "counts" else measured).astype(np.float32)
+        valid = np.isfinite(amplitude) & (measured >= 0)
         if not valid.all():
             where = np.argwhere(~valid)[0]
             found = f"{measured[tuple(where)]} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
             raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
-        return (np.sqrt(measured) if self.measurement == "counts" else measured).astype(np.float32)
+        return amplitude

@@ -68,7 +68,9 @@ def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
         anchor = next((pattern for pattern in next_anchor if is_free[pattern]), None)
         free = np.flatnonzero(is_free & (scan_of_pattern == scan_of_pattern[anchor])) if anchor is not None else np.empty(0, dtype=np.int64)
         if len(free) < config.group_size:
-            raise SubsetError(f"data.val_fraction {config.val_fraction} of {size} patterns leaves too few for groups of {config.group_size}")
+            raise SubsetError(
+                f"data.val_fraction {config.val_fraction} of {size} patterns leaves too few for groups of {config.group_size}"
+            )
         distance = np.square(positions_px[free] - positions_px[anchor]).sum(axis=1)
         distance[free == anchor] = -1  # before another pattern at the same position
         validation_groups[group] = free[np.argsort(distance, kind="stable")[: config.group_size]]

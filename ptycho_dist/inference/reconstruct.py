@@ -57,7 +57,12 @@ class Reconstruction:
 
 
 def infer(
-    bundle_path: Path, scan_path: Path, out_dir: Path, *, normalization: NormalizationSource = "bundle", measurement: Measurement | None = None
+    bundle_path: Path,
+    scan_path: Path,
+    out_dir: Path,
+    *,
+    normalization: NormalizationSource = "bundle",
+    measurement: Measurement | None = None,
 ) -> Reconstruction:
     """Reconstruct a scan file with a bundle and write `reconstruction.npz`, the pictures and `summary.json`; see `reconstruct`."""
     started = time.perf_counter()
@@ -95,7 +100,8 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     """
     if scan.pattern_size != bundle.pattern_size:
         raise ValueError(
-            f"{scan.path}: found patterns of {scan.pattern_size} x {scan.pattern_size}, expected {bundle.pattern_size} x {bundle.pattern_size}, "
+            f"{scan.path}: found patterns of {scan.pattern_size} x {scan.pattern_size}, "
+            f"expected {bundle.pattern_size} x {bundle.pattern_size}, "
             "which the bundle's network was trained on"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,7 +118,9 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     network = bundle.build_model(device)
     probe = normalize_probe(torch.from_numpy(scan.probe)).to(device)
     stitched = StitchedObject(scan.positions_px, probe)
-    for patterns, amplitude in _batches(scan):
+    # From the middle outwards, so that each patch meets others that lie there already and can tell its phase.
+    distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
+    for patterns, amplitude in _batches(scan, order=np.argsort(distance, kind="stable")):
         x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
         stitched.add(network(x_norm, shifted_probe), illumination(shifted_probe), corners)
@@ -181,15 +189,16 @@ def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predi
     }
 
 
-def _batches(scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pattern numbers and their measured amplitudes, in the order of the scan; long passes say how far they are."""
+def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pattern numbers and their measured amplitudes, in the order of the scan unless another is given; a long pass says how far it is."""
+    order = np.arange(scan.num_patterns) if order is None else order
     said = time.monotonic()
     for start in range(0, scan.num_patterns, BATCH_PATTERNS):
-        patterns = np.arange(start, min(start + BATCH_PATTERNS, scan.num_patterns))
+        patterns = order[start : start + BATCH_PATTERNS]
         yield patterns, scan.amplitude(patterns)
         if time.monotonic() - said > 10:
             said = time.monotonic()
-            logger.info("%d of %d patterns", patterns[-1] + 1, scan.num_patterns)
+            logger.info("%d of %d patterns", start + len(patterns), scan.num_patterns)
 
 
 def _since(started: float) -> float:

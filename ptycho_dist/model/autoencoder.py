@@ -1,8 +1,9 @@
 """The network: normalised diffraction amplitudes in, complex object patches out.
 
-A diffraction pattern shows a patch's *spectrum*; convolutions, which expect neighbours to belong together, can do little with it. So the
-known probe first carries the pattern back to real space (`back_propagate`). What arrives there is a blurred picture of the patch in its right
-place, overlaid by its twin, and the task left over is one of image restoration: a small U-Net (Ronneberger et al., arXiv 1505.04597).
+A diffraction pattern shows a patch's *spectrum*; convolutions, which expect neighbours to belong together, can do little with it. So
+the known probe first carries the pattern back to real space (`back_propagate`). What arrives there is a blurred picture of the patch in
+its right place, overlaid by its twin, and the task left over is one of image restoration: a small U-Net (Ronneberger et al.,
+arXiv 1505.04597).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ LOG_AMPLITUDE_RANGE = (-4.0, 1.5)
 def back_propagate(x_norm: Tensor, probe: Tensor) -> Tensor:
     """First guess of the patches in real space, and the light they were seen in.
 
-    The far field is given the measured amplitude and the phase it would have without an object. With P the strongest mode, Psi_m = FFT2(P_m)
-    and Psi = FFT2(P), what that changes in the exit wave, seen through the probe as in the update of ePIE
+    The far field is given the measured amplitude and the phase it would have without an object. With P the strongest mode,
+    Psi_m = FFT2(P_m) and Psi = FFT2(P), what that changes in the exit wave, seen through the probe as in the update of ePIE
     (Maiden & Rodenburg 2009, doi:10.1016/j.ultramic.2009.05.012), is
 
         b = IFFT2((X_norm - sqrt(sum_m |Psi_m|^2)) * Psi / |Psi|) * conj(P) / max|P|^2
@@ -65,8 +66,9 @@ class ResidualConv(nn.Module):
 class TokenMixer(nn.Module):
     """x + relu(channels(positions(x))): every position of the 8 x 8 grid sees all others at once.
 
-    (n, width, 8, 8) -> (n, width, 8, 8). `positions` is linear over the 64 positions, the same for every channel; `channels` is 1 x 1. A twin
-    image is the patch turned by 180 degrees, so what tells them apart lies on opposite sides of the patch, out of a 3 x 3 kernel's reach.
+    (n, width, 8, 8) -> (n, width, 8, 8). `positions` is linear over the 64 positions, the same for every channel; `channels` is 1 x 1.
+    A twin image is the patch turned by 180 degrees, so what tells them apart lies on opposite sides of the patch, out of a 3 x 3
+    kernel's reach.
     """
 
     def __init__(self, width: int) -> None:
@@ -107,8 +109,8 @@ class PtychoAutoencoder(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in widths)
         self.decoder = nn.ModuleList(ResidualConv(width) for width in widths)
         last_conv = nn.Conv2d(base_width, 2 * 4, 3, padding=1)
-        nn.init.zeros_(last_conv.weight)  # training starts at the empty object, O = 1 exactly
-        nn.init.zeros_(last_conv.bias)
+        for parameter in last_conv.parameters():
+            nn.init.zeros_(parameter)  # training starts at the empty object, O = 1 exactly
         self.head = nn.Sequential(nn.ReLU(), last_conv, nn.PixelShuffle(2))
 
     def forward(self, x_norm: Tensor, probe: Tensor) -> Tensor:
@@ -117,15 +119,17 @@ class PtychoAutoencoder(nn.Module):
         Parameters
         ----------
         x_norm : (..., N, N) float32, normalised amplitude, DC at [N//2, N//2].
-        probe : (..., modes, N, N) complex64, normalised units: energy (N/2)^2 over all modes; leading axes broadcast with those of `x_norm`.
+        probe : (..., modes, N, N) complex64, normalised units: energy (N/2)^2 over all modes; leading axes broadcast to those of `x_norm`.
 
         Returns
         -------
         (..., N, N) complex64, transmission O = exp(u + i v) of the object; u is clamped to LOG_AMPLITUDE_RANGE, the phase v is free.
         """
+        if probe.ndim != x_norm.ndim + 1:  # else an axis of groups could silently pair with one of patterns
+            raise ValueError(f"probe has the shape {tuple(probe.shape)}, expected (..., modes, N, N) for x_norm {tuple(x_norm.shape)}")
         if x_norm.numel() == 0:
             # FFT and pixel shuffle refuse an empty batch. A blank pattern, dropped again, leaves every weight a gradient, and it is zero.
-            blank = self.forward(x_norm.new_zeros(1, *x_norm.shape[-2:]), probe.new_ones(1, *probe.shape[-3:]))
+            blank = self(x_norm.new_zeros(1, *x_norm.shape[-2:]), probe.new_ones(1, *probe.shape[-3:]))
             return blank[:0].reshape(x_norm.shape)
         each_probe = probe.expand(*x_norm.shape[:-2], *probe.shape[-3:]).reshape(-1, *probe.shape[-3:])
         # Full precision: bfloat16's 8 bits would blur a pattern's dynamic range, and FFT does not know it.

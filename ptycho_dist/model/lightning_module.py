@@ -86,7 +86,9 @@ class PtychographyModule(L.LightningModule):
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         loss = self.loss(self(samples), samples.x_norm)
         if not torch.isfinite(loss):  # the same on every rank, so all of them stop here
-            raise FailedTogether(f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); try a lower learning rate")
+            raise FailedTogether(
+                f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); try a lower learning rate"
+            )
         num_pixels = samples.x_norm.numel()
         self._train_sums += torch.tensor([loss.item() * num_pixels, num_pixels], dtype=torch.float64)
         self.log("step_deviance_per_pixel", 2 * loss.detach(), on_step=True, on_epoch=False)

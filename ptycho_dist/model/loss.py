@@ -72,7 +72,9 @@ class ScaledPoissonLoss(nn.Module):
     def deviance(self, predicted_intensity: Tensor, x_norm: Tensor) -> Tensor:
         """d of each pixel, counts; no collective. Twice its mean is the deviance a pixel."""
         if predicted_intensity.shape != x_norm.shape:
-            raise ValueError(f"predicted_intensity has the shape {tuple(predicted_intensity.shape)}, x_norm {tuple(x_norm.shape)}; expected equal shapes")
+            raise ValueError(
+                f"predicted_intensity has the shape {tuple(predicted_intensity.shape)}, x_norm {tuple(x_norm.shape)}; expected equal shapes"
+            )
         return poisson_deviance(self.predicted_counts(predicted_intensity), self.observed_counts(x_norm))
 
     def negative_log_likelihood(self, predicted_intensity: Tensor, x_norm: Tensor) -> Tensor:
@@ -93,7 +95,8 @@ class ScaledPoissonLoss(nn.Module):
     def _checked_scale(self) -> Tensor:
         if self.intensity_scale.dtype != torch.float64:
             raise ValueError(
-                f"the intensity scale was rounded to {self.intensity_scale.dtype}: a '*-true' precision converts buffers; use bf16-mixed or 32"
+                f"the intensity scale was rounded to {self.intensity_scale.dtype}: a '*-true' precision converts buffers; "
+                "use bf16-mixed or 32"
             )
         return self.intensity_scale
 

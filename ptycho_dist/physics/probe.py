@@ -26,8 +26,8 @@ def illumination(probe: Tensor) -> Tensor:
 def whole_pixel_and_rest(positions_px: Tensor) -> tuple[Tensor, Tensor]:
     """Split positions (..., 2) into the nearest whole pixel, int64, and what is left, -0.5 to 0.5, in the positions' dtype.
 
-    Patches lie on the object's pixel grid, at the whole pixel; the probe is moved by the rest. The probe is smooth and dark at the border of
-    its window, so its Fourier shift is exact, where interpolating the object would blur it, differently at every position.
+    Patches lie on the object's pixel grid, at the whole pixel; the probe is moved by the rest. The probe is smooth and dark at the border
+    of its window, so its Fourier shift is exact, where interpolating the object would blur it, differently at every position.
     """
     whole_px = positions_px.add(0.5).floor()
     return whole_px.long(), positions_px - whole_px

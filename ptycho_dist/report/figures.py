@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
-from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
@@ -341,9 +341,7 @@ def _add_axes(figure: Figure, left: float, bottom: float, width: float, height: 
     return figure.add_axes((left / page_width, bottom / page_height, width / page_width, height / page_height))
 
 
-def _show(
-    ax: Axes, image: NDArray[np.floating], origin_yx: tuple[float, float], limits: tuple[float, float], colour_map: str
-) -> AxesImage:
+def _show(ax: Axes, image: NDArray[np.floating], origin_yx: tuple[float, float], limits: tuple[float, float], colour_map: str) -> AxesImage:
     """Show an image in scan coordinates, NaN blank; pixel centres, not edges, lie at the coordinates."""
     (height, width), (y, x) = image.shape, origin_yx
     ax.tick_params(labelsize=9)
@@ -375,9 +373,7 @@ def _add_scale_bar(ax: Axes, width_px: int) -> None:
     """Add a bar of 1, 2 or 5 times a power of ten pixels, the longest that fits in a quarter of the width."""
     decade = 10 ** math.floor(math.log10(max(width_px / 4, 1)))
     length = max(factor * decade for factor in (1, 2, 5) if factor == 1 or factor * decade <= width_px / 4)
-    bar = AnchoredSizeBar(
-        ax.transData, length, f"{length} px", "lower right", pad=0.4, borderpad=0.6, sep=4, size_vertical=width_px / 150
-    )
+    bar = AnchoredSizeBar(ax.transData, length, f"{length} px", "lower right", pad=0.4, borderpad=0.6, sep=4, size_vertical=width_px / 150)
     bar.patch.set(alpha=0.8, edgecolor="none")
     ax.add_artist(bar)
 

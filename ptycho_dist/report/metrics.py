@@ -123,9 +123,7 @@ def compare_with_reference(
     reference = _complex_image("the reference", reference)
     valid = np.asarray(valid)
     if valid.dtype != np.bool_ or valid.shape != object_.shape:
-        raise ValueError(
-            f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the shape of the object"
-        )
+        raise ValueError(f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the shape of the object")
     origin = np.asarray(origin_px, dtype=np.float64)
     if origin.shape != (2,) or not np.isfinite(origin).all():
         raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x)")
@@ -162,9 +160,7 @@ def compare_with_reference(
     return ObjectComparison(
         phase_correlation=_correlation("phase", phase[mask], phase_target[mask]),
         # Amplitudes in units of their means: what counts as constant is then the same for any gain.
-        amplitude_correlation=_correlation(
-            "amplitude", *(a[mask] / (a[mask].mean() or 1.0) for a in (amplitude, amplitude_target))
-        ),
+        amplitude_correlation=_correlation("amplitude", *(a[mask] / (a[mask].mean() or 1.0) for a in (amplitude, amplitude_target))),
         complex_error=float(np.linalg.norm(aligned - target) / np.linalg.norm(target)),
         phase_ssim=_structural_similarity("phase", phase, phase_target, mask),
         amplitude_ssim=_structural_similarity("amplitude", amplitude, amplitude_target, mask),
@@ -226,9 +222,7 @@ def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
     return float(ramp_y), float(ramp_x)
 
 
-def remove_phase_ramp(
-    field: NDArray[np.complexfloating], ramp_rad_per_px: tuple[float, float]
-) -> NDArray[np.complexfloating]:
+def remove_phase_ramp(field: NDArray[np.complexfloating], ramp_rad_per_px: tuple[float, float]) -> NDArray[np.complexfloating]:
     """Return ``field`` (H, W) without the ramp (y, x), whose phase is zero at ``field[0, 0]``."""
     y, x = (np.exp(-1j * ramp * np.arange(size)) for ramp, size in zip(ramp_rad_per_px, field.shape, strict=True))
     return field * y[:, None] * x
@@ -271,7 +265,7 @@ def _on_whole_pixels(
     nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
     resampled = ndimage.shift(object_[tuple(nearest)], -fraction, order=3, mode="nearest")
     # A cubic spline reads four pixels along each axis: all of them must be valid.
-    inner = ndimage.binary_erosion(valid, structure=np.ones((3, 3)))
+    inner = ndimage.binary_erosion(valid, structure=np.ones((3, 3), dtype=bool))
     inner = ndimage.shift(inner.astype(np.float64), -fraction, order=1, mode="constant") > 1 - _WHOLE_PIXEL_WITHIN
     return resampled, inner, origin
 
@@ -309,9 +303,7 @@ def _correlation(name: str, image: NDArray[np.floating], target: NDArray[np.floa
     return float(np.clip(image @ target / (np.linalg.norm(image) * np.linalg.norm(target)), -1.0, 1.0))
 
 
-def _structural_similarity(
-    name: str, image: NDArray[np.floating], target: NDArray[np.floating], mask: NDArray[np.bool_]
-) -> float:
+def _structural_similarity(name: str, image: NDArray[np.floating], target: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
     """Mean SSIM of Wang et al., IEEE Trans. Image Process. 13, 600 (2004): Gaussian window of 1.5 px, K1 .01, K2 .03.
 
     One affine map, which takes the target's range to 0..1, is applied to both images first: SSIM depends on where zero
@@ -326,9 +318,7 @@ def _structural_similarity(
     image, target = ((np.where(mask, values, low) - low) / (high - low) for values in (image, target))
 
     def window(values: NDArray[np.floating]) -> NDArray[np.floating]:
-        blurred: NDArray[np.floating] = ndimage.gaussian_filter(
-            np.where(mask, values, 0.0), 1.5, mode="constant", truncate=3.5
-        )
+        blurred: NDArray[np.floating] = ndimage.gaussian_filter(np.where(mask, values, 0.0), 1.5, mode="constant", truncate=3.5)
         return blurred[mask]
 
     weight = window(np.ones_like(image))

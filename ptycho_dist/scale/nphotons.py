@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import numbers
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,5 +62,5 @@ def resolve_nphotons(
 
 def require_photons(value: object, name: str) -> None:
     """Refuse, by name, what can't be a mean number of photons."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}, expected a positive number")

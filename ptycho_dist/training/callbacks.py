@@ -35,7 +35,8 @@ class HandOver(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         data, module = trainer.datamodule, pl_module  # type: ignore[attr-defined]
-        assert isinstance(data, ScanDataModule) and isinstance(module, PtychographyModule)
+        assert isinstance(data, ScanDataModule)
+        assert isinstance(module, PtychographyModule)
         probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
         module.build(probes, data.intensity_scale, seed=self.config.train.seed)
         # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold values that only the data could give.
@@ -105,7 +106,7 @@ def learning_rate_factor(done: float) -> float:
 
 
 class ProgressLog(L.Callback):
-    """Lines in the log: where the run is and how long it takes. After an epoch, at most every two seconds; within one, every half minute."""
+    """Lines in the log: where the run is and how long it takes; after an epoch, and within a long one every half minute."""
 
     def __init__(self, schedule: LearningRateSchedule) -> None:
         self.schedule = schedule

@@ -40,7 +40,8 @@ def train(config: Config) -> Path:
         Configuration, scan, subset or checkpoint can't be used; on every rank, before training starts.
     """
     run_dir = Path(config.train.run_dir)
-    if rank_zero_only.rank == 0:
+    is_rank_zero = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # from the launcher's environment: no process group yet
+    if is_rank_zero:
         start_log_file(run_dir)
     checkpoint = checkpoint_to_resume(config.train.resume, run_dir)
 
@@ -54,7 +55,7 @@ def train(config: Config) -> Path:
         devices=processes.per_node,
         num_nodes=processes.num_nodes,
         strategy=processes.strategy(),
-        precision=resolve_precision(config.train.precision),
+        precision=resolve_precision(config.train.precision),  # type: ignore[arg-type]
         max_epochs=config.train.epochs,
         use_distributed_sampler=False,  # the data module's sampler already gives each rank its part, without repeats
         num_sanity_val_steps=0,
@@ -68,6 +69,12 @@ def train(config: Config) -> Path:
             ModelCheckpoint(run_dir / "checkpoints", filename="last", enable_version_counter=False),
         ],
     )
+    if processes.per_node * processes.num_nodes > config.train.global_batch_size and is_rank_zero:
+        logger.warning(
+            "train.global_batch_size is %d, with %d ranks: some have nothing to do at each step; use at least as many samples as ranks",
+            config.train.global_batch_size,
+            processes.per_node * processes.num_nodes,
+        )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     bundle_path = run_dir / "bundle.zip"
@@ -131,9 +138,11 @@ def resolve_precision(precision: str | int) -> str | int:
     if precision != "auto":
         return precision
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else 32
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else 32
-
+        multiplies_bf16 = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        cpu_info = Path("/proc/cpuinfo")
+        multiplies_bf16 = cpu_info.exists() and "amx_bf16" in cpu_info.read_text()
+    return "bf16-mixed" if multiplies_bf16 else 32
 
 
 def quieten_lightning() -> None:
@@ -141,5 +150,9 @@ def quieten_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # it would average averages; what is logged is already that of all ranks
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")  # its successor is not in every torch that is supported
+    warnings.filterwarnings(
+        "ignore", message=".*sync_dist=True.*"
+    )  # it would average averages; what is logged is already that of all ranks
+    warnings.filterwarnings(
+        "ignore", message=".*broadcast_buffers. is deprecated.*"
+    )  # its successor is not in every torch that is supported

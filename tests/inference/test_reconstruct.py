@@ -144,7 +144,12 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     scan_path = write_scan()
     digest = hashlib.sha256(scan_path.read_bytes()).digest()
     infer(tmp_path / "bundle.zip", scan_path, tmp_path / "out")  # the file does not say what it holds: the bundle's training scan does
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["amplitude.png", "phase.png", "reconstruction.npz", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "amplitude.png",
+        "phase.png",
+        "reconstruction.npz",
+        "summary.json",
+    ]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["intensity_scale"] == bundle.intensity_scale
     assert summary["num_patterns"] == 37

@@ -129,7 +129,12 @@ def test_bad_scan_stops_all_ranks_with_one_message(launch: Launch, write_scan: C
     diffraction[20, 1, 2] = -1
     scan = write_scan(diffraction=diffraction)
     failed = launch(
-        "train.py", f"--data.path={scan}", "--data.measurement=counts", "--data.nphotons=measured", f"--train.run_dir={tmp_path / 'run'}", nproc=2
+        "train.py",
+        f"--data.path={scan}",
+        "--data.measurement=counts",
+        "--data.nphotons=measured",
+        f"--train.run_dir={tmp_path / 'run'}",
+        nproc=2,
     )
     assert failed.returncode == 1
     assert failed.stdout.count("found -1.0 at pixel [1, 2] of pattern 20, expected finite counts of at least 0") == 1

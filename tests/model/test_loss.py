@@ -62,7 +62,9 @@ def test_photons_of_a_billion_keep_their_digits() -> None:
     counts = torch.full((1000,), 1e9)
     rate = counts * (1 + torch.linspace(1e-3, 2e-3, 1000))
     expected = deviance_in_float64(rate.double().numpy(), counts.double().numpy())
-    np.testing.assert_allclose(poisson_deviance(rate, counts).numpy(), expected, rtol=3e-4)  # u - log(1 + u) is 5e-7 of terms 1e-3 that hold 6e-8
+    np.testing.assert_allclose(
+        poisson_deviance(rate, counts).numpy(), expected, rtol=3e-4
+    )  # u - log(1 + u) is 5e-7 of terms 1e-3 that hold 6e-8
     textbook = (rate - counts - counts * torch.log(rate / counts)).numpy()
     assert np.abs(textbook / expected - 1).max() > 1e-2
 
@@ -134,7 +136,7 @@ def test_scale_is_a_float64_buffer_and_travels_in_the_state() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.inf])
 def test_impossible_scale_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match="intensity_scale is .* expected a positive number"):
+    with pytest.raises(ValueError, match=r"intensity_scale is .* expected a positive number"):
         ScaledPoissonLoss(scale)
 
 

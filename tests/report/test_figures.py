@@ -123,8 +123,10 @@ def test_wrapping_phase_gets_a_cyclic_map(tmp_path, monkeypatch):
         phase = np.broadcast_to(2 * np.pi * fringes * np.arange(80) / 80, SHAPE)
         figures.draw_phase(np.exp(1j * phase), (0, 0), valid, tmp_path / "phase.png")
     (_, _, narrow, sequential), (_, _, wide, cyclic) = shown
-    assert sequential == "viridis" and narrow[1] - narrow[0] < math.pi
-    assert cyclic == "twilight" and wide == (-math.pi, math.pi)
+    assert sequential == "viridis"
+    assert narrow[1] - narrow[0] < math.pi
+    assert cyclic == "twilight"
+    assert wide == (-math.pi, math.pi)
 
 
 def test_colour_limits_ignore_a_few_bad_pixels(tmp_path, monkeypatch, field):
@@ -152,7 +154,8 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
     amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
     assert {entry[1] for entry in shown} == {(5, 10)}
     # The pairs share limits and map, so that equal colours are equal values.
-    assert amplitude[2:] == amplitude_reference[2:] and phase[2:] == phase_reference[2:]
+    assert amplitude[2:] == amplitude_reference[2:]
+    assert phase[2:] == phase_reference[2:]
     # Rounding of complex64.
     np.testing.assert_allclose(amplitude_difference[0][left_half], 0.1 * np.abs(field[left_half]), atol=1e-6)
     np.testing.assert_allclose(phase_difference[0][left_half], 0.3, atol=1e-5)
@@ -285,9 +288,7 @@ def test_existing_figure_is_replaced(tmp_path, field):
     read_rgb(path)
 
 
-@pytest.mark.parametrize(
-    ("width_px", "label"), [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")]
-)
+@pytest.mark.parametrize(("width_px", "label"), [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")])
 def test_scale_bar_is_a_round_number_of_pixels(width_px, label):
     ax = figures.Figure().subplots()
     figures._add_scale_bar(ax, width_px)

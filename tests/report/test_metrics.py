@@ -38,9 +38,7 @@ def positions():
 
 def compare(object_, positions, reference, *, origin_px=(0, 0), valid=None):
     valid = np.ones(object_.shape, dtype=bool) if valid is None else valid
-    return compare_with_reference(
-        object_, origin_px=origin_px, valid=valid, positions_px=positions, reference=reference
-    )
+    return compare_with_reference(object_, origin_px=origin_px, valid=valid, positions_px=positions, reference=reference)
 
 
 def assert_same_numbers(one, other, tolerance=1e-9):
@@ -104,9 +102,7 @@ def test_noise_lowers_every_score(positions):
     reference = random_object(1)
     rng = np.random.default_rng(6)
     noise = rng.normal(size=SHAPE) + 1j * rng.normal(size=SHAPE)
-    little, much = (
-        compare((reference + scale * noise).astype(np.complex64), positions, reference) for scale in (0.01, 0.1)
-    )
+    little, much = (compare((reference + scale * noise).astype(np.complex64), positions, reference) for scale in (0.01, 0.1))
     for name in ("phase_correlation", "amplitude_correlation", "phase_ssim", "amplitude_ssim"):
         assert getattr(much, name) < getattr(little, name) < 1
     assert much.complex_error > little.complex_error
@@ -174,7 +170,8 @@ def test_constant_images_have_no_correlation(positions):
     with pytest.warns(RuntimeWarning, match="amplitude correlation is undefined .* of the object is constant"):
         result = compare(flat, positions, reference)
     assert math.isnan(result.amplitude_correlation)
-    assert math.isfinite(result.complex_error) and math.isfinite(result.phase_ssim)
+    assert math.isfinite(result.complex_error)
+    assert math.isfinite(result.phase_ssim)
 
     phase_only = np.exp(1j * np.angle(reference)).astype(np.complex64)
     with pytest.warns(RuntimeWarning) as caught:

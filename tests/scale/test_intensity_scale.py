@@ -155,7 +155,7 @@ def test_nothing_to_derive_from_is_refused_on_every_rank(on_ranks, bad: str, mes
 
 @pytest.mark.parametrize("nphotons", [0, -1.0, math.nan, math.inf, True, "1e6", None])
 def test_impossible_nphotons_is_refused(nphotons: object) -> None:
-    with pytest.raises(ValueError, match="nphotons is .* expected a positive number"):
+    with pytest.raises(ValueError, match=r"nphotons is .* expected a positive number"):
         derive_intensity_scale(patterns(), nphotons)  # type: ignore[arg-type]
 
 

@@ -162,14 +162,14 @@ def test_checkpoint_of_another_scale_is_refused(runs: Callable[..., list[Path]],
 
 
 def test_loss_that_is_not_finite_stops_the_run(runs: Callable[..., list[Path]], tmp_path: Path) -> None:
-    with pytest.raises((AssertionError, ValueError), match="the loss is .* at step"):
+    with pytest.raises((AssertionError, ValueError), match=r"the loss is .* at step"):
         runs(1, data__nphotons=1e38, train__epochs=1)
     assert not (tmp_path / "run1" / "bundle.zip").exists()
 
 
 @pytest.mark.parametrize("resume", ["missing.ckpt"])
 def test_missing_checkpoint_is_refused(resume: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="train.resume: found no file missing.ckpt"):
+    with pytest.raises(ValueError, match=r"train.resume: found no file missing.ckpt"):
         checkpoint_to_resume(resume, tmp_path)
 
 

@@ -10,9 +10,7 @@ from ptycho_dist.data.scan import Measurement, Scan, ScanError
 _READERS = {".npz": read_npz_scan}
 
 
-def read_scan(
-    path: str | Path, measurement: Measurement | None = None, *, default_measurement: Measurement | None = None
-) -> Scan:
+def read_scan(path: str | Path, measurement: Measurement | None = None, *, default_measurement: Measurement | None = None) -> Scan:
     """Open a scan file. A collective where a process group is up: the ranks of a node share one copy of the patterns.
 
     Parameters

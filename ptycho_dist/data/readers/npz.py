@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class _Member:
 
 
 def read_npz_scan(path: Path, measurement: Measurement | None, default_measurement: Measurement | None) -> Scan:
-    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and where present `objectGuess` and `_metadata`; see `read_scan`."""
+    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and if there `objectGuess` and `_metadata`; see `read_scan`."""
     diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement))
     unpacked = run_once_a_node(lambda: _unpack(diffraction) if diffraction.info.compress_type else None)
     try:
@@ -104,7 +104,7 @@ def _read_headers(path: Path) -> dict[str, _Member]:
                     info = archive.getinfo(f"{key}.npy")
                     with archive.open(info) as stream:
                         members[key] = _read_header(path, info, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ScanError(path, "file", f"not a readable NPZ archive ({error})", "a zip archive as numpy.savez writes it") from error
     if not members:
         raise ScanError(path, "file", f"an archive of {names[:8]}", f"arrays named {', '.join(_KEYS)}")
@@ -157,9 +157,11 @@ def _unpack(member: _Member) -> Path:
 
 def _map_patterns(member: _Member, unpacked: Path | None) -> np.ndarray:
     if member.dtype.hasobject or 0 in member.shape:
-        raise member.refused(f"an array of shape {member.shape} and type {member.dtype}", "diffraction patterns, (n, N, N), of real numbers")
+        raise member.refused(
+            f"an array of shape {member.shape} and type {member.dtype}", "diffraction patterns, (n, N, N), of real numbers"
+        )
     offset = member.header_bytes if unpacked else _data_start(member) + member.header_bytes
-    order = "F" if member.is_fortran else "C"
+    order: Literal["F", "C"] = "F" if member.is_fortran else "C"
     return np.memmap(unpacked or member.path, dtype=member.dtype, mode="r", offset=offset, shape=member.shape, order=order)
 
 
@@ -216,7 +218,7 @@ def _json_in_pickle(member: _Member) -> dict[str, Any]:
 
     def read_strings(stream: IO[bytes]) -> list[str]:
         stream.read(member.header_bytes)
-        return [value for opcode, value, _ in pickletools.genops(stream.read()) if "UNICODE" in opcode.name]
+        return [str(value) for opcode, value, _ in pickletools.genops(stream.read()) if "UNICODE" in opcode.name]
 
     try:
         texts = [text for text in _with_stream(member, read_strings) if text.lstrip().startswith("{")]
@@ -258,5 +260,7 @@ def read_npz_object(path: Path) -> np.ndarray:
     """The `objectGuess` of a file, complex64 (H, W): the reference that a reconstruction is compared with."""
     members = _read_headers(path)
     if "objectGuess" not in members:
-        raise ScanError(path, "objectGuess", f"only the keys {sorted(members)}", "this key: without a reference there is nothing to compare with")
+        raise ScanError(
+            path, "objectGuess", f"only the keys {sorted(members)}", "this key: without a reference there is nothing to compare with"
+        )
     return _object_guess(members["objectGuess"])

@@ -1,0 +1,444 @@
+"""The data wing: one r, one s and one nphotons whatever the number of ranks, from the training patterns and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_dist.config import DataConfig
+from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.scan import ScanError
+from ptycho_dist.distributed import FailedTogether, rank
+from ptycho_dist.scale.intensity_scale import derive_intensity_scale
+from tests.conftest import small_scan_arrays
+
+WriteScan = Callable[..., Path]
+OnRanks = Callable[..., list[Any]]
+NPHOTONS = 12345.678
+N = 16
+
+
+def uneven_arrays(seed: int = 0, **settings: Any) -> dict[str, np.ndarray]:
+    """A scan whose patterns differ in brightness up to a hundredfold, so that every change of the patterns counted shows in r and s."""
+    arrays = small_scan_arrays(num_patterns=60, seed=seed, **settings)
+    brightness = 10 ** np.random.default_rng(seed).uniform(-1, 1, (60, 1, 1))
+    return {**arrays, "diffraction": (brightness * arrays["diffraction"]).astype(np.float32)}
+
+
+def data_module(path: Path | list[Path], *, global_batch_size: int = 8, seed: int = 0, **settings: Any) -> ScanDataModule:
+    defaults = {"measurement": "amplitude", "nphotons": NPHOTONS, "val_fraction": 0.2, "subset_size": 50}
+    paths = [str(one) for one in path] if isinstance(path, list) else str(path)
+    return ScanDataModule(DataConfig(path=paths, **defaults | settings), global_batch_size=global_batch_size, seed=seed)
+
+
+def ready(*arguments: Any, **settings: Any) -> ScanDataModule:
+    module = data_module(*arguments, **settings)
+    module.setup("fit")
+    return module
+
+
+def energies(patterns: np.ndarray) -> np.ndarray:
+    """sum(x**2) of each pattern in float64."""
+    return (patterns.astype(np.float64) ** 2).sum(axis=(1, 2))
+
+
+def times(factor: float, amplitude: np.ndarray) -> np.ndarray:
+    """float32(factor * amplitude): the product in float64."""
+    return (np.float64(factor) * amplitude.astype(np.float64)).astype(np.float32)
+
+
+@pytest.fixture
+def path(write_scan: WriteScan) -> Path:
+    return write_scan(arrays=uneven_arrays())
+
+
+# --- The numbers
+
+
+def test_rms_factor_equals_numpy_in_float64(path: Path) -> None:
+    module = ready(path)
+    train = uneven_arrays()["diffraction"][module.subset.train]
+    # 40 additions, a division and a root in float64, each rounded to 1.1e-16.
+    assert module.normalization.factor == pytest.approx((N / 2) / np.sqrt(energies(train).mean()), rel=1e-12)
+    assert module.normalization.mean_energy == pytest.approx(energies(train).mean(), rel=1e-12)
+    assert module.normalization.num_patterns == len(train)
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_intensity_scale_equals_numpy_in_float64(path: Path, group_size: int) -> None:
+    module = ready(path, group_size=group_size)
+    x_norm = times(module.normalization.factor, uneven_arrays()["diffraction"][module.subset.train])
+    # As above: the float32 inputs are the same ones, only the float64 sums round.
+    assert module.intensity_scale.value == pytest.approx(np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12)
+    assert module.intensity_scale.nphotons == NPHOTONS
+
+
+def test_mean_photons_of_the_scaled_patterns_are_nphotons(path: Path) -> None:
+    module = ready(path)
+    x_norm = times(module.normalization.factor, uneven_arrays()["diffraction"][module.subset.train])
+    photons = energies(module.intensity_scale.value * x_norm.astype(np.float64))
+    assert photons.mean() == pytest.approx(NPHOTONS, rel=1e-12)  # float64 rounding
+
+
+def closed_form(nphotons: float) -> float:
+    return math.sqrt(nphotons) / (N / 2)
+
+
+FLOAT32_ROUNDING = 2.0**-24
+"""X_norm is rounded to float32, each pixel by up to 2**-24 of itself, so the energy by up to 2**-23 and s, its root, by up to 2**-24."""
+
+
+@pytest.mark.parametrize("nphotons", [1.0, NPHOTONS, 1e9])
+def test_closed_form_holds_where_normalisation_and_scale_see_the_same_patterns(path: Path, nphotons: float) -> None:
+    assert ready(path, nphotons=nphotons).intensity_scale.value == pytest.approx(closed_form(nphotons), rel=1.001 * FLOAT32_ROUNDING)
+
+
+def test_closed_form_does_not_hold_for_other_patterns(path: Path) -> None:
+    """So the scale is computed from the patterns, not by the shortcut."""
+    module = ready(path)
+    patterns = uneven_arrays()["diffraction"]
+    for other in (module.subset.validation, module.subset.train[: len(module.subset.train) // 2]):
+        x_norm = times(module.normalization.factor, patterns[other])
+        scale = derive_intensity_scale(x_norm, NPHOTONS).value
+        assert scale == pytest.approx(np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12)  # float64 rounding
+        assert abs(scale / closed_form(NPHOTONS) - 1) > 0.01
+
+
+def test_each_training_pattern_is_counted_once_however_often_groups_repeat_it(path: Path) -> None:
+    module = ready(path, group_size=4)
+    train, groups = module.subset.train, module.subset.train_groups
+    assert module.intensity_scale.num_patterns == module.normalization.num_patterns == len(train) == len(set(train.tolist()))
+    assert groups.size == 4 * len(train)
+    energy = energies(uneven_arrays()["diffraction"])
+    assert abs(energy[groups].mean() / energy[train].mean() - 1) > 0.01  # counted as the groups repeat them, another number would come out
+    assert module.normalization.mean_energy == pytest.approx(energy[train].mean(), rel=1e-12)  # float64 rounding
+
+
+def scale_bits(module: ScanDataModule) -> tuple[str, ...]:
+    return module.normalization.factor.hex(), module.intensity_scale.value.hex(), module.normalization.mean_energy.hex()
+
+
+def changed_at(pattern: int) -> dict[str, np.ndarray]:
+    arrays = uneven_arrays()
+    arrays["diffraction"][pattern] *= 3
+    return arrays
+
+
+def test_validation_patterns_do_not_enter_the_scale(path: Path, write_scan: WriteScan) -> None:
+    before = ready(path)
+    for pattern in before.subset.validation:
+        assert scale_bits(ready(write_scan("changed.npz", arrays=changed_at(pattern)))) == scale_bits(before)
+
+
+def test_patterns_outside_the_subset_do_not_enter_the_scale(path: Path, write_scan: WriteScan) -> None:
+    before = ready(path)
+    unused = sorted(set(range(60)) - set(before.subset.train.tolist()) - set(before.subset.validation.tolist()))
+    assert len(unused) == 10
+    assert scale_bits(ready(write_scan("changed.npz", arrays=changed_at(unused[0])))) == scale_bits(before)
+
+
+def test_every_training_pattern_enters_the_scale(path: Path, write_scan: WriteScan) -> None:
+    before = ready(path)
+    for pattern in before.subset.train:
+        after = ready(write_scan("changed.npz", arrays=changed_at(pattern)))
+        assert after.normalization.factor != before.normalization.factor
+
+
+def test_nothing_is_written_to_the_scan(path: Path) -> None:
+    before = path.read_bytes()
+    list(ready(path).train_dataloader())
+    assert path.read_bytes() == before
+
+
+# --- Ranks
+
+
+def _numbers_on_a_rank(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    module = ready(path, **settings)
+    return {
+        "r": module.normalization.factor.hex(),
+        "s": module.intensity_scale.value.hex(),
+        "mean energy": module.intensity_scale.mean_energy.hex(),
+        "nphotons": (module.nphotons.value.hex(), module.nphotons.source),
+        "counted": (module.normalization.num_patterns, module.intensity_scale.num_patterns),
+        "fingerprint": module.subset.fingerprint,
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"nphotons": "measured"}, {"subset_size": 2, "val_fraction": 0.0, "group_size": 1}],
+    ids=["config", "measured", "a rank without patterns"],
+)
+def test_numbers_have_the_same_bits_on_every_rank_and_number_of_ranks(on_ranks: OnRanks, path: Path, settings: dict[str, Any]) -> None:
+    alone = _numbers_on_a_rank(path, settings)
+    for world_size in (1, 2, 3):
+        assert on_ranks(world_size, _numbers_on_a_rank, path, settings) == [alone] * world_size
+
+
+def _batches_on_a_rank(path: Path, global_batch_size: int, epoch: int) -> dict[str, Any]:
+    module = ready(path, global_batch_size=global_batch_size)
+    loader = module.train_dataloader()
+    loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    return {
+        "shapes": [tuple(batch.x_norm.shape) for batch in loader],
+        "train": [[(positions.tolist(), x.numpy().tobytes()) for x, positions in zip(*batch[:2], strict=True)] for batch in loader],
+        "validation": [batch.positions_px.tolist() for batch in module.val_dataloader()],
+    }
+
+
+@pytest.mark.parametrize(("world_size", "global_batch_size"), [(2, 7), (3, 2)])
+def test_ranks_together_see_the_batches_of_one_process(on_ranks: OnRanks, path: Path, world_size: int, global_batch_size: int) -> None:
+    alone = _batches_on_a_rank(path, global_batch_size, 1)
+    ranks = on_ranks(world_size, _batches_on_a_rank, path, global_batch_size, 1)
+    for step, expected in enumerate(alone["train"]):
+        assert sorted(sample for one in ranks for sample in one["train"][step]) == sorted(expected)
+    for step, expected in enumerate(alone["validation"]):
+        assert sorted(sample for one in ranks for sample in one["validation"][step]) == sorted(expected)
+    if global_batch_size < world_size:
+        assert ranks[-1]["shapes"] == [(0, 4, N, N)] * len(alone["train"])
+
+
+def _refusal_on_a_rank(paths: list[Path], settings: dict[str, Any]) -> str:
+    try:
+        ready(paths[rank()], **settings)
+    except FailedTogether as error:
+        return str(error)
+    return "no error"
+
+
+def with_nan_at(pattern: int) -> dict[str, np.ndarray]:
+    arrays = uneven_arrays()
+    arrays["diffraction"][pattern, 2, 3] = np.nan
+    return arrays
+
+
+@pytest.mark.parametrize("side", ["train", "validation"])
+def test_nan_in_a_pattern_that_is_used_is_met_in_setup(path: Path, write_scan: WriteScan, side: str) -> None:
+    for pattern in getattr(ready(path).subset, side)[:3]:
+        bad = write_scan("bad.npz", arrays=with_nan_at(pattern))
+        with pytest.raises(ScanError, match=rf"{bad}: diffraction: found nan at pixel \[2, 3\] of pattern {pattern}, expected finite"):
+            ready(bad)
+
+
+@pytest.mark.parametrize("side", ["train", "validation"])
+def test_nan_that_one_rank_meets_fails_every_rank_in_setup(on_ranks: OnRanks, path: Path, write_scan: WriteScan, side: str) -> None:
+    pattern = int(getattr(ready(path).subset, side)[0])
+    bad = write_scan("bad.npz", arrays=with_nan_at(pattern))
+    first, second = on_ranks(2, _refusal_on_a_rank, [bad, bad], {})
+    assert first == second
+    assert first.startswith(f"rank 0: {bad}: diffraction: found nan at pixel [2, 3] of pattern {pattern}, expected finite amplitude")
+
+
+def test_ranks_without_nphotons_fail_together(on_ranks: OnRanks, path: Path) -> None:
+    first, second = on_ranks(2, _refusal_on_a_rank, [path, path], {"nphotons": None})
+    assert first == second
+    assert "set data.nphotons" in first
+
+
+# --- Batches
+
+
+def test_batches_hold_the_normalised_patterns_and_their_positions(path: Path) -> None:
+    module = ready(path)
+    arrays = uneven_arrays()
+    positions_px = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    seen = []
+    for loader in (module.train_dataloader(), module.val_dataloader()):
+        for batch in loader:
+            assert (batch.x_norm.dtype, batch.positions_px.dtype, batch.scan.dtype) == (torch.float32, torch.float64, torch.int64)
+            assert batch.scan.tolist() == [0] * len(batch.x_norm)
+            for x_norm, positions in zip(batch.x_norm.numpy(), batch.positions_px.numpy(), strict=True):
+                group = [int(np.flatnonzero((positions_px == position).all(axis=1)).item()) for position in positions]
+                assert np.array_equal(x_norm, times(module.normalization.factor, arrays["diffraction"][group]))
+                seen.append(group)
+    assert sorted(seen) == sorted([*module.subset.train_groups.tolist(), *module.subset.validation_groups.tolist()])
+
+
+def test_normalised_patterns_have_a_mean_energy_of_n_over_two_squared(path: Path) -> None:
+    module = ready(path, group_size=1)
+    x_norm = np.concatenate([batch.x_norm.numpy()[:, 0] for batch in module.train_dataloader()])
+    assert energies(x_norm).mean() == pytest.approx((N / 2) ** 2, rel=2.002 * FLOAT32_ROUNDING)  # the energy's share of the rounding above
+
+
+def test_batch_of_no_sample_is_empty_but_shaped(path: Path) -> None:
+    dataset: Any = ready(path).train_dataloader().dataset
+    batch = dataset.__getitems__([])
+    assert [tuple(field.shape) for field in batch] == [(0, 4, N, N), (0, 4, 2), (0,)]
+    assert [field.dtype for field in batch] == [torch.float32, torch.float64, torch.int64]
+
+
+def test_training_order_changes_with_seed_and_epoch_but_validation_keeps_its_own(path: Path) -> None:
+    def order(loader: Any, epoch: int = 0) -> list[list[float]]:
+        loader.batch_sampler.set_epoch(epoch)
+        return [position for batch in loader for position in batch.positions_px[:, 0].tolist()]
+
+    module = ready(path)
+    first = order(module.train_dataloader())
+    assert order(module.train_dataloader(), epoch=1) != first
+    assert order(ready(path, seed=1).train_dataloader()) != first
+    assert order(ready(path).train_dataloader()) == first
+    assert order(module.val_dataloader()) == order(ready(path, seed=1).val_dataloader(), epoch=3)
+
+
+def test_no_validation_gives_no_loader(path: Path) -> None:
+    assert ready(path, val_fraction=0.0).val_dataloader() == []
+
+
+def test_chunks_of_any_size_give_the_same_bits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = scale_bits(ready(path))
+    for chunk_bytes in (1, 8 * N**2 * 7):
+        monkeypatch.setattr("ptycho_dist.data.module.CHUNK_BYTES", chunk_bytes)
+        assert scale_bits(ready(path)) == whole
+
+
+# --- nphotons
+
+
+def saying(nphotons: float | None) -> dict[str, np.ndarray]:
+    return {"_metadata": np.array(json.dumps({"physics_parameters": {"nphotons": nphotons}}))}
+
+
+@pytest.mark.parametrize(
+    ("in_file", "configured", "value", "source"),
+    [
+        (5e5, 1e3, 5e5, "metadata"),
+        (5e5, "measured", 5e5, "metadata"),
+        (5e5, None, 5e5, "metadata"),
+        (None, 1e3, 1e3, "config"),
+    ],
+)
+def test_nphotons_is_the_metadatas_then_the_configs(
+    write_scan: WriteScan, in_file: float | None, configured: Any, value: float, source: str
+) -> None:
+    module = ready(write_scan(arrays={**uneven_arrays(), **saying(in_file)}), nphotons=configured)
+    assert (module.nphotons.value, module.nphotons.source) == (value, source)
+    assert module.intensity_scale.nphotons == value
+
+
+def test_measured_nphotons_are_the_mean_counts_of_the_training_patterns(write_scan: WriteScan) -> None:
+    counts = np.random.default_rng(0).poisson(uneven_arrays()["diffraction"].astype(np.float64) ** 2).astype(np.uint16)
+    module = ready(write_scan(arrays={**uneven_arrays(), "diffraction": counts}), nphotons="measured", measurement="counts")
+    expected = counts[module.subset.train].astype(np.float64).sum(axis=(1, 2)).mean()
+    assert module.nphotons.source == "measured"
+    # The amplitude, the root of the counts, is rounded to float32: 2**-24 of it, 2**-23 of the counts.
+    assert module.nphotons.value == pytest.approx(expected, rel=2.002 * FLOAT32_ROUNDING)
+
+
+def test_nobody_says_nphotons_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"nphotons: {path} has no _metadata .*data\.nphotons is None"):
+        ready(path, nphotons=None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [(5e5, 6e5, "metadata disagree"), (5e5, None, r"but .*two\.npz says nothing"), (None, 5e5, r"but .*one\.npz says nothing")],
+)
+def test_scans_that_do_not_agree_on_nphotons_are_refused(
+    write_scan: WriteScan, first: float | None, second: float | None, message: str
+) -> None:
+    paths = [
+        write_scan(f"{name}.npz", arrays={**uneven_arrays(), **saying(nphotons)}) for name, nphotons in (("one", first), ("two", second))
+    ]
+    with pytest.raises(ValueError, match=message):
+        ready(paths)
+
+
+# --- Several scans
+
+
+@pytest.fixture
+def two_scans(write_scan: WriteScan) -> tuple[list[Path], list[dict[str, np.ndarray]]]:
+    """Another probe, other positions, and counts in place of amplitudes in the second."""
+    first, second = uneven_arrays(), uneven_arrays(seed=1)
+    second["probeGuess"] = 2j * second["probeGuess"]
+    second["ycoords"] = second["ycoords"] + 1000
+    stored = {**second, "diffraction": second["diffraction"].astype(np.float64) ** 2}
+    paths = [
+        write_scan(name, arrays=arrays, _metadata=np.array(json.dumps({"measurement": measurement})))
+        for name, arrays, measurement in (("one.npz", first, "amplitude"), ("two.npz", stored, "counts"))
+    ]
+    second["diffraction"] = np.sqrt(stored["diffraction"]).astype(np.float32)
+    return paths, [first, second]
+
+
+def test_groups_of_two_scans_know_their_scan(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+    paths, arrays = two_scans
+    module = ready(paths, measurement=None, subset_size=None)
+    positions_px = [np.stack([one["ycoords"], one["xcoords"]], axis=1) for one in arrays]
+    groups_of_scan = [0, 0]
+    for batch in module.train_dataloader():
+        for x_norm, positions, scan in zip(batch.x_norm.numpy(), batch.positions_px.numpy(), batch.scan.tolist(), strict=True):
+            group = [int(np.flatnonzero((positions_px[scan] == position).all(axis=1)).item()) for position in positions]
+            assert np.array_equal(x_norm, times(module.normalization.factor, arrays[scan]["diffraction"][group]))
+            groups_of_scan[scan] += 1
+    assert sum(groups_of_scan) == len(module.subset.train)
+    assert min(groups_of_scan) > 0
+    for scan, one in zip(module.scans, arrays, strict=True):
+        assert np.array_equal(scan.probe[0], one["probeGuess"])
+
+
+def test_two_scans_have_one_scale(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+    paths, arrays = two_scans
+    module = ready(paths, measurement=None, subset_size=None)
+    train = np.concatenate([one["diffraction"] for one in arrays])[module.subset.train]
+    factor = (N / 2) / np.sqrt(energies(train).mean())
+    assert module.normalization.factor == pytest.approx(factor, rel=1e-12)  # float64 rounding
+    scale = np.sqrt(NPHOTONS / energies(times(module.normalization.factor, train)).mean())
+    assert module.intensity_scale.value == pytest.approx(scale, rel=1e-12)  # float64 rounding
+
+
+@pytest.mark.parametrize("settings", [{"pattern_size": 32}, {"modes": 2}])
+def test_scans_of_unlike_probes_are_refused_by_name(write_scan: WriteScan, settings: dict[str, int]) -> None:
+    paths = [write_scan("one.npz"), write_scan("two.npz", arrays=small_scan_arrays(**settings))]
+    with pytest.raises(ScanError, match=rf"{paths[1]}: probe: found shape .*, expected \(1, 16, 16\), as {paths[0]} has"):
+        ready(paths, subset_size=None)
+
+
+# --- The log
+
+
+def _log_of_a_rank(path: Path) -> list[str]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("ptycho_dist")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        ready(path)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return lines
+
+
+def require_audit(lines: list[str], module: ScanDataModule, *, num_ranks: int) -> None:
+    num_patterns = len(module.subset.train)
+    for words in (
+        f"fingerprint {module.subset.fingerprint}",
+        f"normalization: rms, factor r = {module.normalization.factor!r} from {num_patterns} patterns",
+        f"nphotons: {NPHOTONS!r} (source: config)",
+        f"intensity_scale: {module.intensity_scale.value!r} from {num_patterns} patterns on {num_ranks} rank(s)",
+        str(module.config.path),
+    ):
+        assert sum(words in line for line in lines) == 1, words
+
+
+def test_log_holds_what_an_audit_needs_once(path: Path) -> None:
+    require_audit(_log_of_a_rank(path), ready(path), num_ranks=1)
+
+
+def test_log_is_rank_zeros_alone(on_ranks: OnRanks, path: Path) -> None:
+    first, second, third = on_ranks(3, _log_of_a_rank, path)
+    require_audit(first, ready(path), num_ranks=3)
+    assert second == third == []

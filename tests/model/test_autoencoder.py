@@ -1,0 +1,108 @@
+"""What training and inference rely on in the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ptycho_dist.model.autoencoder import PtychoAutoencoder, back_propagate
+from ptycho_dist.physics.probe import normalize_probe
+from ptycho_dist.physics.propagation import diffracted_intensity
+
+
+def probe_and_amplitude(num_patterns: int, size: int, modes: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(size) - size / 2, torch.arange(size) - size / 2, indexing="ij")
+    envelope = torch.exp(-(y**2 + x**2) / (2 * (size / 6) ** 2) + 0.02j * (y**2 + x**2))
+    probe = normalize_probe(torch.stack([envelope * (y / size) ** mode for mode in range(modes)]))
+    patches = torch.polar(1 + 0.1 * torch.rand(num_patterns, size, size, generator=generator), torch.rand(num_patterns, size, size))
+    return probe, diffracted_intensity(patches, probe).sqrt()
+
+
+def trained_like(size: int, width: int = 4) -> PtychoAutoencoder:
+    """Weights as some training might leave them: the head is not zero."""
+    torch.manual_seed(0)
+    network = PtychoAutoencoder(pattern_size=size, base_width=width)
+    for parameter in network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("size", [16, 64, 128, 256])
+def test_training_starts_at_the_empty_object(size: int) -> None:
+    probe, x_norm = probe_and_amplitude(2, size)
+    patches = PtychoAutoencoder(pattern_size=size, base_width=4)(x_norm, probe[None])
+    assert patches.dtype == torch.complex64
+    assert torch.equal(patches, torch.ones(2, size, size, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("size", [0, 8, 48, 100])
+def test_other_sizes_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"power of two and at least 16, not {size}"):
+        PtychoAutoencoder(pattern_size=size, base_width=4)
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_transparent_object_back_propagates_to_nothing(modes: int) -> None:
+    probe, _ = probe_and_amplitude(1, 32, modes)
+    x_norm = diffracted_intensity(torch.ones(1, 32, 32, dtype=torch.complex64), probe).sqrt()
+    guess = back_propagate(x_norm, probe[None])
+    assert guess[:, :2].abs().max() < 1e-5  # float32 transforms
+
+
+def test_weak_object_back_propagates_to_itself_and_its_twin() -> None:
+    """b is about half of (O - 1) |P|^2 / max |P|^2 plus its twin; for an object that is its own twin the two add up."""
+    size = 32
+    y, x = torch.meshgrid(torch.arange(size) - size / 2, torch.arange(size) - size / 2, indexing="ij")
+    probe = normalize_probe(torch.exp(-(y**2 + x**2) / 50).to(torch.complex64)[None])  # real and even
+    absorber = 1 - 1e-2 * torch.exp(-(y**2 + x**2) / 200)  # real and even, smoother than the probe
+    x_norm = diffracted_intensity(absorber.to(torch.complex64)[None], probe).sqrt()
+    light = probe[0].abs().square() / probe[0].abs().square().max()
+    guess = back_propagate(x_norm, probe[None])[0]
+    torch.testing.assert_close(guess[0], (absorber - 1) * light, rtol=0, atol=2e-4)  # second order in 1e-2
+    torch.testing.assert_close(guess[2], light)
+
+
+def test_amplitudes_above_one_and_any_phase_can_be_represented() -> None:
+    network = PtychoAutoencoder(pattern_size=16, base_width=4)
+    probe, x_norm = probe_and_amplitude(1, 16)
+    bias = network.head[1].bias.data
+    bias[:4], bias[4:] = 1.0, 7.0
+    patches = network(x_norm, probe[None])
+    torch.testing.assert_close(patches, torch.polar(torch.tensor(1.0).exp(), torch.tensor(7.0)).expand(1, 16, 16))
+
+
+def test_a_patch_depends_on_its_own_pattern_alone() -> None:
+    network, (probe, x_norm) = trained_like(32), probe_and_amplitude(6, 32)
+    together = network(x_norm, probe[None])
+    for number in range(6):
+        # convolutions of another batch size may round differently
+        torch.testing.assert_close(network(x_norm[number : number + 1], probe[None])[0], together[number], rtol=1e-4, atol=1e-5)
+
+
+def test_groups_and_their_own_probes() -> None:
+    network, (probe, x_norm) = trained_like(16), probe_and_amplitude(8, 16)
+    probes = probe * torch.polar(torch.ones(8), torch.linspace(0, 3, 8))[:, None, None, None]
+    grouped = network(x_norm.view(2, 4, 16, 16), probes.view(2, 4, 1, 16, 16))
+    torch.testing.assert_close(grouped.flatten(0, 1), network(x_norm, probes))
+
+
+def test_probe_axes_that_could_pair_with_the_wrong_ones_are_refused() -> None:
+    network, (probe, x_norm) = trained_like(16), probe_and_amplitude(16, 16)
+    with pytest.raises(ValueError, match=r"expected \(..., modes, N, N\)"):
+        network(x_norm.view(4, 4, 16, 16), probe.expand(4, 1, 16, 16))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_empty_batch_gives_every_weight_a_zero_gradient(precision: torch.dtype) -> None:
+    network, (probe, _) = trained_like(16), probe_and_amplitude(1, 16)
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        patches = network(torch.zeros(0, 4, 16, 16), probe[None, None].expand(0, 4, 1, 16, 16))
+    assert patches.shape == (0, 4, 16, 16)
+    patches.abs().sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in network.parameters())
+
+
+def test_weights_follow_the_seed() -> None:
+    first, second = trained_like(16).state_dict(), trained_like(16).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)

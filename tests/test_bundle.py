@@ -1,0 +1,420 @@
+"""The bundle comes back as it was saved, or is refused with a message that says why."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+import ptycho_dist.bundle
+from ptycho_dist.bundle import SCHEMA, Bundle, BundleError, load_bundle, save_bundle, software_versions
+from ptycho_dist.config import Config, DataConfig, ModelConfig
+from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.scale.intensity_scale import IntensityScale
+
+N, WIDTH = 16, 2
+MEMBERS = ["bundle.yaml", "weights.safetensors", "probe.npy"]
+
+
+def network(seed: int = 0, *, base_width: int = WIDTH) -> PtychoAutoencoder:
+    """Random in every tensor: a fresh network's head is zero, so that its output would not tell one network from another."""
+    torch.manual_seed(seed)
+    fresh = PtychoAutoencoder(pattern_size=N, base_width=base_width)
+    for parameter in fresh.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return fresh
+
+
+def example(seed: int = 0) -> Bundle:
+    random = np.random.default_rng(seed)
+    return Bundle(
+        config=Config(data=DataConfig(path="scan.npz", nphotons=1e6), model=ModelConfig(base_width=WIDTH)),
+        # Numbers that no short decimal stands for: a rounded record would show.
+        scale=IntensityScale(value=125.1 / 3, nphotons=1e6 / 7, mean_energy=64.0 + 1e-13, num_patterns=1234567),
+        nphotons_source="config",
+        gain=1.1 / 3,
+        rms_factor=0.1 + 0.2,
+        subset_fingerprint="ab" * 32,
+        probe=(random.normal(size=(2, N, N)) + 1j * random.normal(size=(2, N, N))).astype(np.complex64),
+        weights=network(seed).state_dict(),
+        versions=software_versions(),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "bundle.zip", example())
+    return tmp_path / "bundle.zip"
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def rewrite(path: Path, changed: Mapping[str, bytes], *, sign: bool = True) -> None:
+    """Replace members; with `sign` the record tells their new SHA-256, as a forger would."""
+    members = {**contents(path), **changed}
+    if sign:
+        record = yaml.safe_load(members["bundle.yaml"])
+        record["sha256"] = {name: hashlib.sha256(members[name]).hexdigest() for name in MEMBERS[1:]}
+        members["bundle.yaml"] = yaml.safe_dump(record).encode()
+    write_zip(path, members)
+
+
+def edit_record(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    record = yaml.safe_load(contents(path)["bundle.yaml"])
+    edit(record)
+    rewrite(path, {"bundle.yaml": yaml.safe_dump(record).encode()}, sign=False)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BundleError) as refused:
+        load_bundle(path)
+    assert str(path) in str(refused.value)
+    return str(refused.value)
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def test_weights_come_back_bit_by_bit(path: Path) -> None:
+    saved, loaded = example().weights, load_bundle(path).weights
+    assert sorted(saved) == sorted(loaded)
+    for name, tensor in saved.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert loaded[name].numpy().tobytes() == tensor.numpy().tobytes()
+
+
+def test_records_come_back_bit_by_bit(path: Path) -> None:
+    saved, loaded = example(), load_bundle(path)
+    assert loaded.scale == saved.scale
+    assert loaded.config == saved.config
+    for name in ("nphotons_source", "gain", "rms_factor", "subset_fingerprint", "versions", "intensity_scale", "pattern_size"):
+        assert getattr(loaded, name) == getattr(saved, name), name
+
+
+def test_probe_comes_back_bit_by_bit(path: Path) -> None:
+    saved, loaded = example().probe, load_bundle(path).probe
+    assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
+
+
+def test_weights_that_are_not_contiguous_come_back(tmp_path: Path) -> None:
+    """A network that is in channels-last memory holds such tensors."""
+    saved = network().to(memory_format=torch.channels_last).state_dict()
+    assert not all(tensor.is_contiguous() for tensor in saved.values())
+    save_bundle(tmp_path / "bundle.zip", replace(example(), weights=saved))
+    loaded = load_bundle(tmp_path / "bundle.zip").weights
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+
+
+def test_model_gives_the_outputs_of_the_trained_network(path: Path) -> None:
+    x_norm = torch.rand(3, N, N)
+    probe = torch.from_numpy(example().probe)[None]
+    model = load_bundle(path).build_model("cpu")
+    with torch.no_grad():
+        # The same weights; a convolution may add in another order where memory is laid out otherwise: float32 rounding through ten layers.
+        torch.testing.assert_close(model(x_norm, probe), network()(x_norm, probe), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(model(x_norm, probe), network(seed=1)(x_norm, probe), rtol=1e-2, atol=1e-2)
+
+
+def test_model_is_ready_for_inference(path: Path) -> None:
+    model = load_bundle(path).build_model("cpu")
+    assert not any(module.training for module in model.modules())
+
+
+def test_archive_holds_the_three_members_stored(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        assert sorted(archive.namelist()) == sorted(MEMBERS)
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_nothing_in_the_archive_is_a_pickle(path: Path) -> None:
+    members = contents(path)
+    for name, content in members.items():
+        assert not name.endswith((".pkl", ".pickle", ".pt", ".pth", ".ckpt"))
+        assert not content.startswith(b"\x80")
+        with pytest.raises(ValueError):  # noqa: PT011 - whatever the reason, these bytes are no pickle
+            list(pickletools.genops(content))
+    assert np.lib.format.read_magic(stream := io.BytesIO(members["probe.npy"])) == (1, 0)
+    assert not np.lib.format.read_array_header_1_0(stream)[2].hasobject
+    (header_bytes,) = struct.unpack("<Q", members["weights.safetensors"][:8])
+    assert members["weights.safetensors"][8 : 8 + header_bytes].strip().startswith(b"{")
+
+
+def test_record_is_plain_yaml_with_what_an_audit_needs(path: Path) -> None:
+    members = contents(path)
+    record, saved = yaml.safe_load(members["bundle.yaml"]), example()
+    assert record["schema"] == SCHEMA
+    assert record["intensity_scale"] == saved.intensity_scale
+    assert (record["nphotons"], record["nphotons_source"], record["num_patterns"]) == (saved.scale.nphotons, "config", 1234567)
+    assert record["normalization"] == {"mode": "rms", "factor": saved.rms_factor}
+    assert record["subset_fingerprint"] == saved.subset_fingerprint
+    assert record["config"] == saved.config.to_dict()
+    assert set(record["versions"]) >= {"ptycho_dist", "torch", "numpy", "python"}
+    assert record["sha256"] == {name: hashlib.sha256(members[name]).hexdigest() for name in MEMBERS[1:]}
+
+
+def test_failing_write_leaves_the_old_bundle_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+    written = []
+
+    def fail_at_the_second(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+        written.append(name)
+        if len(written) == 2:
+            raise OSError("disk full")
+        archive_writestr(archive, name, content)
+
+    archive_writestr = zipfile.ZipFile.writestr
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", fail_at_the_second)
+    with pytest.raises(OSError, match="disk full"):
+        save_bundle(path, example(seed=1))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_saving_replaces_the_old_bundle(path: Path) -> None:
+    save_bundle(path, example(seed=1))
+    loaded = load_bundle(path)
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in example(seed=1).weights.items())
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_truncated_bundle_is_refused(path: Path, share: float) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "truncated, altered or not a bundle" in refusal(path)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.999])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_flipped_bit_in_a_member_is_refused(path: Path, member: str, place: float) -> None:
+    content, whole = contents(path)[member], bytearray(path.read_bytes())
+    start = whole.find(content)
+    whole[start + int(place * len(content))] ^= 0x10
+    path.write_bytes(whole)
+    message = refusal(path)
+    assert "truncated, altered or not a bundle" in message
+    assert member in message
+
+
+@pytest.mark.parametrize("member", MEMBERS[1:])
+def test_member_of_another_bundle_is_refused(path: Path, tmp_path: Path, member: str) -> None:
+    """Its own checksum in the archive is right, so that only the record's SHA-256 tells."""
+    save_bundle(tmp_path / "other.zip", example(seed=1))
+    rewrite(path, {member: contents(tmp_path / "other.zip")[member]}, sign=False)
+    assert f"{member} is not the one that was written" in refusal(path)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_missing_member_is_refused(path: Path, member: str) -> None:
+    write_zip(path, {name: content for name, content in contents(path).items() if name != member})
+    assert "found an archive of" in (message := refusal(path))
+    assert member in message.split("expected")[1]
+
+
+@pytest.mark.parametrize("name", ["extra.txt", "/etc/passwd", "../outside.txt", "bundle.yaml/", "weights.pkl"])
+def test_extra_member_is_refused_and_nothing_is_written(path: Path, name: str) -> None:
+    write_zip(path, {**contents(path), name: b"content"})
+    assert repr(name) in refusal(path).split("expected")[0]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["/probe.npy", "../probe.npy", "Probe.npy"])
+def test_member_of_another_name_is_refused(path: Path, name: str) -> None:
+    members = contents(path)
+    write_zip(path, {(name if member == "probe.npy" else member): content for member, content in members.items()})
+    assert repr(name) in refusal(path).split("expected")[0]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_member_that_stands_there_twice_is_refused(path: Path) -> None:
+    members = contents(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("bundle.yaml", members["bundle.yaml"])
+    assert "found an archive of" in refusal(path)
+
+
+def test_compressed_member_is_refused_before_it_is_unpacked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_zip(path, {**contents(path), "probe.npy": bytes(1 << 26)}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 18
+
+    def unpack(*_: object) -> bytes:
+        raise AssertionError("the bomb was opened")
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", unpack)
+    assert "is compressed, expected it stored" in refusal(path)
+
+
+def test_large_record_is_refused_before_it_is_parsed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(path, {"bundle.yaml": b"a: 1\n" * (1 << 18)}, sign=False)
+    monkeypatch.setattr(ptycho_dist.bundle.yaml, "safe_load", None)
+    assert "bundle.yaml has 1310720 bytes, expected at most" in refusal(path)
+
+
+def test_newer_schema_is_refused_and_says_what_to_do(path: Path) -> None:
+    edit_record(path, lambda record: record.update(schema=SCHEMA + 1, config={"of": "the future"}))
+    assert f"schema is {SCHEMA + 1}, this ptycho_dist reads up to {SCHEMA}: install a newer one" in refusal(path)
+
+
+def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.zip").write_text("hello")
+    np.savez(tmp_path / "scan.npz", diffraction=np.ones((2, 4, 4)))
+    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    assert "not a bundle" in refusal(tmp_path / "text.zip")
+    assert "found an archive of ['diffraction.npy']" in refusal(tmp_path / "scan.npz")
+    assert "found an archive of ['last/data.pkl'" in refusal(tmp_path / "last.ckpt")
+
+
+def test_missing_file_and_directory_are_named(tmp_path: Path) -> None:
+    assert "found no file, expected a bundle" in refusal(tmp_path / "missing.zip")
+    assert "found a directory, expected a bundle" in refusal(tmp_path)
+
+
+def test_record_of_another_program_is_refused(path: Path) -> None:
+    edit_record(path, lambda record: record.update(format="something else"))
+    assert "does not describe a ptycho_dist bundle" in refusal(path)
+
+
+class Attack:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.witness), "w")
+
+
+@pytest.mark.parametrize("member", MEMBERS[1:])
+def test_pickle_in_place_of_a_member_is_refused_and_not_run(path: Path, tmp_path: Path, member: str) -> None:
+    witness = tmp_path / "witness"
+    attack = pickle.dumps(Attack(witness))
+    pickle.loads(attack).close()  # the attack is a live one
+    witness.unlink()
+    rewrite(path, {member: attack})
+    assert "don't make a bundle" in refusal(path)
+    assert not witness.exists()
+
+
+def test_pickle_in_the_probe_array_is_refused_and_not_run(path: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    attack = npy(np.array(Attack(witness), dtype=object))
+    np.load(io.BytesIO(attack), allow_pickle=True).item().close()
+    witness.unlink()
+    rewrite(path, {"probe.npy": attack})
+    assert "don't make a bundle" in refusal(path)
+    assert not witness.exists()
+
+
+def test_python_tag_in_the_record_is_refused_and_not_run(path: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    attack = f"format: !!python/object/apply:builtins.open [{witness}, w]".encode()
+    yaml.unsafe_load(attack)["format"].close()
+    witness.unlink()
+    rewrite(path, {"bundle.yaml": attack}, sign=False)
+    assert "bundle.yaml is not YAML" in refusal(path)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"{", b"[" * 100_000, b"a: 2001-99-99", b"a: 0x_"])
+def test_record_that_is_no_yaml_is_refused(path: Path, content: bytes) -> None:
+    rewrite(path, {"bundle.yaml": content}, sign=False)
+    assert "bundle.yaml is not YAML" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "named"),
+    [
+        (network(base_width=WIDTH + 1).state_dict(), "size mismatch"),
+        ({"extra": torch.zeros(3)}, "Missing key"),
+        ({**network().state_dict(), "extra": torch.zeros(3)}, "Unexpected key"),
+        ({}, "Missing key"),
+    ],
+    ids=["of another width", "few", "one more", "none"],
+)
+def test_weights_of_another_network_are_refused(path: Path, weights: dict[str, torch.Tensor], named: str) -> None:
+    rewrite(path, {"weights.safetensors": safetensors.torch.save(weights)})
+    assert named in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("probe", "named"),
+    [
+        (np.ones((1, N, N), np.complex128), "complex128 (1, 16, 16), expected complex64 (modes, N, N)"),
+        (np.ones((N, N), np.complex64), "complex64 (16, 16), expected complex64 (modes, N, N)"),
+        (np.ones((1, 24, 24), np.complex64), "pattern_size must be a power of two"),
+    ],
+)
+def test_probe_that_does_not_fit_is_refused(path: Path, probe: np.ndarray, named: str) -> None:
+    rewrite(path, {"probe.npy": npy(probe)})
+    assert named in refusal(path)
+
+
+WRONG_RECORDS: dict[str, list[Any]] = {
+    "intensity_scale": [0, -1.0, float("nan"), float("inf"), "12", True, None],
+    "nphotons": [0, float("nan"), "1e6", None],
+    "mean_energy": [0, float("inf"), None],
+    "num_patterns": [None, "many", 1.5, True],
+    "gain": [0, float("nan"), None],
+    "normalization": [None, {}, {"factor": 0}, "rms", [1]],
+    "subset_fingerprint": [None, 5],
+    "nphotons_source": [None, 5],
+    "config": [None, 3, {"unknown": {"key": 1}}, {"train": {"epochs": 0}}],
+    "versions": [None, "1.0"],
+    "sha256": [None, "abc", [1], {}],
+    "schema": [None, "1", 1.0],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_RECORDS.items() for value in values])
+def test_wrong_record_is_refused(path: Path, key: str, value: Any) -> None:
+    edit_record(path, lambda record: record.update({key: value}))
+    refusal(path)
+
+
+@pytest.mark.parametrize("key", ["format", *WRONG_RECORDS])
+def test_record_without_a_key_is_refused(path: Path, key: str) -> None:
+    edit_record(path, lambda record: record.pop(key))
+    refusal(path)
+
+
+def test_missing_and_wrong_numbers_are_named(path: Path) -> None:
+    edit_record(path, lambda record: record.update(intensity_scale=float("nan")))
+    assert "intensity_scale is nan, expected a positive number" in refusal(path)
+    edit_record(path, lambda record: record.pop("intensity_scale"))
+    assert "'intensity_scale' is missing" in refusal(path)
+
+
+def test_edited_scale_loads_and_changes_nothing_but_the_scale(path: Path) -> None:
+    """The scale is read from the record, never derived again or taken from elsewhere."""
+    before = load_bundle(path)
+    edit_record(path, lambda record: record.update(intensity_scale=3 * before.intensity_scale))
+    after = load_bundle(path)
+    assert after.intensity_scale == 3 * before.intensity_scale
+    assert replace(after.scale, value=before.intensity_scale) == before.scale
+    for name in ("config", "nphotons_source", "gain", "rms_factor", "subset_fingerprint", "versions"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert np.array_equal(after.probe, before.probe)
+    assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())

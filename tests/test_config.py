@@ -1,0 +1,268 @@
+"""The configuration is read strictly: nothing unknown, nothing of the wrong type, and the message names the key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import ArgumentError
+
+from ptycho_dist.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    SimulationConfig,
+    TrainConfig,
+    make_parser,
+    parse_mapping,
+    read_config,
+)
+
+CONCERNS = [DataConfig, ModelConfig, TrainConfig, SimulationConfig]
+
+
+def from_command_line(*arguments: str) -> Config:
+    parser = make_parser("test")
+    return read_config(parser, parser.parse_args(list(arguments)))
+
+
+@pytest.fixture
+def from_yaml(tmp_path: Path) -> Callable[..., Config]:
+    def read(text: str, *arguments: str) -> Config:
+        (tmp_path / "config.yaml").write_text(text)
+        return from_command_line("--config", str(tmp_path / "config.yaml"), *arguments)
+
+    return read
+
+
+def test_no_argument_gives_the_defaults() -> None:
+    assert from_command_line() == Config()
+
+
+def test_only_the_scientist_says_what_only_he_can_know() -> None:
+    data = Config().data
+    assert (data.path, data.measurement, data.nphotons) == (None, None, None)
+
+
+def test_missing_path_is_named_when_it_is_needed() -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is None, expected a scan file"):
+        _ = DataConfig().paths
+
+
+UNKNOWN = {
+    "key": ("data: {pathh: scan.npz}", "pathh"),
+    "concern": ("dato: {path: scan.npz}", "dato"),
+    "key of another concern": ("train: {subset_size: 5}", "subset_size"),
+    "key at the top": ("epochs: 5", "epochs"),
+    "concern without keys": ("dato: null", "dato"),
+}
+
+
+@pytest.mark.parametrize(("text", "named"), UNKNOWN.values(), ids=UNKNOWN)
+def test_unknown_key_in_yaml_is_refused_by_name(from_yaml: Callable[..., Config], text: str, named: str) -> None:
+    with pytest.raises((ArgumentError, ConfigError), match=named):
+        from_yaml(text)
+
+
+@pytest.mark.parametrize(("text", "named"), UNKNOWN.values(), ids=UNKNOWN)
+def test_unknown_key_in_a_mapping_is_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        parse_mapping(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("option", ["--data.pathh", "--dato.path", "--epochs", "--train.subset_size", "--train.epoch", "--train.learning"])
+def test_unknown_or_abbreviated_option_is_refused_by_name(option: str) -> None:
+    with pytest.raises(ArgumentError, match=f"unrecognized arguments: {option}"):
+        from_command_line(option, "1")
+
+
+WRONG = {
+    "data.path": [5, [1, 2], {"a": 1}],
+    "data.measurement": ["intensity", 1, True],
+    "data.nphotons": [True, "guess", [1.0], 0, -1.0, float("nan"), float("inf")],
+    "data.subset_size": [2.5, "many", True, 0, -3],
+    "data.subset_seed": [None, 1.5, "x", -1],
+    "data.val_fraction": [True, "x", None, -0.1, 1, 1.5, float("nan")],
+    "data.group_size": [None, 1.5, True, 0],
+    "model.base_width": [None, 1.5, True, 0],
+    "model.intensity_scale_trainable": [1, "maybe", None],
+    "train.run_dir": [None, 5],
+    "train.epochs": [None, 3.0, "three", True, 0],
+    "train.max_minutes": ["long", True, 0, -1, float("nan")],
+    "train.global_batch_size": [None, 1.5, 0],
+    "train.learning_rate": [None, True, "x", 0, -1.0, float("nan"), float("inf")],
+    "train.precision": [None, "bf16-true", "16-true", "half"],
+    "train.seed": [None, 1.5, -1],
+    "train.resume": [5, True],
+    "simulation.scan_shape": [None, [3], [0, 3], [1.5, 2], 7],
+    "simulation.amplitude_range": [None, [1, 0.5], [-0.1, 1]],
+    "simulation.pattern_size": [None, 7, 0],
+    "simulation.nphotons": [None, 0, "measured"],
+}
+CASES = [(key, value) for key, values in WRONG.items() for value in values]
+
+
+@pytest.mark.parametrize(("key", "value"), CASES)
+def test_wrong_type_or_range_in_a_mapping_is_refused_by_name(key: str, value: Any) -> None:
+    concern, name = key.split(".")
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        parse_mapping({concern: {name: value}})
+
+
+@pytest.mark.parametrize(("key", "value"), CASES)
+def test_wrong_type_or_range_in_yaml_is_refused_by_name(from_yaml: Callable[..., Config], key: str, value: Any) -> None:
+    concern, name = key.split(".")
+    with pytest.raises((ArgumentError, ConfigError), match=key.replace(".", r"\.")):
+        from_yaml(yaml.safe_dump({concern: {name: value}}))
+
+
+def test_every_key_is_tried_with_a_wrong_value() -> None:
+    """But for the simulation's, of which the checks have their kind above."""
+    keys = {f"{concern}.{field.name}" for concern in ("data", "model", "train") for field in dataclasses.fields(getattr(Config(), concern))}
+    assert keys <= set(WRONG)
+
+
+@pytest.mark.parametrize("value", [3, None, "x", [1]])
+@pytest.mark.parametrize("concern", ["data", "model", "train", "simulation"])
+def test_concern_that_is_no_mapping_is_refused_by_name(from_yaml: Callable[..., Config], concern: str, value: Any) -> None:
+    with pytest.raises((ArgumentError, ConfigError), match=concern) as refused:
+        from_yaml(yaml.safe_dump({concern: value}))
+    assert "functools" not in str(refused.value)
+    with pytest.raises(ConfigError, match=concern):
+        parse_mapping({concern: value})
+
+
+@pytest.mark.parametrize("content", [[1], "x", None, 3])
+def test_mapping_that_is_none_is_refused(content: Any) -> None:
+    with pytest.raises(ConfigError, match=f"found {type(content).__name__}, expected a mapping"):
+        parse_mapping(content)
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "", "{", "data: [\n", "\t"])
+def test_file_that_is_no_yaml_mapping_is_refused(from_yaml: Callable[..., Config], text: str) -> None:
+    with pytest.raises(ArgumentError, match="config"):
+        from_yaml(text)
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(ArgumentError, match=r"/no/such/file\.yaml"):
+        from_command_line("--config", "/no/such/file.yaml")
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:builtins.open [{witness}, w]", "!!python/name:os.system ''", "!!python/tuple [1]"])
+def test_python_tags_are_refused_and_not_run(from_yaml: Callable[..., Config], tmp_path: Path, tag: str) -> None:
+    witness = tmp_path / "witness"
+    text = f"data: {{path: {tag.format(witness=witness)}}}\n"
+    if "open" in tag:  # the attack is a live one: a loader that trusts its input runs it
+        yaml.unsafe_load(text)["data"]["path"].close()
+        witness.unlink()
+    with pytest.raises(ArgumentError, match="python"):
+        from_yaml(text)
+    assert not witness.exists()
+
+
+def test_yaml_gives_values_and_leaves_the_other_defaults(from_yaml: Callable[..., Config]) -> None:
+    config = from_yaml("data: {path: scan.npz, nphotons: 1e6, measurement: counts}\ntrain: {epochs: 7}\n")
+    assert config == Config(data=DataConfig(path="scan.npz", nphotons=1e6, measurement="counts"), train=TrainConfig(epochs=7))
+
+
+def test_option_overrides_the_yaml_file(from_yaml: Callable[..., Config]) -> None:
+    config = from_yaml("data: {path: a.npz, group_size: 1}\ntrain: {epochs: 7, seed: 3}\n", "--train.epochs", "9", "--data.path", "b.npz")
+    assert config == Config(data=DataConfig(path="b.npz", group_size=1), train=TrainConfig(epochs=9, seed=3))
+
+
+def test_option_can_take_back_what_the_yaml_file_says(from_yaml: Callable[..., Config]) -> None:
+    assert from_yaml("data: {subset_size: 100}\n", "--data.subset_size", "null").data.subset_size is None
+
+
+def test_second_yaml_file_overrides_the_first(from_yaml: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "second.yaml").write_text("train: {epochs: 9}\n")
+    assert from_yaml("train: {epochs: 7, seed: 3}\n", "--config", str(tmp_path / "second.yaml")).train == TrainConfig(epochs=9, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        (["--data.path", "a.npz"], ["a.npz"]),
+        (["--data.path", "[a.npz,b.npz]"], ["a.npz", "b.npz"]),
+        (["--data.path", '["a b.npz", "c.npz"]'], ["a b.npz", "c.npz"]),
+        (["--data.path+", "a.npz", "--data.path+", "b.npz"], ["a.npz", "b.npz"]),
+    ],
+)
+def test_path_is_one_file_or_several(options: list[str], paths: list[str]) -> None:
+    assert from_command_line(*options).data.paths == tuple(map(Path, paths))
+
+
+def test_yaml_names_several_scans(from_yaml: Callable[..., Config]) -> None:
+    assert from_yaml("data: {path: [a.npz, b.npz]}\n").data.paths == (Path("a.npz"), Path("b.npz"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1e9", 1e9), ("250", 250.0), ("measured", "measured"), ("null", None)])
+def test_nphotons_is_a_number_or_measured(text: str, expected: object) -> None:
+    assert from_command_line("--data.nphotons", text).data.nphotons == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", "auto"), ("32", 32), ("bf16-mixed", "bf16-mixed"), ("16-mixed", "16-mixed")])
+def test_precision_is_one_of_those_that_keep_the_scale(text: str, expected: object) -> None:
+    assert from_command_line("--train.precision", text).train.precision == expected
+
+
+UNUSUAL = Config(
+    data=DataConfig(
+        path=["a.npz", "b.npz"],
+        measurement="counts",
+        nphotons="measured",
+        subset_size=9,
+        subset_seed=4,
+        val_fraction=0.1,
+        group_size=1,
+    ),
+    model=ModelConfig(base_width=7, intensity_scale_trainable=True),
+    train=TrainConfig(
+        run_dir="a b", epochs=2, max_minutes=0.1, global_batch_size=3, learning_rate=1 / 3, precision=32, seed=8, resume="auto"
+    ),
+    simulation=SimulationConfig(scan_shape=(3, 5), amplitude_range=(0.25, 0.75), probe="disk", nphotons=1e9),
+)
+
+
+@pytest.mark.parametrize("config", [Config(), UNUSUAL], ids=["defaults", "unusual"])
+def test_config_survives_dict_and_yaml(config: Config, from_yaml: Callable[..., Config]) -> None:
+    assert parse_mapping(config.to_dict()) == config
+    text = yaml.safe_dump(config.to_dict())
+    assert parse_mapping(yaml.safe_load(text)) == config
+    assert from_yaml(text) == config
+
+
+def test_dict_holds_nothing_but_what_yaml_has() -> None:
+    def kinds(value: Any) -> set[type]:
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        return {type(value)}.union(*map(kinds, items))
+
+    assert kinds(UNUSUAL.to_dict()) <= {dict, list, str, int, float, bool, type(None)}
+
+
+def test_unusual_config_differs_from_the_defaults_in_every_key_but_the_simulations() -> None:
+    """Otherwise the round trip would not show that the key is kept."""
+    for concern in ("data", "model", "train"):
+        unusual, default = getattr(UNUSUAL, concern), getattr(Config(), concern)
+        assert [field.name for field in dataclasses.fields(default) if getattr(unusual, field.name) == getattr(default, field.name)] == []
+
+
+@pytest.mark.parametrize("concern", [*CONCERNS, Config])
+def test_dataclasses_are_frozen_and_keyword_only(concern: type) -> None:
+    first = dataclasses.fields(concern)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(concern(), first, None)
+    with pytest.raises(TypeError, match="positional"):
+        concern(getattr(concern(), first))
+
+
+@pytest.mark.parametrize("concern", CONCERNS)
+def test_every_key_is_explained(concern: type) -> None:
+    described = {name.strip() for line in (concern.__doc__ or "").splitlines() if line.startswith("    ") for name in line.split(",")}
+    assert {field.name for field in dataclasses.fields(concern)} <= described
