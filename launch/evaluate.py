@@ -5,17 +5,16 @@ from pathlib import Path
 
 from ptycho_dist.command_line import run
 from ptycho_dist.config import make_parser
+from ptycho_dist.inference.evaluate import evaluate
 
 
 def main() -> None:
     parser = make_parser("Compare a reconstruction with the object in a scan file.", config=False)
-    parser.add_argument("--reconstruction", required=True, help="reconstruction.npz, as launch/infer.py writes it")
-    parser.add_argument("--reference", required=True, help="scan file with objectGuess: a simulation's truth, or another reconstruction")
-    parser.add_argument("--out", required=True, help="directory to write to; made if missing")
+    parser.add_argument("--reconstruction", type=Path, required=True, help="reconstruction.npz, as launch/infer.py writes it")
+    parser.add_argument("--reference", type=Path, required=True, help="scan file with objectGuess: a simulation's truth, say")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write to; made if missing")
     arguments = parser.parse_args()
-    from ptycho_dist.inference.evaluate import evaluate
-
-    evaluate(Path(arguments.reconstruction), Path(arguments.reference), Path(arguments.out))
+    evaluate(arguments.reconstruction, arguments.reference, arguments.out)
 
 
 if __name__ == "__main__":

@@ -32,21 +32,7 @@ def main() -> None:
         raise ValueError(f"--out is {arguments.out!r}, expected a name that ends in .npz")
 
     start = time.monotonic()
-    simulation = simulate_scan(
-        object_source=settings.object,
-        amplitude_range=settings.amplitude_range,
-        phase_range_rad=settings.phase_range_rad,
-        probe_source=settings.probe,
-        probe_diameter_px=settings.probe_diameter_px,
-        probe_defocus_rad=settings.probe_defocus_rad,
-        pattern_size=settings.pattern_size,
-        scan_shape=settings.scan_shape,
-        step_px=settings.step_px,
-        jitter_px=settings.jitter_px,
-        nphotons=settings.nphotons,
-        seed=settings.seed,
-        report_progress=_ProgressLog(),
-    )
+    simulation = simulate_scan(**dataclasses.asdict(settings), report_progress=_ProgressLog())
     write_npz_scan(
         out,
         diffraction=simulation.diffraction,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -80,10 +81,10 @@ def run_on_rank_zero(action: Callable[[], None]) -> None:
 
 def run_once_a_node(action: Callable[[], T]) -> T:
     """Run `action` on the first rank of each node and give its (picklable) result to the other ranks of that node."""
-    host = socket.gethostname()
-    is_first_of_node = _gather(host).index(host) == rank()
+    node = _node()
+    is_first_of_node = _gather(node).index(node) == rank()
     local_result = run_together(action if is_first_of_node else lambda: None)
-    return next(result for node, result in _gather((host, local_result)) if node == host)  # type: ignore[return-value]
+    return next(result for other, result in _gather((node, local_result)) if other == node)  # type: ignore[return-value]
 
 
 def require_same(local_values: Mapping[str, Any]) -> None:
@@ -154,6 +155,12 @@ def leave_together() -> None:
 
 def _is_up() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _node() -> str:
+    """What tells this machine from the others: its name, and the boot of its kernel where names may be alike."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    return socket.gethostname() + (boot_id.read_text() if boot_id.exists() else "")
 
 
 def _device(process_group: ProcessGroup | None = None) -> torch.device:

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "data": {"scale", "config", "distributed"},
     "model": {"physics", "scale", "config", "distributed"},
     "bundle": {"model", "scale", "config", "atomic_file"},
-    "training": {"data", "model", "bundle", "config", "distributed", "atomic_file"},
+    "training": {"data", "model", "bundle", "config", "distributed", "report", "atomic_file"},
     "inference": {"bundle", "data", "model", "physics", "scale", "report", "atomic_file"},
     "report": {"atomic_file"},
     "command_line": {"config", "distributed"},

@@ -50,10 +50,10 @@ class Simulation:
 
 def simulate_scan(
     *,
-    object_source: str,
+    object: str,
     amplitude_range: tuple[float, float],
     phase_range_rad: tuple[float, float],
-    probe_source: str,
+    probe: str,
     probe_diameter_px: float,
     probe_defocus_rad: float,
     pattern_size: int,
@@ -68,9 +68,9 @@ def simulate_scan(
 
     Parameters
     ----------
-    object_source, amplitude_range, phase_range_rad
+    object, amplitude_range, phase_range_rad
         See `make_object`.
-    probe_source, probe_diameter_px, probe_defocus_rad
+    probe, probe_diameter_px, probe_defocus_rad
         See `make_probe`.
     pattern_size
         N, pixels a side of a pattern; even.
@@ -89,12 +89,12 @@ def simulate_scan(
         A value can't be simulated; the message says which, what was found and what was expected.
     """
     object_rng, jitter_rng, noise_rng = np.random.default_rng(seed).spawn(3)
-    probe = make_probe(probe_source, pattern_size, probe_diameter_px, probe_defocus_rad)
+    modes = make_probe(probe, pattern_size, probe_diameter_px, probe_defocus_rad)
     positions_px = raster_positions(scan_shape, step_px, jitter_px, pattern_size, jitter_rng)
-    transmission = make_object(object_source, canvas_shape(positions_px, pattern_size), amplitude_range, phase_range_rad, object_rng)
-    probe = scale_probe(probe, transmission, positions_px, nphotons)
-    diffraction = noisy_diffraction(probe, transmission, positions_px, noise_rng, report_progress)
-    return Simulation(diffraction=diffraction, positions_px=positions_px, probe=probe, object=transmission, nphotons=nphotons)
+    transmission = make_object(object, canvas_shape(positions_px, pattern_size), amplitude_range, phase_range_rad, object_rng)
+    modes = scale_probe(modes, transmission, positions_px, nphotons)
+    diffraction = noisy_diffraction(modes, transmission, positions_px, noise_rng, report_progress)
+    return Simulation(diffraction=diffraction, positions_px=positions_px, probe=modes, object=transmission, nphotons=nphotons)
 
 
 def raster_positions(

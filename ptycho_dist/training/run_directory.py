@@ -37,6 +37,12 @@ def start_log_file(run_dir: Path) -> None:
     package_logger.setLevel(logging.INFO)
 
 
+def read_metrics(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of `metrics.csv`; a value that a row does not have is empty."""
+    with (run_dir / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 class RunDirectoryLogger(Logger):
     """`hparams.yaml` and `metrics.csv`, one row a step that has something to say.
 
@@ -103,8 +109,7 @@ class RunDirectoryLogger(Logger):
     def _begin_file(self, first_step: int) -> None:
         kept: list[dict[str, Any]] = []
         if self._resumed and self._metrics_path.exists():
-            with self._metrics_path.open(newline="") as stream:
-                kept = [row for row in csv.DictReader(stream) if int(row["step"]) < first_step]
+            kept = [row for row in read_metrics(self.run_dir) if int(row["step"]) < first_step]
         with replacing(self._metrics_path) as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, METRICS)
             writer.writeheader()

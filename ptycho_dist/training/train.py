@@ -20,8 +20,9 @@ from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, run_on_rank_zero
 from ptycho_dist.model.lightning_module import PtychographyModule
+from ptycho_dist.report.figures import draw_training_curve
 from ptycho_dist.training.callbacks import HandOver, LearningRateSchedule, ProgressLog
-from ptycho_dist.training.run_directory import RunDirectoryLogger, start_log_file
+from ptycho_dist.training.run_directory import RunDirectoryLogger, read_metrics, start_log_file
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def train(config: Config) -> Path:
         versions=software_versions(),
     )
     run_on_rank_zero(lambda: save_bundle(bundle_path, bundle))
+    run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
     if rank() == 0:
         logger.info("wrote %s", bundle_path)
     return bundle_path

@@ -81,10 +81,10 @@ def test_files_truth_reproduces_the_expected_intensities(tmp_path):
     from ptycho_dist.physics.simulation import simulate_scan
 
     simulated = simulate_scan(
-        object_source="lines",
+        object="lines",
         amplitude_range=(0.5, 1.0),
         phase_range_rad=(-1.0, 1.0),
-        probe_source="defocused",
+        probe="defocused",
         probe_diameter_px=14.0,
         probe_defocus_rad=6.0,
         pattern_size=32,

@@ -21,10 +21,10 @@ from ptycho_dist.physics.simulation import (
 )
 
 SETTINGS = {
-    "object_source": "dead_leaves",
+    "object": "dead_leaves",
     "amplitude_range": (0.5, 1.0),
     "phase_range_rad": (-1.0, 1.0),
-    "probe_source": "defocused",
+    "probe": "defocused",
     "probe_diameter_px": 14.0,
     "probe_defocus_rad": 6.0,
     "pattern_size": 32,
@@ -259,13 +259,13 @@ def test_canvas_just_holds_the_patches_and_their_interpolation():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"object_source": "leaves"}, "'leaves' is neither 'dead_leaves' nor 'lines' nor an image file"),
+        ({"object": "leaves"}, "'leaves' is neither 'dead_leaves' nor 'lines' nor an image file"),
         ({"amplitude_range": (-0.1, 1.0)}, r"amplitude range is \(-0.1, 1.0\), expected amplitudes of at least 0"),
         ({"amplitude_range": (1.0, 0.5)}, r"amplitude range is \(1.0, 0.5\), expected two finite numbers"),
         ({"amplitude_range": (0.0, 0.0)}, "no light passes"),
         ({"phase_range_rad": (0.0, math.inf)}, r"phase range is \(0.0, inf\)"),
-        ({"probe_source": "dsk"}, "'dsk' is neither 'disk' nor 'defocused' nor a file"),
-        ({"probe_source": "disk", "probe_diameter_px": 32.0}, "disk of 32.0 px has .* of its energy within 2 px of the border of 32 x 32"),
+        ({"probe": "dsk"}, "'dsk' is neither 'disk' nor 'defocused' nor a file"),
+        ({"probe": "disk", "probe_diameter_px": 32.0}, "disk of 32.0 px has .* of its energy within 2 px of the border of 32 x 32"),
         ({"probe_defocus_rad": 40.0}, "needs an aperture of radius .* px, more than a detector of 32 px holds"),
         ({"pattern_size": 31}, "pattern size is 31, expected an even number"),
         ({"scan_shape": (0, 5)}, r"shape is \(0, 5\)"),
