@@ -15,10 +15,9 @@ from ptycho_dist.config import make_parser, read_config
 from ptycho_dist.data.npz_writer import write_npz_scan
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
 from ptycho_dist.physics.simulation import simulate_scan
+from ptycho_dist.progress import Progress
 
 logger = logging.getLogger("ptycho_dist.simulate")
-
-SECONDS_BETWEEN_REPORTS = 5.0
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
         raise ValueError(f"--out is {arguments.out!r}, expected a name that ends in .npz")
 
     start = time.monotonic()
-    simulation = simulate_scan(**dataclasses.asdict(settings), report_progress=_ProgressLog())
+    simulation = simulate_scan(**dataclasses.asdict(settings), report_progress=Progress("simulating"))
     write_npz_scan(
         out,
         diffraction=simulation.diffraction,
@@ -52,18 +51,6 @@ def main() -> None:
     logger.info(
         "overlap %.0f %%: steps of %g px, beam of %.1f px", 100 * (1 - settings.step_px / diameter_px), settings.step_px, diameter_px
     )
-
-
-class _ProgressLog:
-    """Log how many patterns are done, at most once every few seconds."""
-
-    def __init__(self) -> None:
-        self._last_report = time.monotonic()
-
-    def __call__(self, done: int, count: int) -> None:
-        if time.monotonic() - self._last_report >= SECONDS_BETWEEN_REPORTS:
-            self._last_report = time.monotonic()
-            logger.info("%d of %d patterns", done, count)
 
 
 if __name__ == "__main__":

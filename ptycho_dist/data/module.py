@@ -19,6 +19,7 @@ from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.subset import Subset, select_subset
 from ptycho_dist.distributed import rank, run_together, world_size
+from ptycho_dist.progress import Progress
 from ptycho_dist.scale.intensity_scale import IntensityScale, derive_intensity_scale
 from ptycho_dist.scale.nphotons import Nphotons, resolve_nphotons
 
@@ -70,8 +71,10 @@ class PatternSource:
     def chunks(self, patterns: np.ndarray) -> Iterator[np.ndarray]:
         """The amplitudes of `patterns` in pieces of bounded memory."""
         chunk_size = max(1, CHUNK_BYTES // (8 * self.scans[0].pattern_size ** 2))
+        progress = Progress("reading this rank's shard")
         for start in range(0, len(patterns), chunk_size):
             yield self.amplitude(patterns[start : start + chunk_size])
+            progress(start + chunk_size, len(patterns))
 
 
 class GroupDataset(Dataset[Samples]):

@@ -22,6 +22,7 @@ from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import illumination, normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
+from ptycho_dist.progress import Progress
 from ptycho_dist.report.figures import draw_amplitude, draw_phase
 
 logger = logging.getLogger(__name__)
@@ -192,13 +193,11 @@ def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predi
 def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pattern numbers and their measured amplitudes, in the order of the scan unless another is given; a long pass says how far it is."""
     order = np.arange(scan.num_patterns) if order is None else order
-    said = time.monotonic()
+    progress = Progress(scan.path.name)
     for start in range(0, scan.num_patterns, BATCH_PATTERNS):
         patterns = order[start : start + BATCH_PATTERNS]
         yield patterns, scan.amplitude(patterns)
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            logger.info("%d of %d patterns", start + len(patterns), scan.num_patterns)
+        progress(start + len(patterns), scan.num_patterns)
 
 
 def _since(started: float) -> float:

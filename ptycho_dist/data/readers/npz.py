@@ -7,6 +7,7 @@ every rank of the node maps, and whose name is taken away once they have.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import pickletools
 import shutil
@@ -22,6 +23,8 @@ import numpy as np
 
 from ptycho_dist.data.scan import Measurement, Scan, ScanError
 from ptycho_dist.distributed import run_once_a_node, run_together
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -146,6 +149,13 @@ def _unpack(member: _Member) -> Path:
             f"{member.info.file_size} bytes once unpacked and {free_bytes} free in {tempfile.gettempdir()}",
             "room for them: set TMPDIR, or save the scan with numpy.savez, which can be read in place",
         )
+    logger.info(
+        "%s: unpacking %s (%.0f MB) to %s; saved with numpy.savez it could be read in place",
+        member.path,
+        member.key,
+        member.info.file_size / 1e6,
+        tempfile.gettempdir(),
+    )
     with tempfile.NamedTemporaryFile(prefix="ptycho_dist_", suffix=".npy", delete=False) as unpacked:
         try:
             _with_stream(member, lambda stream: shutil.copyfileobj(stream, unpacked, 1 << 22))
