@@ -12,7 +12,7 @@ if [ ! -f $out/scan.npz ]; then
 fi
 if [ ! -f $out/run/bundle.zip ]; then
   echo "== training on 2 processes"
-  OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 launch/train.py --config $config --data.path $out/scan.npz --train.run_dir $out/run
+  OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 launch/train.py --config $config --data.path $out/scan.npz --train.run_dir $out/run --train.resume auto
 fi
 echo "== reconstructing with the bundle"
 $python launch/infer.py --bundle $out/run/bundle.zip --data $out/scan.npz --out $out/reconstruction

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ptycho_dist.config import ConfigError
-from ptycho_dist.distributed import FailedTogether, leave_together
+from ptycho_dist.distributed import FailedTogether, Interrupted, describe, first_failure, leave_together, world_size
 
 logger = logging.getLogger("ptycho_dist")
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("ptycho_dist")
 def run(main: Callable[[], None]) -> None:
     """Call `main`; turn an error into one message on stderr and exit status 1. With `--debug`, let the traceback through.
 
-    An error that all ranks raise together is said once, by rank 0; one that a single rank met is said by that rank, with its number.
+    Where several ranks stop, all of them name the one that was stopped first and its cause; rank 0 says it, and the rank that met it.
     """
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     show_log_on_stderr(rank)
@@ -31,16 +31,29 @@ def run(main: Callable[[], None]) -> None:
         main()
         leave_together()
     except Exception as error:
-        said_by_all = isinstance(error, ArgumentError | ConfigError | FailedTogether)
-        if rank == 0 or not said_by_all:
-            where = "" if rank == 0 or said_by_all else f" on rank {rank}"
-            kind = "" if isinstance(error, ValueError | OSError | ArgumentError) else f"{type(error).__name__}: "
-            print(f"error{where}: {kind}{error}", file=sys.stderr, flush=True)
-            if kind:
-                print("This was not foreseen; --debug shows where it happened.", file=sys.stderr, flush=True)
-        # Not sys.exit: a rank that still waits in a collective must not keep this one from ending.
-        sys.stdout.flush()
-        os._exit(1)
+        if isinstance(error, ArgumentError | ConfigError | FailedTogether | Interrupted) or world_size() == 1:
+            message, is_mine = describe(error), rank == 0  # every rank has the same one
+        else:
+            own = f"rank {rank}: {describe(error)}"
+            message = first_failure(own)
+            is_mine = rank == 0 or message == own
+        if is_mine:
+            if rank == 0:
+                logger.error("error: %s", message)
+            else:
+                print(f"error: {message}", file=sys.stderr)
+            if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
+                print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
+        exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
+
+
+def exit_now(status: int) -> None:
+    """End this process. Where a process group is up not by unwinding: its threads could keep the process, and so the others, waiting."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if world_size() > 1:
+        os._exit(status)
+    sys.exit(status)
 
 
 def show_log_on_stderr(rank: int) -> None:

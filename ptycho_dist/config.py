@@ -102,6 +102,8 @@ class TrainConfig:
         Wall-clock limit of the fit; the learning-rate schedule then ends at whichever of the two limits comes first.
     global_batch_size
         Samples (groups of C patterns) an optimiser step, over all ranks together.
+    accumulate_grad_batches
+        Parts that a step's global batch is computed in, one after the other, to save memory; the step is the same.
     learning_rate
         Peak of the schedule (5 % linear warm-up, then cosine to zero).
     precision
@@ -116,8 +118,9 @@ class TrainConfig:
     epochs: int = 50
     max_minutes: float | None = None
     global_batch_size: int = 4
+    accumulate_grad_batches: int = 1
     learning_rate: float = 3e-3
-    precision: Literal["auto", 32, "bf16-mixed", "16-mixed"] = "auto"
+    precision: Literal["auto", 32, "bf16-mixed"] = "auto"
     seed: int = 0
     resume: str | None = None
 
@@ -125,6 +128,7 @@ class TrainConfig:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
         _require(self.max_minutes is None or self.max_minutes > 0, "train.max_minutes", self.max_minutes, "a positive number")
         _require(self.global_batch_size >= 1, "train.global_batch_size", self.global_batch_size, "at least 1")
+        _require(self.accumulate_grad_batches >= 1, "train.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
         _require(
             math.isfinite(self.learning_rate) and self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a positive number"
         )
@@ -201,6 +205,14 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of YAML scalars and lists; `parse_mapping` reads it back to an equal Config."""
         return _without_tuples(dataclasses.asdict(self))
+
+
+def flat_keys(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict's values by dotted key: `{"train": {"epochs": 3}}` to `{"train.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _without_tuples(value: Any) -> Any:

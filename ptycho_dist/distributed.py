@@ -7,8 +7,11 @@ it is the plain local operation.
 
 from __future__ import annotations
 
+import os
 import socket
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +25,20 @@ T = TypeVar("T")
 
 class FailedTogether(ValueError):
     """At least one rank failed; every rank raises this with the same message, which names the first rank that did and its cause."""
+
+
+class Interrupted(Exception):
+    """All ranks stopped after the same step, because somebody asked for it, and can go on from there.
+
+    Attributes
+    ----------
+    exit_status
+        What the process should end with: 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, *, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 def world_size(process_group: ProcessGroup | None = None) -> int:
@@ -112,13 +129,13 @@ def sum_floats(local_values: Tensor) -> Tensor:
     return total.cpu()
 
 
-def maximum(local_value: float) -> float:
-    """The largest of the ranks' values: how they agree on a clock or a flag."""
+def largest(local_values: Sequence[float]) -> list[float]:
+    """Of each value, the largest that any rank has: how they agree on a clock or a flag."""
     if not _is_up():
-        return local_value
-    value = torch.tensor(local_value, dtype=torch.float64, device=_device())
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return float(value)
+        return list(local_values)
+    values = torch.tensor(local_values, dtype=torch.float64, device=_device())
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values.tolist()
 
 
 def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
@@ -141,7 +158,7 @@ def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
     sum_and_count = torch.stack([local_sum.detach(), local_sum.new_tensor(local_count)])
     if _is_up():
         dist.all_reduce(sum_and_count)
-    global_sum, global_count = sum_and_count
+    global_sum, global_count = sum_and_count[0], sum_and_count[1].clamp_min(1)  # no term anywhere: zero
     local_share = local_sum * (world_size() / global_count)
     return local_share + (global_sum / global_count - local_share.detach())
 
@@ -151,6 +168,22 @@ def leave_together() -> None:
     if _is_up():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def first_failure(own: str) -> str:
+    """Leave word of what stops this rank, and give the word of the rank that was stopped first.
+
+    No collective: ranks come here one by one, each in its own time. The word lies in the store that the launcher keeps, so it outlives
+    the rank that left it.
+    """
+    if not _is_up() or "MASTER_ADDR" not in os.environ:
+        return own
+    key = f"ptycho_dist/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=5))
+        return store.compare_set(key, "", own).decode()
+    except (RuntimeError, ValueError, OSError):  # the launcher is gone: nobody else to ask
+        return own
 
 
 def _is_up() -> bool:
@@ -179,11 +212,14 @@ def _gather(local_value: T, process_group: ProcessGroup | None = None) -> list[T
 
 
 def _raise_on_every_rank(local_error: Exception | None, process_group: ProcessGroup | None) -> None:
-    messages = _gather(None if local_error is None else _describe(local_error), process_group)
+    messages = _gather(None if local_error is None else describe(local_error), process_group)
     failed = [number for number, message in enumerate(messages) if message is not None]
     others = f" (and {len(failed) - 1} other ranks)" if len(failed) > 1 else ""
     raise FailedTogether(f"rank {failed[0]}{others}: {messages[failed[0]]}") from local_error
 
 
-def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+def describe(error: BaseException) -> str:
+    """What happened, for a person: the message alone where it was written for one."""
+    if "Connection closed by peer" in str(error):
+        return "lost the connection to another rank: its process was killed, or its node failed"
+    return str(error) if isinstance(error, ValueError | OSError | Interrupted | ArgumentError) else f"{type(error).__name__}: {error}"

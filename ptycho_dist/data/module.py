@@ -18,7 +18,7 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.subset import Subset, select_subset
-from ptycho_dist.distributed import rank, run_together, world_size
+from ptycho_dist.distributed import rank, require_same, run_together, world_size
 from ptycho_dist.progress import Progress
 from ptycho_dist.scale.intensity_scale import IntensityScale, derive_intensity_scale
 from ptycho_dist.scale.nphotons import Nphotons, resolve_nphotons
@@ -111,6 +111,8 @@ class ScanDataModule(L.LightningDataModule):
         Which patterns, and what their numbers mean.
     global_batch_size
         Groups an optimiser step over all ranks.
+    num_micro_batches
+        Parts that a step is computed in, one after the other.
     seed
         Seed of the batches' order.
     """
@@ -121,15 +123,17 @@ class ScanDataModule(L.LightningDataModule):
     nphotons: Nphotons
     intensity_scale: IntensityScale
 
-    def __init__(self, config: DataConfig, *, global_batch_size: int, seed: int) -> None:
+    def __init__(self, config: DataConfig, *, global_batch_size: int, num_micro_batches: int = 1, seed: int) -> None:
         super().__init__()
         self.config = config
         self.global_batch_size = global_batch_size
+        self.num_micro_batches = num_micro_batches
         self.seed = seed
 
     def setup(self, stage: str) -> None:
         self.scans = tuple(read_scan(path, self.config.measurement) for path in self.config.paths)
         run_together(self._require_like_scans)
+        require_same({f"content of {scan.path.name}": scan.fingerprint for scan in self.scans})
         self.source = PatternSource(self.scans)
         self.subset = run_together(lambda: select_subset(self.scans, self.config))
         shard = self.subset.train[rank() :: world_size()]
@@ -148,14 +152,19 @@ class ScanDataModule(L.LightningDataModule):
             self._log_what_was_found()
 
     def train_dataloader(self) -> DataLoader[Samples]:
-        return self._dataloader(self.subset.train_groups, shuffle_seed=self.seed)
+        return self._dataloader(self.subset.train_groups, shuffle_seed=self.seed, num_micro_batches=self.num_micro_batches)
 
     def val_dataloader(self) -> DataLoader[Samples] | list[DataLoader[Samples]]:
         return self._dataloader(self.subset.validation_groups, shuffle_seed=None) if len(self.subset.validation_groups) else []
 
-    def _dataloader(self, groups: np.ndarray, shuffle_seed: int | None) -> DataLoader[Samples]:
+    def _dataloader(self, groups: np.ndarray, shuffle_seed: int | None, num_micro_batches: int = 1) -> DataLoader[Samples]:
         sampler = GlobalBatchSampler(
-            len(groups), global_batch_size=self.global_batch_size, rank=rank(), world_size=world_size(), shuffle_seed=shuffle_seed
+            len(groups),
+            global_batch_size=self.global_batch_size,
+            rank=rank(),
+            world_size=world_size(),
+            shuffle_seed=shuffle_seed,
+            num_micro_batches=num_micro_batches,
         )
         return DataLoader(
             GroupDataset(self.source, groups, self.normalization.factor),

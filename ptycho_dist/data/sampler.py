@@ -13,7 +13,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
     The order of the samples depends on seed and epoch alone. It is cut into global batches, the last one possibly smaller, and each
     global batch is dealt to the ranks in turn: no sample twice, none left out, parts that differ by one sample at most. A part may be
-    empty; every rank takes the same number of steps.
+    empty; every rank takes the same number of steps. With gradient accumulation each global batch is first dealt to `num_micro_batches`
+    micro-batches, which come one after the other.
 
     Parameters
     ----------
@@ -25,15 +26,28 @@ class GlobalBatchSampler(Sampler[list[int]]):
         Which part is this rank's.
     shuffle_seed
         Seed of the order, together with the epoch; None keeps the dataset's order (validation).
+    num_micro_batches
+        Micro-batches a step.
     """
 
-    def __init__(self, num_samples: int, *, global_batch_size: int, rank: int, world_size: int, shuffle_seed: int | None) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        global_batch_size: int,
+        rank: int,
+        world_size: int,
+        shuffle_seed: int | None,
+        num_micro_batches: int = 1,
+    ) -> None:
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
         self.rank = rank
         self.world_size = world_size
         self.shuffle_seed = shuffle_seed
+        self.num_micro_batches = num_micro_batches
         self.epoch = 0
+        self._batches_done = 0
 
     @property
     def sampler(self) -> GlobalBatchSampler:
@@ -44,13 +58,29 @@ class GlobalBatchSampler(Sampler[list[int]]):
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
+    def go_on_after(self, num_steps: int) -> None:
+        """Begin the next pass where one that took `num_steps` steps of its epoch was interrupted."""
+        self._batches_done = num_steps * self.num_micro_batches
+
+    def num_samples_in(self, batch: int) -> tuple[int, int]:
+        """Samples over all ranks in micro-batch number `batch` of an epoch, and in the whole step that it belongs to."""
+        step, micro_batch = divmod(batch, self.num_micro_batches)
+        in_step = min(self.global_batch_size, self.num_samples - step * self.global_batch_size)
+        return len(range(micro_batch, in_step, self.num_micro_batches)), in_step
+
+    @property
+    def steps_per_epoch(self) -> int:
         return -(-self.num_samples // self.global_batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.num_micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.num_samples)
         if self.shuffle_seed is not None:
             np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
-        for start in range(0, self.num_samples, self.global_batch_size):
-            global_batch = order[start : start + self.global_batch_size]
-            yield global_batch[self.rank :: self.world_size].tolist()
+        first, self._batches_done = self._batches_done, 0
+        for batch in range(first, len(self)):
+            step, micro_batch = divmod(batch, self.num_micro_batches)
+            global_batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+            yield global_batch[micro_batch :: self.num_micro_batches][self.rank :: self.world_size].tolist()

@@ -41,6 +41,8 @@ class Scan:
         (H, W) complex64 or None: a reference, whose pixel [0, 0] has the position (0, 0).
     nphotons
         Mean photons a pattern by the file's metadata, or None.
+    fingerprint
+        Tells this content from another, at no cost: SHA-256 of the checksums that the file holds of its arrays.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Scan:
     probe: np.ndarray
     object_guess: np.ndarray | None
     nphotons: float | None
+    fingerprint: str
 
     def __post_init__(self) -> None:
         shape = self.diffraction.shape

@@ -29,7 +29,7 @@ class Subset:
         (groups, C) int64. Every training pattern begins one training group, followed by its nearest neighbours among the training
         patterns; every validation pattern is in exactly one validation group.
     fingerprint
-        SHA-256 of the scans' positions and the groups of both sides.
+        SHA-256 of the scans' contents and positions and of the groups of both sides.
     """
 
     train: np.ndarray
@@ -88,7 +88,7 @@ def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
     for groups in (train_groups, validation_groups):
         _require_overlap(positions_px, groups, scans[0].pattern_size)
     validation = np.sort(validation_groups.reshape(-1))
-    fingerprint = _sha256(positions_px, scan_of_pattern, train_groups, validation_groups)
+    fingerprint = _sha256([scan.fingerprint for scan in scans], positions_px, scan_of_pattern, train_groups, validation_groups)
     return Subset(
         train=train, validation=validation, train_groups=train_groups, validation_groups=validation_groups, fingerprint=fingerprint
     )
@@ -120,8 +120,8 @@ def _require_overlap(positions_px: np.ndarray, groups: np.ndarray, pattern_size:
         )
 
 
-def _sha256(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
+def _sha256(contents: Sequence[str], *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(" ".join(contents).encode())
     for array in arrays:
         little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(f"{little_endian.dtype.str}{little_endian.shape}".encode())

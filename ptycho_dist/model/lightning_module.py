@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptycho_dist.config import ModelConfig
-from ptycho_dist.distributed import FailedTogether, require_same, sum_floats
+from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.physics.patches import merge_patches
@@ -47,6 +47,7 @@ class PtychographyModule(L.LightningModule):
         super().__init__()
         self.config = config
         self.learning_rate = learning_rate
+        self._train_sums = torch.zeros(2, dtype=torch.float64)
 
     def build(self, probes: Tensor, intensity_scale: IntensityScale, *, seed: int) -> None:
         """Make network and loss.
@@ -84,24 +85,42 @@ class PtychographyModule(L.LightningModule):
             return diffracted_intensity(patches, probe)
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
-        loss = self.loss(self(samples), samples.x_norm)
-        if not torch.isfinite(loss):  # the same on every rank, so all of them stop here
-            raise FailedTogether(
-                f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); try a lower learning rate"
-            )
-        num_pixels = samples.x_norm.numel()
-        self._train_sums += torch.tensor([loss.item() * num_pixels, num_pixels], dtype=torch.float64)
+        predicted = self(samples)
+        loss = self.loss(predicted, samples.x_norm)
+        if not torch.isfinite(loss):  # the same on every rank, so all of them come here
+            self._refuse_loss(loss, predicted, samples.x_norm)
+        in_micro_batch, in_step = self.trainer.train_dataloader.batch_sampler.num_samples_in(batch_idx)  # type: ignore[union-attr]
+        # The loss is that of all ranks, so every rank keeps the same sums.
+        self._train_sums += torch.tensor([loss.item() * in_micro_batch, in_micro_batch], dtype=torch.float64)
         self.log("step_deviance_per_pixel", 2 * loss.detach(), on_step=True, on_epoch=False)
-        return loss
+        # Lightning divides by the number of micro-batches; a step is the mean over its samples, however they are dealt to those.
+        return loss * (self.trainer.accumulate_grad_batches * in_micro_batch / in_step)
 
-    def on_train_epoch_start(self) -> None:
-        self._train_sums = torch.zeros(2, dtype=torch.float64)
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a gradient that is not finite before it reaches the weights. DDP has averaged it, so all ranks see the same one."""
+        gradients = {name: parameter.grad for name, parameter in self.named_parameters() if parameter.grad is not None}
+        is_finite = torch.stack([torch.isfinite(gradient).all() for gradient in gradients.values()])
+        if not is_finite.all():
+            name = list(gradients)[int(is_finite.logical_not().nonzero()[0])]
+            raise FailedTogether(f"the gradient of {name} is not finite at step {self.global_step}; the step was not taken")
 
     def on_train_epoch_end(self) -> None:
-        deviance, num_pixels = sum_floats(self._train_sums)
-        self.log("train_deviance_per_pixel", 2 * deviance / num_pixels)
+        deviance, num_samples = self._train_sums
+        self.log("train_deviance_per_pixel", 2 * deviance / num_samples)
+        self._train_sums = torch.zeros(2, dtype=torch.float64)
         if self.loss.log_gain is not None:
             self.log("gain", self.loss.log_gain.detach().exp())
+
+    def _refuse_loss(self, loss: Tensor, predicted: Tensor, x_norm: Tensor) -> None:
+        def refuse_own() -> None:
+            own = self.loss.deviance(predicted, x_norm).sum()
+            if not torch.isfinite(own):
+                raise ValueError(
+                    f"the loss is {own.item()} at step {self.global_step} (epoch {self.current_epoch}); the step was not taken"
+                )
+
+        run_together(refuse_own)
+        raise FailedTogether(f"the loss is {loss.item()} at step {self.global_step}; the step was not taken")
 
     def on_validation_epoch_start(self) -> None:
         self._validation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -119,11 +138,16 @@ class PtychographyModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_sums"] = self._train_sums
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another scale: its buffer would replace the one that the data gave."""
-        stored = float(checkpoint["state_dict"]["loss.intensity_scale"])
-        derived = float(self.loss.intensity_scale)
-        if stored != derived:
-            raise FailedTogether(
-                f"the checkpoint was trained with intensity_scale {stored!r}, the data give {derived!r}: other patterns or another nphotons"
-            )
+        """Refuse a checkpoint of another scale or subset: its buffer would replace the one that the data gave."""
+        stored = {"intensity_scale": float(checkpoint["state_dict"]["loss.intensity_scale"])}
+        stored["subset_fingerprint"] = checkpoint["hyper_parameters"]["subset_fingerprint"]
+        for name, value in stored.items():
+            if value != self.hparams[name]:
+                raise FailedTogether(
+                    f"the checkpoint was trained with {name} {value!r}, the data give {self.hparams[name]!r}: other patterns or nphotons"
+                )
+        self._train_sums = checkpoint["train_sums"]

@@ -75,7 +75,8 @@ def pattern_energies(chunk: np.ndarray | Tensor) -> np.ndarray:
     if chunk.ndim < 3 or chunk.dtype.kind not in "fiu":
         raise ValueError(f"patterns: found an array of shape {chunk.shape} and type {chunk.dtype}, expected real numbers (n, ..., H, W)")
     patterns = np.ascontiguousarray(chunk, dtype=np.float64).reshape(-1, chunk.shape[-2] * chunk.shape[-1])
-    energies = np.square(patterns).sum(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # said below
+        energies = np.square(patterns).sum(axis=1)
     if not np.isfinite(energies).all():
         raise ValueError(f"patterns: the energy of pattern {int(np.argmin(np.isfinite(energies)))} of a chunk is not finite")
     return energies

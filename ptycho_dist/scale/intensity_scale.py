@@ -81,7 +81,12 @@ def scale_to_mean_energy(energy: ExactSum, wanted: Fraction) -> float:
         raise ValueError("no pattern on any rank: there is nothing to derive a scale from")
     if energy.total == 0:
         raise ValueError(f"all {energy.count} patterns are zero: there is nothing to derive a scale from")
-    return _rounded_sqrt(wanted / energy.mean)
+    try:
+        return _rounded_sqrt(wanted / energy.mean)
+    except OverflowError as error:
+        raise ValueError(
+            f"the patterns' mean energy {float(energy.mean)!r} is too small: no float64 holds the factor that brings it to {float(wanted)!r}"
+        ) from error
 
 
 def _rounded_sqrt(ratio: Fraction) -> float:

@@ -15,7 +15,7 @@ import torch
 from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
-from ptycho_dist.distributed import maximum
+from ptycho_dist.distributed import largest
 from ptycho_dist.model.lightning_module import PtychographyModule
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,14 @@ class HandOver(L.Callback):
         )
 
 
+class GoOnWithinEpoch(L.Callback):
+    """After a checkpoint from the middle of an epoch, skip what the epoch had already taken."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sampler = trainer.train_dataloader.batch_sampler  # type: ignore[union-attr]
+        sampler.go_on_after(trainer.global_step % sampler.steps_per_epoch)
+
+
 class LearningRateSchedule(L.Callback):
     """Linear warm-up, then cosine to zero, over the whole run: its steps or its minutes, whichever ends first.
 
@@ -74,7 +82,7 @@ class LearningRateSchedule(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self.done = trainer.global_step / trainer.estimated_stepping_batches
         if self.max_seconds is not None:
-            self.done = max(self.done, maximum(self.seconds) / self.max_seconds)
+            self.done = max(self.done, largest([self.seconds])[0] / self.max_seconds)
         learning_rate = self.peak * learning_rate_factor(self.done)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate

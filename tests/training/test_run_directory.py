@@ -32,12 +32,16 @@ def test_what_is_logged_at_one_step_is_one_row(tmp_path: Path) -> None:
     assert tuple(rows[0]) == METRICS
 
 
-def test_finished_rows_are_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_rows_are_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
     logger = RunDirectoryLogger(tmp_path, resumed=False)
     logger.log_metrics({"learning_rate": 0.1}, step=1)
     logger.log_metrics({"learning_rate": 0.2}, step=2)
     logger.save()
-    assert [row["step"] for row in rows_of(tmp_path)] == ["1"]
+    assert [row["step"] for row in rows_of(tmp_path)] == ["1", "2"]
+    logger.log_metrics({"val_nll": 0.5}, step=2)
+    logger.log_metrics({"learning_rate": 0.3}, step=3)
+    logger.save()
+    assert [(row["step"], row["val_nll"]) for row in rows_of(tmp_path)] == [("1", ""), ("2", "0.5"), ("3", "")]
 
 
 def test_resumed_run_keeps_its_rows_up_to_the_step_it_is_taken_up_at(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ every rank of the node maps, and whose name is taken away once they have.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -91,6 +92,7 @@ def _read_all_but_patterns(
         "probe": _probe(require("probeGuess")),
         "object_guess": _object_guess(members["objectGuess"]) if "objectGuess" in members else None,
         "nphotons": _nphotons(path, metadata),
+        "fingerprint": _fingerprint(members),
     }
 
 
@@ -189,6 +191,11 @@ def _patterns_first(member: _Member, patterns: np.ndarray) -> np.ndarray:
     if patterns.ndim == 3 and patterns.shape[1] != patterns.shape[2] and patterns.shape[0] == patterns.shape[1]:
         return np.moveaxis(patterns, 2, 0)
     return patterns
+
+
+def _fingerprint(members: dict[str, _Member]) -> str:
+    checksums = [(key, member.info.file_size, member.info.CRC) for key, member in sorted(members.items())]
+    return hashlib.sha256(repr(checksums).encode()).hexdigest()
 
 
 def _coordinates(member: _Member) -> np.ndarray:

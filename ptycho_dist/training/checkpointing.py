@@ -1,0 +1,116 @@
+"""Checkpoints: when they are written, so that no fault costs more than a few minutes, and how, so that none destroys the last one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from ptycho_dist.atomic_file import replacing
+from ptycho_dist.distributed import Interrupted, largest
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_CHECKPOINTS = 600.0
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Checkpointing(Checkpoint):
+    """Write `last.ckpt` at the end of each epoch, every ten minutes, and when the run is asked to stop.
+
+    A signal only sets a flag: a rank that waits in a collective runs no handler, and ranks that are signalled at different moments must
+    stop after the same step. So the ranks agree on the flag after each step. The death of torchrun's agent counts as SIGTERM: its
+    processes would run on, unseen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._received = 0
+        self._saved_at = 0.0
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self._received = self._received or signal.SIGTERM
+        received, seconds = largest([self._received, time.monotonic() - self._saved_at])
+        is_due = received or seconds >= SECONDS_BETWEEN_CHECKPOINTS
+        if not is_due or (batch_idx + 1) % trainer.accumulate_grad_batches:  # never in the middle of a step
+            return
+        self._save(trainer)
+        if received:
+            name = signal.Signals(int(received)).name
+            message = f"stopped by {name} after step {trainer.global_step}; go on with --train.resume auto ({self.path})"
+            raise Interrupted(message, exit_status=128 + int(received))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._put_handlers_back()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._put_handlers_back()
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved_at = time.monotonic()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def _put_handlers_back(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, and that run no code when they are read."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:  # torch raises whatever the damage leads to
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"{path}: not a readable checkpoint ({reason}); use an earlier one, or start anew in another run_dir"
+            ) from error
+
+
+def checkpoint_to_resume(resume: str | None, run_dir: Path) -> Path | None:
+    """The checkpoint that `train.resume` names: a file, or with `auto` the run directory's last one, if there is one.
+
+    Processes that torchrun started again after a failure go on with the last one, whatever the configuration says.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        resume = "auto"
+    if resume is None:
+        return None
+    if resume == "auto":
+        last = last_checkpoint(run_dir)
+        return last if last.exists() else None
+    if not Path(resume).is_file():
+        raise ValueError(f"train.resume: found no file {resume}, expected a checkpoint or 'auto'")
+    return Path(resume)
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    return run_dir / "checkpoints" / "last.ckpt"
