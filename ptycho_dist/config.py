@@ -262,9 +262,18 @@ def parse_mapping(mapping: dict[str, Any]) -> Config:
     for name in mapping.keys() - {concern.name for concern in dataclasses.fields(Config)}:
         raise ConfigError(f"config: {name!r} is not accepted, expected data, model, train, simulation")
     try:
-        return read_config(parser, parser.parse_object(mapping))
+        return _with_text_as_it_is(read_config(parser, parser.parse_object(mapping)), mapping)
     except (ArgumentError, TypeError, KeyError) as error:
         raise ConfigError(f"config: {error}") from error
+
+
+def _with_text_as_it_is(config: Config, mapping: dict[str, Any]) -> Config:
+    """Put text back where a key holds text or something else: the parser reads it as if typed, '[a]' as a list and 'null' as nothing."""
+    for concern, keys in mapping.items():
+        kinds = get_type_hints(type(getattr(config, concern)))
+        texts = {key: value for key, value in keys.items() if isinstance(value, str) and str in get_args(kinds[key])}
+        config = dataclasses.replace(config, **{concern: dataclasses.replace(getattr(config, concern), **texts)})
+    return config
 
 
 def _add_config_keys(parser: ArgumentParser) -> None:

@@ -23,12 +23,14 @@ _forkserver.set_forkserver_preload(["torch", "ptycho_dist", "ptycho_dist.data.mo
 
 def _run_rank(rank: int, world_size: int, store: str, body: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+        dist.barrier()  # a rank that is done early must not leave while others still connect to it
         results.put((rank, body(*arguments), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture

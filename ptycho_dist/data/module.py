@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.normalization import RmsNormalization, derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
-from ptycho_dist.data.sampler import GlobalBatchSampler
+from ptycho_dist.data.sampler import BlockSampler, GlobalBatchSampler
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.subset import Subset, select_subset
 from ptycho_dist.distributed import rank, require_same, run_together, world_size
@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 25
 """How much of a shard is held at a time while its energy is added up."""
+
+
+VALIDATION_BLOCK = 8
+"""Groups that validation computes together."""
 
 
 class Samples(NamedTuple):
@@ -152,20 +156,23 @@ class ScanDataModule(L.LightningDataModule):
             self._log_what_was_found()
 
     def train_dataloader(self) -> DataLoader[Samples]:
-        return self._dataloader(self.subset.train_groups, shuffle_seed=self.seed, num_micro_batches=self.num_micro_batches)
-
-    def val_dataloader(self) -> DataLoader[Samples] | list[DataLoader[Samples]]:
-        return self._dataloader(self.subset.validation_groups, shuffle_seed=None) if len(self.subset.validation_groups) else []
-
-    def _dataloader(self, groups: np.ndarray, shuffle_seed: int | None, num_micro_batches: int = 1) -> DataLoader[Samples]:
+        groups = self.subset.train_groups
         sampler = GlobalBatchSampler(
             len(groups),
             global_batch_size=self.global_batch_size,
             rank=rank(),
             world_size=world_size(),
-            shuffle_seed=shuffle_seed,
-            num_micro_batches=num_micro_batches,
+            shuffle_seed=self.seed,
+            num_micro_batches=self.num_micro_batches,
         )
+        return self._dataloader(groups, sampler)
+
+    def val_dataloader(self) -> DataLoader[Samples] | list[DataLoader[Samples]]:
+        groups = self.subset.validation_groups
+        sampler = BlockSampler(len(groups), block_size=VALIDATION_BLOCK, rank=rank(), world_size=world_size())
+        return self._dataloader(groups, sampler) if len(groups) else []
+
+    def _dataloader(self, groups: np.ndarray, sampler: GlobalBatchSampler | BlockSampler) -> DataLoader[Samples]:
         return DataLoader(
             GroupDataset(self.source, groups, self.normalization.factor),
             batch_sampler=sampler,

@@ -1,4 +1,4 @@
-"""Which samples each rank takes at each step: the same global batches at any number of ranks."""
+"""Which samples each rank takes at each step: the same global batches, and the same blocks of validation, at any number of ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
     rank, world_size
         Which part is this rank's.
     shuffle_seed
-        Seed of the order, together with the epoch; None keeps the dataset's order (validation).
+        Seed of the order, together with the epoch.
     num_micro_batches
         Micro-batches a step.
     """
@@ -37,7 +37,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         global_batch_size: int,
         rank: int,
         world_size: int,
-        shuffle_seed: int | None,
+        shuffle_seed: int,
         num_micro_batches: int = 1,
     ) -> None:
         self.num_samples = num_samples
@@ -77,10 +77,32 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.num_samples)
-        if self.shuffle_seed is not None:
-            np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
+        np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
         first, self._batches_done = self._batches_done, 0
         for batch in range(first, len(self)):
             step, micro_batch = divmod(batch, self.num_micro_batches)
             global_batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
             yield global_batch[micro_batch :: self.num_micro_batches][self.rank :: self.world_size].tolist()
+
+
+class BlockSampler(Sampler[list[int]]):
+    """Whole blocks of neighbouring samples, dealt to the ranks in turn, each sample once.
+
+    What a sample is computed together with decides its last bits (convolutions round differently in batches of other sizes). A block's
+    samples stay together, so a metric that is added up over blocks does not depend on the number of ranks. Every rank takes the same
+    number of steps; the last one may be empty.
+    """
+
+    def __init__(self, num_samples: int, *, block_size: int, rank: int, world_size: int) -> None:
+        self.num_samples = num_samples
+        self.block_size = block_size
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // (self.block_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for turn in range(len(self)):
+            start = (turn * self.world_size + self.rank) * self.block_size
+            yield list(range(start, min(start + self.block_size, self.num_samples)))

@@ -147,5 +147,5 @@ class PtychoAutoencoder(nn.Module):
         for up, conv, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             x = conv(up(x) + skip)
 
-        u, v = self.head(x).float().unbind(dim=1)
+        u, v = self.head(x).to(x_norm.dtype).unbind(dim=1)
         return torch.polar(u.clamp(*LOG_AMPLITUDE_RANGE).exp(), v).view(x_norm.shape)

@@ -1,0 +1,188 @@
+"""The number of processes changes nothing but the speed: batches, gradients, metrics and the loss curve."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from ptycho_dist.config import DataConfig, ModelConfig
+from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.sampler import GlobalBatchSampler
+from ptycho_dist.model.lightning_module import PtychographyModule
+from tests.training.test_train import column, metrics, settings, train_one
+
+GLOBAL_BATCH = 7
+
+
+class WithoutLightning:
+    """What the module asks its trainer for in a step."""
+
+    def __init__(self, loader: Any, accumulate_grad_batches: int) -> None:
+        self.train_dataloader = loader
+        self.accumulate_grad_batches = accumulate_grad_batches
+
+
+def gradients_of_one_step(scan: str, step: int, num_micro_batches: int) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradients of one optimiser step of an epoch, as Lightning computes them: DDP, loss / micro-batches, summed up."""
+    data = ScanDataModule(
+        DataConfig(path=scan, measurement="amplitude", nphotons=1e6, val_fraction=0),
+        global_batch_size=GLOBAL_BATCH,
+        num_micro_batches=num_micro_batches,
+        seed=3,
+    )
+    data.setup("fit")
+    module = PtychographyModule(ModelConfig(base_width=4, intensity_scale_trainable=True), learning_rate=1e-3)
+    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), data.intensity_scale, seed=0)
+    torch.manual_seed(0)
+    for parameter in module.network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)  # zero weights would pass no gradient on
+    loader = data.train_dataloader()
+    module._trainer = WithoutLightning(loader, num_micro_batches)  # type: ignore[assignment]
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.double()  # so that what is compared is the arithmetic of the step, not float32 convolutions of other batch sizes
+    module.loss.intensity_scale = module.loss.intensity_scale.double()
+    module.probes = module.probes.to(torch.complex128)
+    stepper = Step(module)
+    wrapped = torch.nn.parallel.DistributedDataParallel(stepper) if dist.is_initialized() else stepper
+    batches = list(loader)
+    loss = 0.0
+    for micro_batch in range(num_micro_batches):
+        batch = step * num_micro_batches + micro_batch
+        samples = batches[batch]._replace(x_norm=batches[batch].x_norm.double())
+        part = wrapped(samples, batch) / num_micro_batches
+        part.backward()
+        loss += part.item()
+    return loss, {name: parameter.grad.numpy() for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+class Step(torch.nn.Module):
+    def __init__(self, module: PtychographyModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, samples: Any, batch_idx: int) -> torch.Tensor:
+        return self.module.training_step(samples, batch_idx)
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 3])
+def test_loss_and_gradients_of_a_step(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], num_micro_batches: int) -> None:
+    """37 groups in batches of 7: the first step is whole, the last one has 2 samples, fewer than ranks or micro-batches."""
+    scan = str(write_scan())
+    for step in (0, 5):
+        loss, gradients = gradients_of_one_step(scan, step, 1)
+        for world_size in (1, 2, 3):
+            for rank_loss, rank_gradients in on_ranks(world_size, gradients_of_one_step, scan, step, num_micro_batches):
+                assert rank_loss == pytest.approx(loss, rel=1e-6)
+                assert rank_gradients.keys() == gradients.keys()
+                for name, gradient in gradients.items():
+                    # float64 up to the float32 units that positions and normalisation come in
+                    np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+
+
+def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[list[int]]:
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    sampler = GlobalBatchSampler(
+        num_samples,
+        global_batch_size=GLOBAL_BATCH,
+        rank=rank,
+        world_size=world_size,
+        shuffle_seed=5,
+        num_micro_batches=num_micro_batches,
+    )
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 2, 5])
+def test_sequence_of_global_batches(on_ranks: Callable[..., Any], num_micro_batches: int) -> None:
+    for epoch in (0, 1):
+        expected = [sorted(batch) for batch in batches_seen(37, 1, epoch)]
+        for world_size in (1, 2, 3):
+            parts = on_ranks(world_size, batches_seen, 37, num_micro_batches, epoch)
+            steps = [
+                sorted(
+                    sample
+                    for part in parts
+                    for micro_batch in part[step * num_micro_batches : (step + 1) * num_micro_batches]
+                    for sample in micro_batch
+                )
+                for step in range(len(expected))
+            ]
+            assert steps == expected
+            assert all(len(part) == len(expected) * num_micro_batches for part in parts)
+
+
+def test_pass_that_goes_on_takes_the_rest_once() -> None:
+    def sampler() -> GlobalBatchSampler:
+        return GlobalBatchSampler(37, global_batch_size=7, rank=0, world_size=1, shuffle_seed=1, num_micro_batches=2)
+
+    whole, rest = sampler(), sampler()
+    rest.go_on_after(4)
+    assert list(rest) == list(whole)[8:]
+    assert list(rest) == list(whole)  # the next epoch is whole again
+
+
+def test_num_samples_in_a_batch_are_those_that_all_ranks_get() -> None:
+    samplers = [
+        GlobalBatchSampler(37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2) for rank in range(3)
+    ]
+    for batch, parts in enumerate(zip(*samplers, strict=True)):
+        in_micro_batch, in_step = samplers[0].num_samples_in(batch)
+        assert in_micro_batch == sum(map(len, parts))
+        assert in_step == (2 if batch >= 10 else 7)
+
+
+def validate(scan: str, group_size: int) -> dict[str, float]:
+    """Metrics of an untrained network with a head that is not zero."""
+    if dist.is_initialized():
+        rank, size = str(dist.get_rank()), str(dist.get_world_size())
+        launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": "0"}
+        os.environ.update(launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    data = ScanDataModule(
+        DataConfig(path=scan, measurement="amplitude", nphotons=1e6, val_fraction=0.5, group_size=group_size), global_batch_size=4, seed=0
+    )
+    data.setup("fit")
+    module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
+    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), data.intensity_scale, seed=0)
+    torch.manual_seed(0)
+    for parameter in module.network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    module.on_validation_epoch_start()
+    logged: dict[str, float] = {}
+    module.log_dict = lambda values: logged.update({name: float(value) for name, value in values.items()})  # type: ignore[method-assign]
+    with torch.no_grad():
+        for number, samples in enumerate(data.val_dataloader()):
+            module.validation_step(samples, number)
+    module.on_validation_epoch_end()
+    return logged
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_validation_metrics(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], group_size: int) -> None:
+    scan = str(write_scan())
+    expected = validate(scan, group_size)
+    assert math.isfinite(expected["val_deviance_per_pixel"])
+    for world_size in (2, 3, 5):
+        for metrics_of_rank in on_ranks(world_size, validate, scan, group_size):
+            assert metrics_of_rank == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_loss_curve_of_fifty_steps(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    scan = write_scan()
+    curves = []
+    for world_size in (1, 2, 3):
+        run_dir = tmp_path / f"run{world_size}"
+        on_ranks(world_size, train_one, settings(scan, run_dir, train__epochs=10, train__accumulate_grad_batches=world_size))
+        assert int(metrics(run_dir)[-1]["step"]) == 49  # counted from zero
+        curves.append(column(run_dir, "train_deviance_per_pixel"))
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=1e-3)
