@@ -44,20 +44,31 @@ class Checkpointing(Checkpoint):
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._launcher is not None and os.getppid() != self._launcher:
-            self._received = self._received or signal.SIGTERM
-        received, seconds = largest([self._received, time.monotonic() - self._saved_at])
-        is_due = received or seconds >= SECONDS_BETWEEN_CHECKPOINTS
-        if not is_due or (batch_idx + 1) % trainer.accumulate_grad_batches:  # never in the middle of a step
+        in_the_middle_of_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
+        if in_the_middle_of_a_step or trainer.is_last_batch:  # an epoch is finished first, with its validation and its row of metrics
             return
+        received, seconds = largest([self._signal(), time.monotonic() - self._saved_at])
+        if received or seconds >= SECONDS_BETWEEN_CHECKPOINTS:
+            self._save(trainer)
+        self._stop_if_asked(received, trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step:
+            self._stop_if_asked(largest([self._signal()])[0], trainer)
+
+    def _stop_if_asked(self, received: float, trainer: L.Trainer) -> None:
         if received:
             name = signal.Signals(int(received)).name
             message = f"stopped by {name} after step {trainer.global_step}; go on with --train.resume auto ({self.path})"
             raise Interrupted(message, exit_status=128 + int(received))
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer)
+    def _signal(self) -> int:
+        if self._launcher is not None and os.getppid() != self._launcher:
+            return self._received or signal.SIGTERM
+        return self._received
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._put_handlers_back()
