@@ -14,26 +14,45 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, in the same directory; on success flush it to disk and rename it to `path`.
 
     On an error the temporary file is removed and what stood at `path` before is untouched.
+
+    Raises
+    ------
+    OSError
+        Disk full, read-only, no permission and the like; it names `path`, not the temporary file.
     """
+    try:
+        with _temporary_beside(path) as temporary:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        _flush_directory(path.parent)  # the rename itself
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; not written", str(path)) from error
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: some writers choose the format by it, or add their own where it is missing.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    temporary = Path(name)
     try:
         os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would hide results from colleagues
         os.close(handle)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        yield Path(name)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+
+
+def _flush_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)  # the rename itself
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)
 
 
 def _umask() -> int:
