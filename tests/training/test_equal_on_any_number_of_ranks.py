@@ -49,7 +49,6 @@ def gradients_of_one_step(scan: str, step: int, num_micro_batches: int) -> tuple
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.double()  # so that what is compared is the arithmetic of the step, not float32 convolutions of other batch sizes
     module.loss.intensity_scale = module.loss.intensity_scale.double()
-    module.probes = module.probes.to(torch.complex128)
     stepper = Step(module)
     wrapped = torch.nn.parallel.DistributedDataParallel(stepper) if dist.is_initialized() else stepper
     batches = list(loader)

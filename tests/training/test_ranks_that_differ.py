@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def train_with_another_library(concerns: dict[str, Any]) -> str:
 
 def test_versions_of_the_software(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> None:
     messages = on_ranks(2, train_with_another_library, settings(write_scan(), tmp_path / "run"))
-    assert messages == [f"ranks differ: torch is '1.0' on rank 1, but {torch.__version__!r} on rank 0"] * 2
+    assert messages == [f"ranks differ: torch is '1.0' on rank 1, but {version('torch')!r} on rank 0"] * 2
 
 
 def build_with_own_scale() -> str:
