@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.config import Config, ConfigError, parse_mapping
+from ptycho_dist.config import Config, ConfigError, parse_mapping, require_plain_yaml
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.scale.intensity_scale import IntensityScale
 
@@ -156,10 +156,12 @@ def load_bundle(path: str | Path) -> Bundle:
             weights=safetensors.torch.load(members[_WEIGHTS]),
             versions=_typed(record, "versions", dict),
         )
-        if bundle.probe.ndim != 3 or bundle.probe.dtype != np.complex64:
-            raise ValueError(f"{_PROBE} is {bundle.probe.dtype} {bundle.probe.shape}, expected complex64 (modes, N, N)")
-        bundle.build_model()  # the weights fit the network that the config describes
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, SafetensorError, ConfigError) as error:
+        _require_probe(bundle.probe)
+        _require_finite_weights(bundle.weights)
+        with torch.device("meta"):  # no memory is taken: the width may be a forger's
+            network = PtychoAutoencoder(pattern_size=bundle.pattern_size, base_width=bundle.config.model.base_width)
+        network.load_state_dict(dict(bundle.weights), assign=True)  # the weights fit the network that the config describes
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, MemoryError, SafetensorError, ConfigError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{path}: {_RECORD} and the members don't make a bundle: {what}") from error
     return bundle
@@ -186,7 +188,8 @@ def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     if len(content) > _LARGEST_RECORD_BYTES:
         raise BundleError(f"{path}: {_RECORD} has {len(content)} bytes, expected at most {_LARGEST_RECORD_BYTES}")
     try:
-        record = yaml.safe_load(content)
+        require_plain_yaml(text := content.decode())
+        record = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or no such date
         raise BundleError(f"{path}: {_RECORD} is not YAML ({error})") from error
     if not isinstance(record, dict) or record.get("format") != "ptycho_dist bundle":
@@ -198,6 +201,20 @@ def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     if not isinstance(record.get("sha256"), dict):
         raise BundleError(f"{path}: sha256 in {_RECORD} is {record.get('sha256')!r}, expected the SHA-256 of every other member")
     return record
+
+
+def _require_probe(probe: np.ndarray) -> None:
+    is_stack_of_squares = probe.ndim == 3 and probe.shape[0] > 0 and probe.shape[1] == probe.shape[2]
+    if not is_stack_of_squares or probe.dtype != np.complex64:
+        raise ValueError(f"{_PROBE} is {probe.dtype} {probe.shape}, expected complex64 (modes, N, N)")
+    if not np.isfinite(probe).all() or not probe.any():
+        raise ValueError(f"{_PROBE} holds {'zeros only' if np.isfinite(probe).all() else 'NaN or infinity'}, expected a finite probe")
+
+
+def _require_finite_weights(weights: Mapping[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} in {_WEIGHTS} holds NaN or infinity, expected finite weights")
 
 
 def _positive(record: Mapping[str, Any], key: str) -> float:

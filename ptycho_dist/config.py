@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+
+_PLAIN_YAML = "plain yaml"
+_DEEPEST_YAML = 20
 
 
 class ConfigError(ValueError):
@@ -221,9 +225,49 @@ def _without_tuples(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def require_plain_yaml(text: str) -> None:
+    """Refuse what no configuration needs: a few lines of aliases can stand for more text than memory holds, or for themselves.
+
+    Raises
+    ------
+    yaml.YAMLError
+        The text is no YAML, has an alias or the same key twice in one mapping, or is nested deeper than any configuration.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        assert event.start_mark is not None
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {line}: found the alias '*{event.anchor}', expected YAML without anchors and aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_YAML:
+            raise yaml.YAMLError(f"line {line}: found more than {_DEEPEST_YAML} levels of nesting, expected a configuration")
+    _require_keys_once(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def _require_keys_once(node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.YAMLError(f"found the key {key.value!r} for the second time in one mapping, expected each key once")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for part in child if isinstance(child, tuple) else (child,):
+            _require_keys_once(part)
+
+
+def _load_plain_yaml(text: str) -> Any:
+    require_plain_yaml(text)
+    return get_loader("yaml")(text)
+
+
+set_loader(_PLAIN_YAML, _load_plain_yaml, exceptions=(yaml.YAMLError,))
+
+
 def make_parser(description: str, *, config: bool = True) -> ArgumentParser:
     """Command-line parser with `--debug` and, unless told otherwise, `--config FILE.yaml` and an option for every key of `Config`."""
-    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, parser_mode=_PLAIN_YAML)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if config:
         parser.add_argument("--config", action="config", help="YAML file; options after it override its keys")
@@ -255,12 +299,17 @@ def parse_mapping(mapping: dict[str, Any]) -> Config:
     ConfigError
         A key is unknown or a value is of the wrong type.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=_PLAIN_YAML)
     _add_config_keys(parser)
     if not isinstance(mapping, dict):
         raise ConfigError(f"config: found {type(mapping).__name__}, expected a mapping of data, model, train, simulation")
-    for name in mapping.keys() - {concern.name for concern in dataclasses.fields(Config)}:
-        raise ConfigError(f"config: {name!r} is not accepted, expected data, model, train, simulation")
+    concerns = {concern.name: get_type_hints(concern.default_factory) for concern in dataclasses.fields(Config)}
+    for name, keys in mapping.items():
+        if name not in concerns:
+            raise ConfigError(f"config: {name!r} is not accepted, expected {', '.join(concerns)}")
+        for key in keys if isinstance(keys, dict) else ():
+            if key not in concerns[name]:
+                raise ConfigError(f"config: {name}: {key!r} is not accepted, expected {', '.join(concerns[name])}")
     try:
         return _with_text_as_it_is(read_config(parser, parser.parse_object(mapping)), mapping)
     except (ArgumentError, TypeError, KeyError) as error:

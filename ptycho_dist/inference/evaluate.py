@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
 def _read_reconstruction(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in _KEYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+            arrays = {key: archive[key] for key in _KEYS}
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a reconstruction ({error}); expected the arrays {', '.join(_KEYS)}") from error
+    for key in ("origin_px", "positions_px"):
+        if arrays[key].dtype.kind not in "fiu":
+            raise ValueError(f"{path}: {key} is {arrays[key].dtype}; expected real numbers")
+    return arrays

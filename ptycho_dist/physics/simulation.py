@@ -21,6 +21,8 @@ from ptycho_dist.physics.simulated_probes import make_probe
 
 # 16 MiB a complex128 array, and a few of them at a time, however many patterns there are.
 CHUNK_PIXELS = 2**20
+LARGEST_PHOTONS = 1e18
+"""In a pixel: NumPy's Poisson numbers are int64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +254,10 @@ def noisy_diffraction(
     count, size = len(positions_px), probe.shape[-1]
     diffraction = np.empty((count, size, size), dtype=np.float32)
     for chunk in _chunks(count, probe.size):
-        diffraction[chunk] = np.sqrt(rng.poisson(expected_intensity(probe, transmission, positions_px[chunk])))
+        intensity = expected_intensity(probe, transmission, positions_px[chunk])
+        if intensity.max() > LARGEST_PHOTONS:
+            raise ValueError(f"scan: {intensity.max():.3g} photons in a pixel, expected at most {LARGEST_PHOTONS:.0e}: lower nphotons")
+        diffraction[chunk] = np.sqrt(rng.poisson(intensity))
         if report_progress is not None:
             report_progress(min(chunk.stop, count), count)
     return diffraction

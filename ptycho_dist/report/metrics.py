@@ -17,6 +17,7 @@ from scipy import fft, ndimage
 # Far above the rounding of complex64 (6e-8), far below any contrast one would call an image.
 _CONSTANT_BELOW = 1e-6
 _WHOLE_PIXEL_WITHIN = 1e-6
+_FARTHEST_PX = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -125,12 +126,14 @@ def compare_with_reference(
     if valid.dtype != np.bool_ or valid.shape != object_.shape:
         raise ValueError(f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the shape of the object")
     origin = np.asarray(origin_px, dtype=np.float64)
-    if origin.shape != (2,) or not np.isfinite(origin).all():
-        raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x)")
+    if origin.shape != (2,) or not np.isfinite(origin).all() or np.abs(origin).max() > _FARTHEST_PX:
+        raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x), pixels")
     positions = np.asarray(positions_px, dtype=np.float64)
     if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
         raise ValueError(f"positions_px has shape {positions.shape}; expected (n, 2) with n >= 1, (y, x) a row")
     _require_finite("positions_px", positions)
+    if np.abs(positions).max() > _FARTHEST_PX:
+        raise ValueError(f"positions_px reach {np.abs(positions).max():.3g}; expected pixels, at most {_FARTHEST_PX:.0e}")
     _require_finite("the object, where it is valid,", object_[valid])
 
     object_, valid, (origin_y, origin_x) = _on_whole_pixels(np.where(valid, object_, 0), valid, origin)

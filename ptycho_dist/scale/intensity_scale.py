@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.scale.exact_sum import ExactSum, exact_energy_sum
 from ptycho_dist.scale.nphotons import require_photons
 
@@ -76,16 +77,20 @@ def derive_intensity_scale(
 
 
 def scale_to_mean_energy(energy: ExactSum, wanted: Fraction) -> float:
-    """The factor on amplitudes that brings their mean energy to `wanted`, correctly rounded."""
+    """The factor on amplitudes that brings their mean energy to `wanted`, correctly rounded.
+
+    Every rank holds the same energy, so where it can't be used every rank raises the same `FailedTogether`.
+    """
     if energy.count == 0:
-        raise ValueError("no pattern on any rank: there is nothing to derive a scale from")
+        raise FailedTogether("no pattern on any rank: there is nothing to derive a scale from")
     if energy.total == 0:
-        raise ValueError(f"all {energy.count} patterns are zero: there is nothing to derive a scale from")
+        raise FailedTogether(f"all {energy.count} patterns are zero: there is nothing to derive a scale from")
     try:
         return _rounded_sqrt(wanted / energy.mean)
     except OverflowError as error:
-        raise ValueError(
-            f"the patterns' mean energy {float(energy.mean)!r} is too small: no float64 holds the factor that brings it to {float(wanted)!r}"
+        raise FailedTogether(
+            f"the patterns' mean energy {float(energy.mean)!r} is too small: "
+            f"no float64 holds the factor that brings it to {float(wanted)!r}"
         ) from error
 
 

@@ -18,7 +18,7 @@ SEEDS = range(6)
 N = 64
 
 
-def scan_at(positions_px: np.ndarray, name: str = "scan.npz") -> Scan:
+def scan_at(positions_px: np.ndarray, name: str = "scan.npz", fingerprint: str = "blank") -> Scan:
     """A scan of blank patterns at these positions."""
     return Scan(
         path=Path(name),
@@ -29,6 +29,7 @@ def scan_at(positions_px: np.ndarray, name: str = "scan.npz") -> Scan:
         probe=np.ones((1, N, N), dtype=np.complex64),
         object_guess=None,
         nphotons=None,
+        fingerprint=fingerprint,
     )
 
 
@@ -259,3 +260,9 @@ def test_groups_may_lie_just_under_a_patch_apart_and_single_patterns_anywhere() 
     line = np.stack([np.zeros(4), (N - 0.5) / 3 * np.arange(4)], axis=1)
     assert len(select(line, val_fraction=0).train_groups) == 4
     assert len(select(100 * line, val_fraction=0, group_size=1).train_groups) == 4
+
+
+def test_fingerprint_tells_other_content_at_the_same_positions() -> None:
+    positions = random_positions(40)
+    first, second = (select_subset([scan_at(positions, fingerprint=content)], DataConfig()).fingerprint for content in ("a", "b"))
+    assert first != second

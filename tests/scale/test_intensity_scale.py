@@ -102,31 +102,67 @@ def test_sum_is_exact_where_float64_is_not() -> None:
     assert exact_energy_sum([chunk]).total == 2 * Fraction(huge * huge) + Fraction(tiny * tiny)
 
 
-def shard_scale(rank_of_pattern: list[int], chunk: int, dtype: str) -> IntensityScale:
-    x_norm = patterns().astype(dtype)
-    mine = x_norm[[number for number, owner in enumerate(rank_of_pattern) if owner == dist.get_rank()]]
-    calls = []
-    all_reduce = dist.all_reduce
-    dist.all_reduce = lambda tensor, **kwargs: (calls.append(tensor.numel() * tensor.element_size()), all_reduce(tensor, **kwargs))[1]
-    try:
-        record = derive_intensity_scale((mine[start : start + chunk] for start in range(0, len(mine), chunk)), NPHOTONS)
-    finally:
-        dist.all_reduce = all_reduce
-    assert calls == [552], f"expected one all_reduce of 552 bytes, found {calls}"
-    return record
+def inputs(dtype: str) -> np.ndarray:
+    """The 23 patterns in a type; for the integers, counts over nine decades with 0 and 2^31 among them."""
+    x_norm = patterns()
+    if not dtype.startswith("int"):
+        return np.clip(x_norm, 0, np.finfo(np.float16).max if dtype == "float16" else None).astype(dtype)
+    counts = np.minimum(x_norm.astype(np.float64) * 2.0**11, 2**31).astype(np.int64)
+    counts[5, 0, :2] = 0, 2**31
+    return counts
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("dealing", ["dealt in turn", "uneven", "all on the last rank"])
-def test_every_rank_has_the_bits_of_one_process(on_ranks, world_size: int, dealing: str) -> None:
-    rank_of_pattern = {
-        "dealt in turn": [number % world_size for number in range(23)],
+def dealings(world_size: int) -> dict[str, list[int]]:
+    """Which rank holds which pattern; in the last two there are ranks without any."""
+    return {
+        "in turn": [number % world_size for number in range(23)],
+        "at random": np.random.default_rng(world_size).integers(0, world_size, 23).tolist(),
         "uneven": [min(number // 3, world_size - 1) for number in range(23)],
+        "half of the ranks": [number % max(1, world_size // 2) for number in range(23)],
         "all on the last rank": [world_size - 1] * 23,
-    }[dealing]
-    for dtype in ("float32", "float64"):
-        expected = derive_intensity_scale(patterns().astype(dtype), NPHOTONS)
-        assert on_ranks(world_size, shard_scale, rank_of_pattern, 4, dtype) == [expected] * world_size
+    }
+
+
+DTYPES = ("float64", "float32", "float16", "int64")
+CHUNKS = (1, 4, 100)
+
+
+def shard_scales() -> dict[tuple[str, str, int], IntensityScale]:
+    """What this rank finds for every type, dealing and chunk size, its patterns in random order."""
+    sizes: list[int] = []
+    all_reduce = dist.all_reduce
+    dist.all_reduce = lambda tensor, **kwargs: (sizes.append(tensor.numel() * tensor.element_size()), all_reduce(tensor, **kwargs))[1]
+    found = {}
+    for dtype in DTYPES:
+        for dealing, owners in dealings(dist.get_world_size()).items():
+            mine = inputs(dtype)[np.equal(owners, dist.get_rank())]
+            shuffled = mine[np.random.default_rng(dist.get_rank()).permutation(len(mine))]
+            for chunk in CHUNKS:
+                chunks = (shuffled[start : start + chunk] for start in range(0, len(shuffled), chunk))
+                found[dtype, dealing, chunk] = derive_intensity_scale(chunks, NPHOTONS)
+                assert sizes == [552], f"expected one all_reduce of 552 bytes, found {sizes}"
+                sizes.clear()
+    dist.all_reduce = all_reduce
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 7, 8])
+def test_every_rank_has_the_correctly_rounded_scale(on_ranks, world_size: int) -> None:
+    """Whatever the number of ranks, the dealing, the order, the chunks and the type; each with one collective of 552 bytes."""
+    expected = {dtype: correctly_rounded_scale(energies_by_loop(inputs(dtype)), NPHOTONS) for dtype in DTYPES}
+    one_process = {dtype: derive_intensity_scale(inputs(dtype), NPHOTONS) for dtype in DTYPES}
+    for found in on_ranks(world_size, shard_scales):
+        assert len(found) == len(DTYPES) * len(CHUNKS) * 5
+        for (dtype, dealing, chunk), record in found.items():
+            assert record.value == expected[dtype], (dtype, dealing, chunk)
+            assert record == one_process[dtype], (dtype, dealing, chunk)
+
+
+def test_inputs_span_what_they_claim() -> None:
+    assert inputs("int64").max() == 2**31
+    assert inputs("int64").min() == 0
+    assert 0 < inputs("float16")[inputs("float16") > 0].min() < np.finfo(np.float16).tiny  # a subnormal
+    assert len({derive_intensity_scale(inputs(dtype), NPHOTONS).value for dtype in DTYPES}) >= 3
 
 
 def scale_where_one_rank_has_bad_data(bad: str) -> str:

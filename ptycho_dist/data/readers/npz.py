@@ -33,6 +33,7 @@ _DIFFRACTION_KEYS = ("diffraction", "diff3d")
 _KEYS = (*_DIFFRACTION_KEYS, "xcoords", "ycoords", "probeGuess", "objectGuess", "_metadata")
 _ZIP_LOCAL_HEADER_BYTES = 30
 _LARGEST_METADATA_BYTES = 1 << 20
+_LARGEST_SMALL_ARRAY_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,10 @@ def _read_all_but_patterns(
         return members[key]
 
     diffraction = require(next((key for key in _DIFFRACTION_KEYS if key in members), _DIFFRACTION_KEYS[0]))
+    largest_bytes = max(diffraction.num_bytes, _LARGEST_SMALL_ARRAY_BYTES)
+    for key in ("xcoords", "ycoords", "probeGuess"):  # read whole: what is compressed may be far larger than the file
+        if key in members and members[key].num_bytes > largest_bytes:
+            raise members[key].refused(f"{members[key].num_bytes} bytes", f"at most {largest_bytes} with such patterns")
     rows, columns = _coordinates(require("ycoords")), _coordinates(require("xcoords"))
     if len(rows) != len(columns):
         raise ScanError(path, "xcoords, ycoords", f"{len(columns)} and {len(rows)} values", "as many of one as of the other")
@@ -123,6 +128,8 @@ def _read_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> _Membe
     except (ValueError, KeyError) as error:
         raise ScanError(path, info.filename, f"no NPY header ({error})", "an array as numpy.savez writes it") from error
     member = _Member(path, info, shape, is_fortran, dtype, header_bytes=stream.tell())
+    if min(shape, default=0) < 0:
+        raise member.refused(f"shape {shape}", "lengths of at least 0")
     if not dtype.hasobject and info.file_size != member.header_bytes + member.num_bytes:
         raise member.refused(f"{info.file_size - member.header_bytes} bytes", f"{member.num_bytes}, as its header says: {shape} of {dtype}")
     return member
@@ -207,7 +214,7 @@ def _coordinates(member: _Member) -> np.ndarray:
 def _probe(member: _Member) -> np.ndarray:
     if member.dtype.kind not in "cf":
         raise member.refused(f"type {member.dtype}", "complex numbers")
-    probe = _read_array(member).astype(np.complex64)
+    probe = _as_complex64(_read_array(member))
     if probe.ndim == 3 and probe.shape[2] == 1:
         probe = probe[..., 0]
     return probe[None] if probe.ndim == 2 else probe
@@ -216,7 +223,12 @@ def _probe(member: _Member) -> np.ndarray:
 def _object_guess(member: _Member) -> np.ndarray:
     if len(member.shape) != 2 or member.dtype.kind not in "cf":
         raise member.refused(f"shape {member.shape} of {member.dtype}", "a complex object, (H, W)")
-    return _read_array(member).astype(np.complex64)
+    return _as_complex64(_read_array(member))
+
+
+def _as_complex64(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinity is refused by whoever can't use it
+        return array.astype(np.complex64)
 
 
 def _read_metadata(member: _Member) -> dict[str, Any]:
@@ -249,7 +261,7 @@ def _json_in_pickle(member: _Member) -> dict[str, Any]:
 def _parse_json(member: _Member, text: str | bytes) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise member.refused(f"{str(text)[:40]!r} ({error})", "JSON text") from error
     if not isinstance(metadata, dict):
         raise member.refused(f"{type(metadata).__name__}", "a JSON object")
