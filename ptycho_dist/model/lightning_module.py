@@ -40,8 +40,8 @@ class PtychographyModule(L.LightningModule):
     """
 
     network: PtychoAutoencoder
-    probes: Tensor
     loss: ScaledPoissonLoss
+    _probes: Tensor
 
     def __init__(self, config: ModelConfig, *, learning_rate: float) -> None:
         super().__init__()
@@ -69,9 +69,15 @@ class PtychographyModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = PtychoAutoencoder(pattern_size=probes.shape[-1], base_width=self.config.base_width)
-        self.register_buffer("probes", normalize_probe(probes), persistent=False)
+        # As pairs of reals: DDP sends buffers to all ranks, and not every backend can send complex numbers.
+        self.register_buffer("_probes", torch.view_as_real(normalize_probe(probes)), persistent=False)
         self.loss = ScaledPoissonLoss(intensity_scale, trainable=self.config.intensity_scale_trainable)
         require_same({"intensity_scale": float(self.loss.intensity_scale)})
+
+    @property
+    def probes(self) -> Tensor:
+        """complex64 (scans, modes, N, N), normalised units."""
+        return torch.view_as_complex(self._probes)
 
     def forward(self, samples: Samples) -> Tensor:
         """Predicted intensity I_hat, float32 (B, C, N, N), normalised units."""
