@@ -38,10 +38,8 @@ def run(main: Callable[[], None]) -> None:
             message = first_failure(own)
             is_mine = rank == 0 or message == own
         if is_mine:
-            if rank == 0:
-                logger.error("error: %s", message)
-            else:
-                print(f"error: {message}", file=sys.stderr)
+            print(f"error: {message}", file=sys.stderr)
+            logger.error("%s", message)  # for train.log
             if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
                 print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
         exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
@@ -63,6 +61,7 @@ def show_log_on_stderr(rank: int) -> None:
         logging.Formatter("%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s", "%H:%M:%S")
     )
     handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # `run` says errors
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

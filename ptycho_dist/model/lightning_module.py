@@ -112,10 +112,15 @@ class PtychographyModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         deviance, num_samples = self._train_sums
-        self.log("train_deviance_per_pixel", 2 * deviance / num_samples)
         self._train_sums = torch.zeros(2, dtype=torch.float64)
+        metrics = {"train_deviance_per_pixel": 2 * float(deviance) / float(num_samples)}
         if self.loss.log_gain is not None:
-            self.log("gain", self.loss.log_gain.detach().exp())
+            metrics["gain"] = float(self.loss.log_gain.detach().exp())
+        self.log_dict(metrics, logger=False)
+        # To the loggers at once: Lightning would wait until after the epoch's checkpoint, and a run that is killed between the two and
+        # resumed would have no row of this epoch.
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **metrics}, step=self.global_step - 1)
 
     def _refuse_loss(self, loss: Tensor, predicted: Tensor, x_norm: Tensor) -> None:
         def refuse_own() -> None:

@@ -78,6 +78,8 @@ class Checkpointing(Checkpoint):
         self._put_handlers_back()
 
     def _save(self, trainer: L.Trainer) -> None:
+        for metrics_logger in trainer.loggers:  # first, so that a checkpoint is never ahead of its metrics
+            metrics_logger.save()
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
 
