@@ -139,12 +139,16 @@ def terminate_all(job: Job) -> None:
     os.killpg(job.agent.pid, signal.SIGTERM)
 
 
+def ctrl_c(job: Job) -> None:
+    os.killpg(job.agent.pid, signal.SIGINT)  # as a terminal does
+
+
 def user_signal_to_all(job: Job) -> None:
     for number in [*job.ranks(), job.agent.pid]:
         os.kill(number, signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("fault", [kill_one_rank, kill_agent, terminate_agent, terminate_all, user_signal_to_all])
+@pytest.mark.parametrize("fault", [kill_one_rank, kill_agent, terminate_agent, terminate_all, ctrl_c, user_signal_to_all])
 def test_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(
     start: Callable[..., Job], uninterrupted: Path, fault: Callable[[Job], None]
 ) -> None:
