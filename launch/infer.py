@@ -21,8 +21,11 @@ def main() -> None:
     parser.add_argument(
         "--normalization", choices=["bundle", "scan"], default="bundle", help="RMS factor of the input: the stored one, or the scan's own"
     )
+    parser.add_argument(
+        "--probe", choices=["bundle", "scan"], help="the bundle's probe, or the scan's own; default: the bundle's where training refined it"
+    )
     arguments = parser.parse_args()
-    chosen = {"normalization": arguments.normalization, "measurement": arguments.measurement}
+    chosen = {"normalization": arguments.normalization, "probe": arguments.probe, "measurement": arguments.measurement}
     infer(arguments.bundle, arguments.data, arguments.out, **chosen)
 
 

@@ -12,7 +12,7 @@ import math
 import platform
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +60,8 @@ class Bundle:
         SHA-256 of the subset that was trained on.
     probe
         complex64 (modes, N, N), normalised units: of the (first) scan that was trained on.
+    refined_probes
+        Where training refined them, the probe of each scan that was trained on by the scan's fingerprint, like `probe`; else empty.
     weights
         The network's tensors by name, on the CPU.
     versions
@@ -75,6 +77,7 @@ class Bundle:
     probe: np.ndarray
     weights: Mapping[str, Tensor]
     versions: Mapping[str, str]
+    refined_probes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def intensity_scale(self) -> float:
@@ -102,7 +105,7 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
     """Write a bundle; a file that stood there is replaced only once the new one is whole and on disk."""
     members = {
         _WEIGHTS: safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}),
-        _PROBE: _npy_bytes(bundle.probe),
+        _PROBE: _npy_bytes(np.stack(list(bundle.refined_probes.values())) if bundle.refined_probes else bundle.probe),
     }
     record = {
         "format": "ptycho_dist bundle",
@@ -115,6 +118,7 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
         "gain": bundle.gain,
         "normalization": {"mode": "rms", "factor": bundle.rms_factor},
         "subset_fingerprint": bundle.subset_fingerprint,
+        "refined_probe_of": list(bundle.refined_probes),
         "config": bundle.config.to_dict(),
         "versions": dict(bundle.versions),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
@@ -140,6 +144,9 @@ def load_bundle(path: str | Path) -> Bundle:
         if hashlib.sha256(members[name]).hexdigest() != record["sha256"].get(name):
             raise BundleError(f"{path}: {name} is not the one that was written: its SHA-256 differs from the one in {_RECORD}")
     try:
+        probes = np.load(io.BytesIO(members[_PROBE]), allow_pickle=False)
+        refined_probe_of = _typed(record, "refined_probe_of", list) if "refined_probe_of" in record else []  # not in older bundles
+        _require_probes(probes, refined_probe_of)
         bundle = Bundle(
             config=parse_mapping(record["config"]),
             scale=IntensityScale(
@@ -152,11 +159,11 @@ def load_bundle(path: str | Path) -> Bundle:
             gain=_positive(record, "gain"),
             rms_factor=_positive(record["normalization"], "factor"),
             subset_fingerprint=_typed(record, "subset_fingerprint", str),
-            probe=np.load(io.BytesIO(members[_PROBE]), allow_pickle=False),
+            probe=probes[0] if refined_probe_of else probes,
+            refined_probes=dict(zip(refined_probe_of, probes, strict=True)) if refined_probe_of else {},
             weights=safetensors.torch.load(members[_WEIGHTS]),
             versions=_typed(record, "versions", dict),
         )
-        _require_probe(bundle.probe)
         _require_finite_weights(bundle.weights)
         with torch.device("meta"):  # no memory is taken: the width may be a forger's
             network = PtychoAutoencoder(pattern_size=bundle.pattern_size, base_width=bundle.config.model.base_width)
@@ -203,12 +210,18 @@ def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     return record
 
 
-def _require_probe(probe: np.ndarray) -> None:
-    is_stack_of_squares = probe.ndim == 3 and probe.shape[0] > 0 and probe.shape[1] == probe.shape[2]
-    if not is_stack_of_squares or probe.dtype != np.complex64:
-        raise ValueError(f"{_PROBE} is {probe.dtype} {probe.shape}, expected complex64 (modes, N, N)")
-    if not np.isfinite(probe).all() or not probe.any():
-        raise ValueError(f"{_PROBE} holds {'zeros only' if np.isfinite(probe).all() else 'NaN or infinity'}, expected a finite probe")
+def _require_probes(probes: np.ndarray, refined_probe_of: list[Any]) -> None:
+    """One probe (modes, N, N), or a refined one for each of the scans (scans, modes, N, N)."""
+    num_scans = len(refined_probe_of)
+    if not all(isinstance(fingerprint, str) for fingerprint in refined_probe_of) or len(set(refined_probe_of)) != num_scans:
+        raise ValueError(f"refined_probe_of is {refined_probe_of!r}, expected fingerprints of different scans")
+    is_stack_of_squares = probes.ndim == (4 if num_scans else 3) and probes.size > 0 and probes.shape[-2] == probes.shape[-1]
+    if not is_stack_of_squares or probes.dtype != np.complex64 or (num_scans and len(probes) != num_scans):
+        expected = f"({num_scans}, modes, N, N)" if num_scans else "(modes, N, N)"
+        raise ValueError(f"{_PROBE} is {probes.dtype} {probes.shape}, expected complex64 {expected}")
+    for probe in probes if num_scans else probes[None]:
+        if not np.isfinite(probe).all() or not probe.any():
+            raise ValueError(f"{_PROBE} holds {'zeros only' if np.isfinite(probe).all() else 'NaN or infinity'}, expected a finite probe")
 
 
 def _require_finite_weights(weights: Mapping[str, Tensor]) -> None:

@@ -83,13 +83,26 @@ class ModelConfig:
         Channels of the network's first level.
     intensity_scale_trainable
         Multiply the prediction by a trainable factor that starts at exactly 1.
+    probe_trainable
+        Refine each scan's probe with the network: where the file's is approximate, or the light is not quite coherent.
+    probe_modes
+        Incoherent modes of a trainable probe, at least as many as the file has; null: as many.
     """
 
     base_width: int = 32
     intensity_scale_trainable: bool = False
+    probe_trainable: bool = False
+    probe_modes: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.base_width >= 1, "model.base_width", self.base_width, "at least 1")
+        _require(self.probe_modes is None or self.probe_modes >= 1, "model.probe_modes", self.probe_modes, "at least 1")
+        _require(
+            self.probe_modes is None or self.probe_trainable,
+            "model.probe_modes",
+            self.probe_modes,
+            "null where model.probe_trainable is false: what is made must be trained",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +129,9 @@ class TrainConfig:
         Seed of the weights and of the order of the batches.
     resume
         A checkpoint, or `auto`: the run directory's last one if there is one.
+    init
+        A bundle whose network (and refined probe of the same scan) training begins with; scale and normalisation are the new data's. A
+        resumed run goes on from its checkpoint and does not read it again.
     """
 
     run_dir: str = "run"
@@ -127,6 +143,7 @@ class TrainConfig:
     precision: Literal["auto", 32, "bf16-mixed"] = "auto"
     seed: int = 0
     resume: str | None = None
+    init: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")

@@ -104,6 +104,12 @@ def run_once_a_node(action: Callable[[], T]) -> T:
     return next(result for other, result in _gather((node, local_result)) if other == node)  # type: ignore[return-value]
 
 
+def from_rank_zero(action: Callable[[], T]) -> T:
+    """Run `action` on rank 0 and give its (picklable) result to all ranks; if it raises, raise `FailedTogether` on all."""
+    local_result = run_together(action if rank() == 0 else lambda: None)
+    return _gather(local_result)[0]  # type: ignore[return-value]
+
+
 def require_same(local_values: Mapping[str, Any]) -> None:
     """Raise on every rank, naming the rank and what it holds, unless all ranks hold equal values.
 

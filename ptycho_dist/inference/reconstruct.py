@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 BATCH_PATTERNS = 64
 
 NormalizationSource = Literal["bundle", "scan"]
+ProbeSource = Literal["bundle", "scan"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +64,7 @@ def infer(
     out_dir: Path,
     *,
     normalization: NormalizationSource = "bundle",
+    probe: ProbeSource | None = None,
     measurement: Measurement | None = None,
 ) -> Reconstruction:
     """Reconstruct a scan file with a bundle and write `reconstruction.npz`, the pictures and `summary.json`; see `reconstruct`."""
@@ -70,7 +72,7 @@ def infer(
     bundle = load_bundle(bundle_path)
     scan = read_scan(scan_path, measurement, default_measurement=bundle.config.data.measurement)
     seconds_read = time.perf_counter() - started
-    reconstruction = reconstruct(bundle, scan, normalization=normalization)
+    reconstruction = reconstruct(bundle, scan, normalization=normalization, probe=probe)
     summary = reconstruction.summary
     summary["bundle"], summary["data"] = str(bundle_path), str(scan_path)
     summary["seconds"] = {"read": round(seconds_read, 3), **summary["seconds"]}
@@ -79,7 +81,9 @@ def infer(
 
 
 @torch.inference_mode()
-def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSource = "bundle") -> Reconstruction:
+def reconstruct(
+    bundle: Bundle, scan: Scan, *, normalization: NormalizationSource = "bundle", probe: ProbeSource | None = None
+) -> Reconstruction:
     """Reconstruct the object of a scan with a trained network, on a GPU if there is one.
 
     The photon scale is the bundle's; none is derived. Patterns are streamed: memory is that of the stitched object and one batch.
@@ -89,10 +93,13 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     bundle
         The trained network.
     scan
-        Its pattern size must be the bundle's. Its own probe is used.
+        Its pattern size must be the bundle's.
     normalization
         `bundle` normalises the input by the stored RMS factor; `scan` by the scan's own, for a scan of another dose. Counts are the same
         function of the measured amplitude either way.
+    probe
+        `bundle` takes the bundle's probe: the one of this scan where training refined it, else that of the first scan trained on. `scan`
+        takes the scan's own. None is `bundle` where training refined the probe, else `scan`.
 
     Raises
     ------
@@ -117,8 +124,8 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
 
     started = time.perf_counter()
     network = bundle.build_model(device)
-    probe = normalize_probe(torch.from_numpy(scan.probe)).to(device)
-    stitched = StitchedObject(scan.positions_px, probe)
+    modes, probe_record = _choose_probe(bundle, scan, probe)
+    stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
     # From the middle outwards, so that each patch meets others that lie there already and can tell its phase.
     distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
     for patterns, amplitude in _batches(scan, order=np.argsort(distance, kind="stable")):
@@ -141,6 +148,7 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         "num_patterns": scan.num_patterns,
         "pattern_size": scan.pattern_size,
         "normalization": {"source": normalization, "mode": "rms", "factor": rms_factor},
+        "probe": probe_record,
         "device": str(device),
         "versions": software_versions(),
         "seconds": seconds,
@@ -148,6 +156,17 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     return Reconstruction(
         object=stitched.object(), origin_px=stitched.origin_px, positions_px=scan.positions_px, valid=stitched.valid(), summary=summary
     )
+
+
+def _choose_probe(bundle: Bundle, scan: Scan, source: ProbeSource | None) -> tuple[np.ndarray, dict[str, Any]]:
+    """The probe to reconstruct with, (modes, N, N), and what `summary.json` tells of it."""
+    source = source or ("bundle" if bundle.refined_probes else "scan")
+    of_this_scan = source == "scan" or scan.fingerprint in bundle.refined_probes
+    modes = scan.probe if source == "scan" else bundle.refined_probes.get(scan.fingerprint, bundle.probe)
+    refined = source == "bundle" and bool(bundle.refined_probes)
+    whose = "of this scan" if of_this_scan else "of the first scan that was trained on"
+    logger.info("probe: the %s's, %s%s, %d mode(s)", source, "refined, " if refined else "", whose, len(modes))
+    return modes, {"source": source, "refined": refined, "of_this_scan": of_this_scan, "modes": len(modes)}
 
 
 def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:

@@ -12,8 +12,9 @@ from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.loss import ScaledPoissonLoss
+from ptycho_dist.model.trainable_probe import TrainableProbe
 from ptycho_dist.physics.patches import merge_patches
-from ptycho_dist.physics.probe import illumination, normalize_probe, shift_probe, whole_pixel_and_rest
+from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.scale.intensity_scale import IntensityScale
 
@@ -41,6 +42,7 @@ class PtychographyModule(L.LightningModule):
 
     network: PtychoAutoencoder
     loss: ScaledPoissonLoss
+    trainable_probe: TrainableProbe | None
     _probes: Tensor
 
     def __init__(self, config: ModelConfig, *, learning_rate: float) -> None:
@@ -49,7 +51,7 @@ class PtychographyModule(L.LightningModule):
         self.learning_rate = learning_rate
         self._train_sums = torch.zeros(2, dtype=torch.float64)
 
-    def build(self, probes: Tensor, intensity_scale: IntensityScale, *, seed: int) -> None:
+    def build(self, probes: Tensor, intensity_scale: IntensityScale, *, seed: int, first_probes: Tensor | None = None) -> None:
         """Make network and loss.
 
         Parameters
@@ -60,6 +62,8 @@ class PtychographyModule(L.LightningModule):
             The dataset's s; every rank must hold the same bits.
         seed
             Of the network's first weights.
+        first_probes
+            Where a trainable probe begins, complex64 (scans, modes, N, N), if not at `probes`; its centre of light stays that of `probes`.
 
         Raises
         ------
@@ -69,22 +73,27 @@ class PtychographyModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = PtychoAutoencoder(pattern_size=probes.shape[-1], base_width=self.config.base_width)
-        # As pairs of reals: DDP sends buffers to all ranks, and not every backend can send complex numbers.
-        self.register_buffer("_probes", torch.view_as_real(normalize_probe(probes)), persistent=False)
+        self.trainable_probe = None
+        if self.config.probe_trainable:
+            self.trainable_probe = TrainableProbe(probes if first_probes is None else first_probes, centre_of_light(probes))
+        else:
+            # As pairs of reals: DDP sends buffers to all ranks, and not every backend can send complex numbers.
+            self.register_buffer("_probes", torch.view_as_real(normalize_probe(probes)), persistent=False)
         self.loss = ScaledPoissonLoss(intensity_scale, trainable=self.config.intensity_scale_trainable)
         require_same({"intensity_scale": float(self.loss.intensity_scale)})
 
     @property
     def probes(self) -> Tensor:
         """complex64 (scans, modes, N, N), normalised units."""
-        return torch.view_as_complex(self._probes)
+        return torch.view_as_complex(self._probes) if self.trainable_probe is None else self.trainable_probe()
 
     def forward(self, samples: Samples) -> Tensor:
         """Predicted intensity I_hat, float32 (B, C, N, N), normalised units."""
         with torch.autocast(self.device.type, enabled=False):
             whole_px, rest_px = whole_pixel_and_rest(samples.positions_px)
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
-        patches = self.network(samples.x_norm, probe)
+        # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
+        patches = self.network(samples.x_norm, probe.detach())
         with torch.autocast(self.device.type, enabled=False):
             if patches.shape[1] > 1:
                 patches = merge_patches(patches, illumination(probe), whole_px)
@@ -149,11 +158,16 @@ class PtychographyModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.trainable_probe is not None:
+            self.trainable_probe.return_to_gauge()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._train_sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another scale or subset: its buffer would replace the one that the data gave."""
+        """Refuse a checkpoint of another scale or subset, whose buffer would replace the one that the data gave, or of another start."""
         stored = {"intensity_scale": float(checkpoint["state_dict"]["loss.intensity_scale"])}
         stored["subset_fingerprint"] = checkpoint["hyper_parameters"]["subset_fingerprint"]
         for name, value in stored.items():
@@ -161,4 +175,7 @@ class PtychographyModule(L.LightningModule):
                 raise FailedTogether(
                     f"the checkpoint was trained with {name} {value!r}, the data give {self.hparams[name]!r}: other patterns or nphotons"
                 )
+        began_with, init = (hparams["config"]["train"].get("init") for hparams in (checkpoint["hyper_parameters"], self.hparams))
+        if began_with != init:
+            raise FailedTogether(f"the checkpoint's run began with train.init {began_with!r}, found {init!r}; expected the same")
         self._train_sums = checkpoint["train_sums"]

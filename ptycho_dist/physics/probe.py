@@ -23,6 +23,14 @@ def illumination(probe: Tensor) -> Tensor:
     return (probe.real.square() + probe.imag.square()).sum(dim=-3)
 
 
+def centre_of_light(probe: Tensor) -> Tensor:
+    """Centroid of the illumination, pixels: complex (..., modes, N, N) to float64 (..., 2) as (y, x)."""
+    light = illumination(probe).double()
+    light = light / light.sum(dim=(-2, -1), keepdim=True)
+    pixel = torch.arange(probe.shape[-1], dtype=torch.float64, device=probe.device)
+    return torch.stack(((light.sum(dim=-1) * pixel).sum(dim=-1), (light.sum(dim=-2) * pixel).sum(dim=-1)), dim=-1)
+
+
 def whole_pixel_and_rest(positions_px: Tensor) -> tuple[Tensor, Tensor]:
     """Split positions (..., 2) into the nearest whole pixel, int64, and what is left, -0.5 to 0.5, in the positions' dtype.
 

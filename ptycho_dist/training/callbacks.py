@@ -17,6 +17,7 @@ from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import largest
 from ptycho_dist.model.lightning_module import PtychographyModule
+from ptycho_dist.training.start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +29,26 @@ class HandOver(L.Callback):
     """Give the model what the data module found; this is where the two wings meet.
 
     It runs after the data module's `setup` and before the ranks are wrapped in DDP.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    start
+        Where training begins.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start: Start) -> None:
         self.config = config
+        self.start = start
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         data, module = trainer.datamodule, pl_module  # type: ignore[attr-defined]
         assert isinstance(data, ScanDataModule)
         assert isinstance(module, PtychographyModule)
         probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
-        module.build(probes, data.intensity_scale, seed=self.config.train.seed)
+        module.build(probes, data.intensity_scale, seed=self.config.train.seed, first_probes=self.start.probes(data))
+        self.start.load_weights(module.network, data)
         # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold values that only the data could give.
         module.save_hyperparameters(
             {

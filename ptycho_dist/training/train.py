@@ -14,11 +14,12 @@ from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.report.figures import draw_training_curve
+from ptycho_dist.report.figures import draw_probe, draw_training_curve
 from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
 from ptycho_dist.training.run_directory import RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file
+from ptycho_dist.training.start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,13 @@ def train(config: Config) -> Path:
     checkpoint = run_together(lambda: checkpoint_to_resume(config.train.resume, run_dir))
     require_same({"the checkpoint to resume": str(checkpoint)})
     is_rank_zero = rank() == 0
+    start = Start.of_run(config, resumed=checkpoint is not None)
     with run_together(lambda: claim_run_directory(run_dir, resuming=checkpoint is not None) if is_rank_zero else nullcontext()):
         run_on_rank_zero(lambda: start_log_file(run_dir))
-        return _train_in(run_dir, config, processes, checkpoint)
+        return _train_in(run_dir, config, processes, start, checkpoint)
 
 
-def _train_in(run_dir: Path, config: Config, processes: Processes, checkpoint: Path | None) -> Path:
+def _train_in(run_dir: Path, config: Config, processes: Processes, start: Start, checkpoint: Path | None) -> Path:
     if rank() == 0 and processes.count > config.train.global_batch_size:
         logger.warning(
             "train.global_batch_size is %d, with %d ranks: some have nothing to do at each step",
@@ -76,11 +78,13 @@ def _train_in(run_dir: Path, config: Config, processes: Processes, checkpoint: P
         enable_checkpointing=True,
         plugins=[WholeCheckpointIO()],
         logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
-        callbacks=[HandOver(config), GoOnWithinEpoch(), schedule, ProgressLog(schedule), Checkpointing(last_checkpoint(run_dir))],
+        callbacks=[HandOver(config, start), GoOnWithinEpoch(), schedule, ProgressLog(schedule), Checkpointing(last_checkpoint(run_dir))],
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     bundle_path = run_dir / "bundle.zip"
+    refined = config.model.probe_trainable
+    probes = module.probes.detach().cpu().numpy()
     bundle = Bundle(
         config=config,
         scale=data.intensity_scale,
@@ -88,12 +92,15 @@ def _train_in(run_dir: Path, config: Config, processes: Processes, checkpoint: P
         gain=1.0 if module.loss.log_gain is None else float(module.loss.log_gain.detach().exp()),
         rms_factor=data.normalization.factor,
         subset_fingerprint=data.subset.fingerprint,
-        probe=module.probes[0].cpu().numpy(),
+        probe=probes[0],
+        refined_probes={scan.fingerprint: probe for scan, probe in zip(data.scans, probes, strict=True)} if refined else {},
         weights=module.network.state_dict(),
         versions=software_versions(),
     )
     run_on_rank_zero(lambda: save_bundle(bundle_path, bundle))
     run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
+    if refined:
+        run_on_rank_zero(lambda: draw_probe(data.scans[0].probe, probes[0], run_dir / "probe.png"))
     if rank() == 0:
         logger.info("wrote %s", bundle_path)
     return bundle_path

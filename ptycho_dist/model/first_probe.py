@@ -1,0 +1,157 @@
+"""A probe to begin with: of a scan's own and two that its patterns suggest, the one that explains some of them best, and a little better.
+
+A network reads its patterns through the probe (`back_propagate`), so one that is far off can't be learned along with it: the network
+sees noise until the probe is nearly right, and the probe gets no useful gradient until the network sees something. A few sweeps of ePIE,
+which needs no network, over the middle of the scan come before.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_dist.model.probe_modes import add_modes
+from ptycho_dist.physics.patches import extract_patches
+from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
+
+logger = logging.getLogger(__name__)
+
+NUM_PATTERNS = 256
+"""How many patterns, those nearest to the middle of the scan, are enough."""
+SWEEPS_TO_CHOOSE = 3
+SWEEPS_TO_REFINE = 10
+PROBE_STEP = 0.5
+"""Of ePIE's probe update; 1 over-corrects while the object is still rough."""
+
+
+def middle_of_scan(positions_px: np.ndarray) -> np.ndarray:
+    """Numbers of the patterns nearest to the middle of a scan, ascending: positions (n, 2) to at most (NUM_PATTERNS,)."""
+    distance = np.square(positions_px - positions_px.mean(axis=0)).sum(axis=1)
+    return np.sort(np.argsort(distance, kind="stable")[:NUM_PATTERNS])
+
+
+def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> Tensor:
+    """Choose and roughly refine a probe.
+
+    Parameters
+    ----------
+    x_norm
+        float32 (n, N, N), normalised amplitudes of neighbouring patterns, DC at [N//2, N//2].
+    positions_px
+        float64 (n, 2) as (y, x).
+    probe
+        complex64 (modes, N, N), any units: of the scan file.
+
+    Returns
+    -------
+    Tensor
+        complex64 (modes, N, N), normalised units.
+    """
+    beams = lens_beams(x_norm.square().mean(dim=0).sqrt(), probe)
+    names = ("the file's", "a lens's beam before its focus", "a lens's beam behind its focus")
+    candidates = [probe, *(add_modes(beam[None], len(probe)) for beam in beams)]
+    trials = [JointReconstruction(x_norm, positions_px, candidate) for candidate in candidates]
+    residuals = [[trial.sweep() for _ in range(SWEEPS_TO_CHOOSE)][-1] for trial in trials]
+    best = min(range(len(trials)), key=residuals.__getitem__)
+    for _ in range(SWEEPS_TO_REFINE):
+        residual = trials[best].sweep()
+    logger.info(
+        "first probe: %s; residual of the amplitudes after %d sweeps over %d patterns %s; after %d more %.4f",
+        names[best],
+        SWEEPS_TO_CHOOSE,
+        len(x_norm),
+        ", ".join(f"{name} {value:.4f}" for name, value in zip(names, residuals, strict=True)),
+        SWEEPS_TO_REFINE,
+        residual,
+    )
+    return normalize_probe(trials[best].probe)
+
+
+def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
+    """The beams of a lens that has the measured far field, out of focus as far as a probe's width tells, on either side.
+
+    With the far field A(q) exp(i c q^2), q in detector pixels, a beam's second moment is by Parseval's theorem
+
+        <r^2> = (N / 2 pi)^2 (int |grad A|^2 + 4 c^2 int q^2 A^2) / int A^2
+
+    which gives c but for its sign. That of int |grad A|^2 is taken as the focused beam's moment.
+
+    Parameters
+    ----------
+    mean_amplitude
+        A, float32 (N, N): root of the mean pattern, DC at [N//2, N//2].
+    probe
+        complex64 (modes, N, N): its width and centre are taken.
+
+    Returns
+    -------
+    Tensor
+        complex64 (2, N, N), any units.
+    """
+    size = mean_amplitude.shape[-1]
+    far_field = torch.fft.ifftshift(mean_amplitude, dim=(-2, -1)).to(torch.complex128)
+    q = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64, device=probe.device)
+    q_squared = q[:, None].square() + q.square()
+    moment_a_curvature = (size / (2 * math.pi)) ** 2 * 4 * (q_squared * far_field.abs().square()).sum() / far_field.abs().square().sum()
+    centred = far_field * torch.polar(torch.ones_like(q_squared), -math.pi * (q[:, None] + q))  # from [0, 0] to [N//2, N//2]
+    focused = torch.fft.ifft2(centred)
+    curvature = ((_second_moment(probe) - _second_moment(focused[None])).clamp_min(0) / moment_a_curvature).sqrt()
+    phases = torch.stack((curvature, -curvature))[:, None, None] * q_squared
+    return torch.fft.ifft2(centred * torch.polar(torch.ones_like(phases), phases)).to(torch.complex64)
+
+
+def _second_moment(probe: Tensor) -> Tensor:
+    """<r^2> of the illumination (modes, N, N) about its centre of light, square pixels, float64."""
+    light = illumination(probe).double()
+    pixel = torch.arange(probe.shape[-1], dtype=torch.float64, device=probe.device)
+    y, x = centre_of_light(probe)
+    return (light * ((pixel - y).square()[:, None] + (pixel - x).square())).sum() / light.sum()
+
+
+class JointReconstruction:
+    """Object pixels and probe of neighbouring patterns, refined together: ePIE (Maiden & Rodenburg 2009,
+    doi:10.1016/j.ultramic.2009.05.012), with incoherent modes (Thibault & Menzel, Nature 494, 68 (2013)).
+
+    Parameters
+    ----------
+    x_norm
+        float32 (n, N, N), DC at [N//2, N//2].
+    positions_px
+        float64 (n, 2) as (y, x).
+    probe
+        complex64 (modes, N, N), any units; scaled to the energy of the patterns.
+    """
+
+    def __init__(self, x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> None:
+        self.amplitude = torch.fft.ifftshift(x_norm, dim=(-2, -1))
+        whole_px, self.rest_px = whole_pixel_and_rest(positions_px)
+        self.corners = whole_px - whole_px.amin(dim=0)
+        self.probe = normalize_probe(probe)
+        extent = self.corners.amax(dim=0) + x_norm.shape[-1]
+        self.object = torch.ones(tuple(extent.tolist()), dtype=torch.complex64, device=probe.device)
+        self._order = torch.Generator().manual_seed(0)
+
+    def sweep(self) -> float:
+        """Take every pattern once, in random order; the mean squared residual of the amplitudes on the way, a pixel."""
+        residual = self.amplitude.new_zeros(())
+        for number in torch.randperm(len(self.amplitude), generator=self._order).tolist():
+            residual += self._take(number)
+        return float(residual) / self.amplitude.numel()
+
+    def _take(self, number: int) -> Tensor:
+        amplitude, rest_px, corner = self.amplitude[number], self.rest_px[number], self.corners[number]
+        size = amplitude.shape[-1]
+        probe = shift_probe(self.probe, rest_px)
+        patch = extract_patches(self.object[None], corner[None, None], size)[0, 0]
+        far_fields = torch.fft.fft2(probe * patch, norm="ortho")
+        predicted = illumination(far_fields).sqrt()
+        change = torch.fft.ifft2((amplitude / predicted.clamp_min(1e-6) - 1) * far_fields, norm="ortho")
+        row, column = corner.tolist()
+        self.object[row : row + size, column : column + size] += (probe.conj() * change).sum(dim=0) / illumination(probe).max()
+        probe_change = patch.conj() * change / patch.abs().square().max()
+        self.probe = self.probe + PROBE_STEP * shift_probe(probe_change, -rest_px)
+        return (predicted - amplitude).square().sum()

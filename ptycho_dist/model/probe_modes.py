@@ -1,0 +1,63 @@
+"""More incoherent modes of a probe: what a beam's partial coherence, its jitter and the detector's blur add to its one strongest mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from ptycho_dist.physics.probe import centre_of_light, illumination
+
+SHARE_OF_A_NEW_MODE = 0.02
+"""Energy of a mode that is made, relative to the strongest one."""
+
+
+def add_modes(probe: Tensor, num_modes: int) -> Tensor:
+    """Add modes to a probe: its strongest one times polynomials in y and x, orthogonal to all before, as in a Gaussian Schell-model beam.
+
+    The first two are what a small movement of the beam along y and x adds to it (Starikov & Wolf, J. Opt. Soc. Am. 72, 923 (1982)).
+
+    Parameters
+    ----------
+    probe
+        complex64 (modes, N, N), any units.
+    num_modes
+        How many to have; at least as many as there are, and at most N**2.
+
+    Returns
+    -------
+    Tensor
+        complex64 (num_modes, N, N). The first are those of `probe`, bit for bit.
+    """
+    modes = list(probe)
+    if len(modes) == num_modes:
+        return probe
+    light = probe.to(torch.complex128)
+    energies = illumination(light.unsqueeze(1)).sum(dim=(-2, -1))
+    strongest = light[int(energies.argmax())]
+    basis = [mode / mode.norm() for mode in light if mode.any()]
+    for polynomial in _polynomials(strongest):
+        if len(modes) == num_modes:
+            break
+        mode = polynomial * strongest
+        mode = mode / mode.norm()
+        for _ in range(2):  # once would leave the rounding of what it takes away
+            for other in basis:
+                mode = mode - other * (other.conj() * mode).sum()
+        if mode.norm() < 1e-6:  # it was made of those before
+            continue
+        basis.append(mode / mode.norm())
+        modes.append((basis[-1] * (SHARE_OF_A_NEW_MODE * energies.max()).sqrt()).to(probe.dtype))
+    return torch.stack(modes)
+
+
+def _polynomials(mode: Tensor) -> Iterator[Tensor]:
+    """y, x, y^2, y x, x^2, y^3, ..., about the centre of light, in units of the window: each (N, N)."""
+    y, x = centre_of_light(mode[None])
+    pixel = torch.arange(mode.shape[-1], dtype=torch.float64, device=mode.device)
+    y, x = ((pixel - y) / mode.shape[-1])[:, None], (pixel - x) / mode.shape[-1]
+    for degree in count(1):
+        for power in range(degree, -1, -1):
+            yield y**power * x ** (degree - power)
