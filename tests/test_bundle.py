@@ -145,6 +145,48 @@ def test_model_is_ready_for_inference(path: Path) -> None:
     assert not any(module.training for module in model.modules())
 
 
+def refined(num_scans: int = 2) -> Bundle:
+    random = np.random.default_rng(7)
+    probes = (random.normal(size=(num_scans, 3, N, N)) + 1j * random.normal(size=(num_scans, 3, N, N))).astype(np.complex64)
+    return replace(example(), probe=probes[0], refined_probes={f"{number:064x}": probe for number, probe in enumerate(probes)})
+
+
+@pytest.mark.parametrize("num_scans", [1, 2, 5])
+def test_refined_probes_come_back_bit_by_bit(tmp_path: Path, num_scans: int) -> None:
+    saved = refined(num_scans)
+    save_bundle(tmp_path / "refined.zip", saved)
+    loaded = load_bundle(tmp_path / "refined.zip")
+    assert list(loaded.refined_probes) == list(saved.refined_probes)
+    for fingerprint, probe in saved.refined_probes.items():
+        assert loaded.refined_probes[fingerprint].tobytes() == probe.tobytes()
+    assert loaded.probe.tobytes() == saved.probe.tobytes()
+    assert loaded.pattern_size == N
+
+
+def test_bundle_from_before_probes_were_refined_loads(path: Path) -> None:
+    edit_record(path, lambda record: record.pop("refined_probe_of"))
+    assert load_bundle(path).refined_probes == {}
+    assert load_bundle(path).probe.tobytes() == example().probe.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("refined_probe_of", "named"),
+    [
+        (["0" * 64], r"complex64 (2, 3, 16, 16), expected complex64 (1, modes, N, N)"),
+        ([], r"complex64 (2, 3, 16, 16), expected complex64 (modes, N, N)"),
+        (["a", "a"], "expected fingerprints of different scans"),
+        ([1, 2], "expected fingerprints of different scans"),
+        ([["a"], ["b"]], "expected fingerprints of different scans"),
+        ("ab", "refined_probe_of is 'ab', expected list"),
+        (None, "refined_probe_of is None, expected list"),
+    ],
+)
+def test_refined_probes_that_do_not_fit_the_record_are_refused(tmp_path: Path, refined_probe_of: Any, named: str) -> None:
+    save_bundle(tmp_path / "refined.zip", refined())
+    edit_record(tmp_path / "refined.zip", lambda record: record.update(refined_probe_of=refined_probe_of))
+    assert named in refusal(tmp_path / "refined.zip")
+
+
 def test_archive_holds_the_three_members_stored(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert sorted(archive.namelist()) == sorted(MEMBERS)

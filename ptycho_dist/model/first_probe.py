@@ -24,6 +24,8 @@ NUM_PATTERNS = 256
 """How many patterns, those nearest to the middle of the scan, are enough."""
 SWEEPS_TO_CHOOSE = 3
 SWEEPS_TO_REFINE = 10
+CLEARLY_BETTER = 0.8
+"""A beam takes the place of the file's probe if it leaves less than this part of its residual."""
 PROBE_STEP = 0.5
 """Of ePIE's probe update; 1 over-corrects while the object is still rough."""
 
@@ -57,6 +59,7 @@ def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> Ten
     trials = [JointReconstruction(x_norm, positions_px, candidate) for candidate in candidates]
     residuals = [[trial.sweep() for _ in range(SWEEPS_TO_CHOOSE)][-1] for trial in trials]
     best = min(range(len(trials)), key=residuals.__getitem__)
+    best = best if residuals[best] < CLEARLY_BETTER * residuals[0] else 0
     for _ in range(SWEEPS_TO_REFINE):
         residual = trials[best].sweep()
     logger.info(

@@ -37,20 +37,24 @@ def add_modes(probe: Tensor, num_modes: int) -> Tensor:
     light = probe.to(torch.complex128)
     energies = illumination(light.unsqueeze(1)).sum(dim=(-2, -1))
     strongest = light[int(energies.argmax())]
-    basis = [mode / mode.norm() for mode in light if mode.any()]
-    for polynomial in _polynomials(strongest):
-        if len(modes) == num_modes:
-            break
-        mode = polynomial * strongest
-        mode = mode / mode.norm()
-        for _ in range(2):  # once would leave the rounding of what it takes away
-            for other in basis:
-                mode = mode - other * (other.conj() * mode).sum()
-        if mode.norm() < 1e-6:  # it was made of those before
-            continue
-        basis.append(mode / mode.norm())
-        modes.append((basis[-1] * (SHARE_OF_A_NEW_MODE * energies.max()).sqrt()).to(probe.dtype))
+    basis: list[Tensor] = []
+    for mode in light:
+        basis += _orthogonal_part(mode, basis)
+    polynomials = _polynomials(strongest)
+    while len(modes) < num_modes:
+        for mode in _orthogonal_part(next(polynomials) * strongest, basis):
+            basis.append(mode)
+            modes.append((mode * (SHARE_OF_A_NEW_MODE * energies.max()).sqrt()).to(probe.dtype))
     return torch.stack(modes)
+
+
+def _orthogonal_part(mode: Tensor, basis: list[Tensor]) -> list[Tensor]:
+    """What of a mode is new to an orthonormal basis, at norm 1; nothing where it is made of the basis."""
+    mode = mode / mode.norm().clamp_min(torch.finfo(torch.float64).tiny)
+    for _ in range(2):  # once would leave the rounding of what it takes away
+        for other in basis:
+            mode = mode - other * (other.conj() * mode).sum()
+    return [mode / mode.norm()] if mode.norm() > 1e-6 else []
 
 
 def _polynomials(mode: Tensor) -> Iterator[Tensor]:

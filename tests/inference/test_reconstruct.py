@@ -119,6 +119,49 @@ def test_probe_of_more_modes_than_in_training_works(bundle: Bundle, write_scan: 
     assert np.isfinite(reconstruct(bundle, scan).object).all()
 
 
+def with_refined_probe(bundle: Bundle, *scans: Scan) -> Bundle:
+    """Each scan's probe refined to another one: two modes, curved differently."""
+    y, x = np.indices((SIZE, SIZE)) - SIZE / 2
+    refined = {
+        scan.fingerprint: np.stack([scan.probe[0] * np.exp(0.05j * (number + 1) * (y**2 + x**2)), 0.2 * scan.probe[0]]).astype(np.complex64)
+        for number, scan in enumerate(scans)
+    }
+    return dataclasses.replace(bundle, refined_probes=refined, probe=next(iter(refined.values())))
+
+
+def test_refined_probe_of_the_scan_is_used(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    first, second = read(write_scan()), read(write_scan("second.npz", arrays=small_scan_arrays(seed=1)))
+    trained = with_refined_probe(bundle, first, second)
+    for scan in (first, second):
+        expected = reconstruct(bundle, dataclasses.replace(scan, probe=trained.refined_probes[scan.fingerprint]))
+        by_default, asked, own = (reconstruct(trained, scan, probe=probe) for probe in (None, "bundle", "scan"))
+        assert np.array_equal(by_default.object, expected.object)
+        assert np.array_equal(asked.object, expected.object)
+        assert np.array_equal(own.object, reconstruct(bundle, scan).object)
+        assert by_default.summary["deviance_per_pixel"] == expected.summary["deviance_per_pixel"]
+        assert by_default.summary["probe"] == {"source": "bundle", "refined": True, "of_this_scan": True, "modes": 2}
+        assert own.summary["probe"] == {"source": "scan", "refined": False, "of_this_scan": True, "modes": 1}
+    assert not np.array_equal(trained.refined_probes[first.fingerprint], trained.refined_probes[second.fingerprint])
+
+
+def test_scan_that_was_not_trained_on_gets_the_first_refined_probe_or_its_own(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    first, new = read(write_scan()), read(write_scan("new.npz", arrays=small_scan_arrays(seed=2)))
+    trained = with_refined_probe(bundle, first)
+    by_default = reconstruct(trained, new)
+    assert np.array_equal(by_default.object, reconstruct(bundle, dataclasses.replace(new, probe=trained.probe)).object)
+    assert by_default.summary["probe"] == {"source": "bundle", "refined": True, "of_this_scan": False, "modes": 2}
+    assert np.array_equal(reconstruct(trained, new, probe="scan").object, reconstruct(bundle, new).object)
+
+
+def test_probe_that_was_not_refined_is_the_scans_own_unless_asked(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    other = small_scan_arrays()["probeGuess"] * np.exp(0.3j * np.arange(SIZE))
+    scan = read(write_scan(probeGuess=other.astype(np.complex64)))
+    assert reconstruct(bundle, scan).summary["probe"] == {"source": "scan", "refined": False, "of_this_scan": True, "modes": 1}
+    asked = reconstruct(bundle, scan, probe="bundle")
+    assert asked.summary["probe"] == {"source": "bundle", "refined": False, "of_this_scan": False, "modes": 1}
+    assert np.array_equal(asked.object, reconstruct(bundle, dataclasses.replace(scan, probe=bundle.probe)).object)
+
+
 def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     scan = read(write_scan())
     whole = reconstruct(bundle, scan)

@@ -17,6 +17,8 @@ from ptycho_dist.config import DataConfig, ModelConfig
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.model.lightning_module import PtychographyModule
+from ptycho_dist.model.probe_modes import add_modes
+from tests.conftest import small_scan_arrays
 from tests.training.test_train import column, metrics, settings, train_one
 
 GLOBAL_BATCH = 7
@@ -30,17 +32,21 @@ class WithoutLightning:
         self.accumulate_grad_batches = accumulate_grad_batches
 
 
-def gradients_of_one_step(scan: str, step: int, num_micro_batches: int) -> tuple[float, dict[str, np.ndarray]]:
+def gradients_of_one_step(
+    scans: str | list[str], step: int, num_micro_batches: int, probe_modes: int | None = None
+) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of one optimiser step of an epoch, as Lightning computes them: DDP, loss / micro-batches, summed up."""
     data = ScanDataModule(
-        DataConfig(path=scan, measurement="amplitude", nphotons=1e6, val_fraction=0),
+        DataConfig(path=scans, measurement="amplitude", nphotons=1e6, val_fraction=0),
         global_batch_size=GLOBAL_BATCH,
         num_micro_batches=num_micro_batches,
         seed=3,
     )
     data.setup("fit")
-    module = PtychographyModule(ModelConfig(base_width=4, intensity_scale_trainable=True), learning_rate=1e-3)
-    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), data.intensity_scale, seed=0)
+    config = ModelConfig(base_width=4, intensity_scale_trainable=True, probe_trainable=probe_modes is not None, probe_modes=probe_modes)
+    module = PtychographyModule(config, learning_rate=1e-3)
+    probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
+    module.build(probes, data.intensity_scale, seed=0, first_probes=torch.stack([add_modes(probe, probe_modes or 1) for probe in probes]))
     torch.manual_seed(0)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)  # zero weights would pass no gradient on
@@ -83,6 +89,22 @@ def test_loss_and_gradients_of_a_step(on_ranks: Callable[..., Any], write_scan: 
                 assert rank_gradients.keys() == gradients.keys()
                 for name, gradient in gradients.items():
                     # float64 up to the float32 units that positions and normalisation come in
+                    np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+
+
+def test_gradients_of_trainable_probes(on_ranks: Callable[..., Any], write_scan: Callable[..., Path]) -> None:
+    """Two scans with a probe of two modes each; the last step has one sample: a rank has none, and a scan has none on any rank."""
+    scans = [str(write_scan()), str(write_scan("other.npz", arrays=small_scan_arrays(num_patterns=20, seed=1)))]
+    for step in (0, 8):
+        loss, gradients = gradients_of_one_step(scans, step, 1, 2)
+        assert gradients["trainable_probe.modes"].shape == (2, 2, 16, 16, 2)
+        lit = np.abs(gradients["trainable_probe.modes"]).max(axis=(1, 2, 3, 4)) > 0
+        assert lit.sum() == (2 if step == 0 else 1)
+        for world_size in (2, 3):
+            for rank_loss, rank_gradients in on_ranks(world_size, gradients_of_one_step, scans, step, 1, 2):
+                assert rank_loss == pytest.approx(loss, rel=1e-6)
+                assert rank_gradients.keys() == gradients.keys()
+                for name, gradient in gradients.items():
                     np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
 
 

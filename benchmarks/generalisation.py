@@ -1,0 +1,116 @@
+#!/usr/bin/env python
+"""How a network does on an object that it has not seen, with the bundle alone and after a short training that goes on from it.
+
+    python benchmarks/generalisation.py --out DIR
+
+Simulates dead-leaves objects under one probe, trains on all but one, and reconstructs the one left out with the bundle. Then trains on that
+one: from the bundle (`--train.init`) in a quarter of the steps, from nothing in a quarter and in all of them. Compares with the truth,
+prints a table and writes `DIR/generalisation.json`. Stages that are done are not done again, so it can be stopped and started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SIMULATION = {
+    "simulation.object": "dead_leaves",
+    "simulation.amplitude_range": [0.5, 1.0],
+    "simulation.phase_range_rad": [-1.0, 1.0],
+    "simulation.scan_shape": [24, 24],
+    "simulation.nphotons": 1e6,
+}
+TRAINING_OBJECTS = 8
+EPOCHS_ON_MANY = 8
+EPOCHS_ON_ONE = 16
+LEARNING_RATE_FROM_BUNDLE = 2.5e-3
+"""Half of the recipe's: the network is not a new one."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory of scans, runs and results")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # training hears it too, leaves its checkpoint and ends; then so does this script
+
+    scans = [simulate(out, seed) for seed in range(TRAINING_OBJECTS + 1)]
+    *seen, unseen = scans
+    many = train(out, "many", seen, EPOCHS_ON_MANY)
+    rows = {
+        "bundle, a training object": score(out, "seen", many, seen[0]),
+        "bundle, unseen object": score(out, "unseen", many, unseen),
+    }
+    init = (f"--train.init={many}", f"--train.learning_rate={LEARNING_RATE_FROM_BUNDLE}")
+    for name, epochs, arguments in (
+        ("bundle, then a quarter", EPOCHS_ON_ONE // 4, init),
+        ("from nothing, a quarter", EPOCHS_ON_ONE // 4, ()),
+        ("from nothing, all", EPOCHS_ON_ONE, ()),
+    ):
+        run = name.replace(", ", "_").replace(" ", "_")
+        rows[name] = score(out, run, train(out, run, [unseen], epochs, *arguments), unseen)
+        rows[name]["cpu_seconds"] = cpu_seconds(out)[f"train {run}"]
+    rows["bundle, unseen object"]["cpu_seconds"] = cpu_seconds(out)["infer unseen"]
+
+    result = {"simulation": SIMULATION, "objects": TRAINING_OBJECTS, "training_cpu_seconds": cpu_seconds(out)["train many"], "rows": rows}
+    (out / "generalisation.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{TRAINING_OBJECTS} training objects, {result['training_cpu_seconds']:.0f} CPU s")
+    print("| | CPU s | phase | amplitude | deviance |\n|---|---|---|---|---|")
+    for name, row in rows.items():
+        cells = f"{row['phase_correlation']:.3f} | {row['amplitude_correlation']:.3f} | {row['deviance_per_pixel']:.2f}"
+        print(f"| {name} | {row.get('cpu_seconds', float('nan')):.0f} | {cells} |")
+
+
+def simulate(out: Path, seed: int) -> Path:
+    scan = out / f"object{seed}.npz"
+    if not scan.exists():
+        launch(out, f"simulate {seed}", "simulate.py", f"--out={scan}", *(f"--{key}={value}" for key, value in SIMULATION.items()),
+               f"--simulation.seed={seed}")  # fmt: skip
+    return scan
+
+
+def train(out: Path, run: str, scans: list[Path], epochs: int, *arguments: str) -> Path:
+    bundle = out / run / "bundle.zip"
+    if not bundle.exists():
+        told = ("--data.path=[" + ",".join(map(str, scans)) + "]", f"--train.run_dir={out / run}", f"--train.epochs={epochs}")
+        config = f"--config={ROOT / 'configs' / 'default.yaml'}"
+        launch(out, f"train {run}", "train.py", config, *told, "--train.resume=auto", *arguments)
+    return bundle
+
+
+def score(out: Path, name: str, bundle: Path, scan: Path) -> dict[str, float]:
+    """Correlation with the truth, and deviance per pixel of the stitched object."""
+    folder = out / f"reconstruction_{name}"
+    if not (folder / "metrics.json").exists():
+        launch(out, f"infer {name}", "infer.py", f"--bundle={bundle}", f"--data={scan}", f"--out={folder}")
+        reconstruction = f"--reconstruction={folder / 'reconstruction.npz'}"
+        launch(out, f"evaluate {name}", "evaluate.py", reconstruction, f"--reference={scan}", f"--out={folder}")
+    numbers = json.loads((folder / "metrics.json").read_text()) | json.loads((folder / "summary.json").read_text())
+    return {key: numbers[key] for key in ("phase_correlation", "amplitude_correlation", "deviance_per_pixel")}
+
+
+def launch(out: Path, stage: str, script: str, *arguments: str) -> None:
+    """Run a script of launch/, and add the CPU time that it took to the stage's."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    status = subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], check=False).returncode
+    seconds = cpu_seconds(out)
+    seconds[stage] = seconds.get(stage, 0.0) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    (out / "cpu_seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
+    if status:
+        sys.exit(f"{stage} ended with status {status}")
+
+
+def cpu_seconds(out: Path) -> dict[str, float]:
+    """CPU seconds (user) by stage, start of Python included."""
+    file = out / "cpu_seconds.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+if __name__ == "__main__":
+    main()
