@@ -97,12 +97,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(self.base_width >= 1, "model.base_width", self.base_width, "at least 1")
         _require(self.probe_modes is None or self.probe_modes >= 1, "model.probe_modes", self.probe_modes, "at least 1")
-        _require(
-            self.probe_modes is None or self.probe_trainable,
-            "model.probe_modes",
-            self.probe_modes,
-            "null where model.probe_trainable is false: what is made must be trained",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

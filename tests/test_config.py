@@ -91,6 +91,8 @@ WRONG = {
     "data.group_size": [None, 1.5, True, 0],
     "model.base_width": [None, 1.5, True, 0],
     "model.intensity_scale_trainable": [1, "maybe", None],
+    "model.probe_trainable": [1, "maybe", None],
+    "model.probe_modes": [1.5, True, "many", 0],
     "train.run_dir": [None, 5],
     "train.epochs": [None, 3.0, "three", True, 0],
     "train.max_minutes": ["long", True, 0, -1, float("nan")],
@@ -100,6 +102,7 @@ WRONG = {
     "train.precision": [None, "bf16-true", "16-true", "half"],
     "train.seed": [None, 1.5, -1],
     "train.resume": [5, True],
+    "train.init": [5, True],
     "simulation.scan_shape": [None, [3], [0, 3], [1.5, 2], 7],
     "simulation.amplitude_range": [None, [1, 0.5], [-0.1, 1]],
     "simulation.pattern_size": [None, 7, 0],
@@ -223,7 +226,7 @@ UNUSUAL = Config(
         val_fraction=0.1,
         group_size=1,
     ),
-    model=ModelConfig(base_width=7, intensity_scale_trainable=True),
+    model=ModelConfig(base_width=7, intensity_scale_trainable=True, probe_trainable=True, probe_modes=5),
     train=TrainConfig(
         run_dir="a b",
         epochs=2,
@@ -234,6 +237,7 @@ UNUSUAL = Config(
         precision=32,
         seed=8,
         resume="auto",
+        init="earlier/bundle.zip",
     ),
     simulation=SimulationConfig(scan_shape=(3, 5), amplitude_range=(0.25, 0.75), probe="disk", nphotons=1e9),
 )

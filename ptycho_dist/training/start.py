@@ -47,9 +47,11 @@ class Start:
 
         Raises
         ------
-        FailedTogether
-            It can't be read, is another one on some rank, or its network is of another width.
+        ValueError
+            It can't be read, is another one on some rank, or its network is of another width; or modes were asked for that nobody trains.
         """
+        if config.model.probe_modes is not None and not config.model.probe_trainable:
+            raise ValueError(f"config: model.probe_modes is {config.model.probe_modes}, expected null where model.probe_trainable is false")
         path = config.train.init
         if path is None or resumed:
             return cls(config=config, bundle=None, resumed=resumed)

@@ -48,7 +48,12 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "val_fraction": st.floats(0, 1, exclude_max=True),
         "group_size": counting,
     },
-    ModelConfig: {"base_width": counting, "intensity_scale_trainable": st.booleans()},
+    ModelConfig: {
+        "base_width": counting,
+        "intensity_scale_trainable": st.booleans(),
+        "probe_trainable": st.booleans(),
+        "probe_modes": optional(counting),
+    },
     TrainConfig: {
         "run_dir": names,
         "epochs": counting,
@@ -59,6 +64,7 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "precision": st.sampled_from(typing.get_args(typing.get_type_hints(TrainConfig)["precision"])),
         "seed": seeds,
         "resume": optional(names),
+        "init": optional(names),
     },
     SimulationConfig: {
         "object": names,

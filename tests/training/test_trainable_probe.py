@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from ptycho_dist import load_bundle, read_scan
-from ptycho_dist.config import ConfigError, ModelConfig
 from tests.conftest import small_scan_arrays
 from tests.training.test_train import metrics, settings, stop_after_the_first_epoch, train_one
 
@@ -104,9 +103,10 @@ def test_fewer_modes_than_the_file_has_are_refused(write_scan: Callable[..., Pat
         train_one(settings(scan, tmp_path / "run", **TRAINED))
 
 
-def test_modes_that_nobody_trains_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model.probe_modes is 2, expected null where model.probe_trainable is false"):
-        ModelConfig(probe_modes=2)
+def test_modes_that_nobody_trains_are_refused(scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.probe_modes is 2, expected null where model.probe_trainable is false"):
+        train_one(settings(scan, tmp_path / "run", model__probe_modes=2))
+    assert not (tmp_path / "run").exists()
 
 
 # train.init
