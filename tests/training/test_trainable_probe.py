@@ -39,6 +39,9 @@ def test_number_of_ranks_changes_nothing(on_ranks: Callable[..., Any], scan: Pat
         run_dir = tmp_path / f"run{world_size}"
         on_ranks(world_size, train_one, settings(scan, run_dir, **TRAINED))
         probes.append(refined_probe(run_dir))
+        # The parameters themselves too, after the last step: what goes astray in the gauge would be found nowhere else.
+        parameters = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["trainable_probe.modes"]
+        assert float(parameters.square().sum()) == pytest.approx(64, rel=1e-5)
     for probe in probes:
         assert probe.shape == (2, 16, 16)
         assert energy(probe) == pytest.approx(64, rel=1e-5)  # (N / 2)^2, float32
