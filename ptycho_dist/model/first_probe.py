@@ -54,7 +54,7 @@ def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> Ten
         complex64 (modes, N, N), normalised units.
     """
     beams = lens_beams(x_norm.square().mean(dim=0).sqrt(), probe)
-    names = ("the file's", "a lens's beam before its focus", "a lens's beam behind its focus")
+    names = ("the file's", "a lens's beam, defocused one way", "a lens's beam, defocused the other way")
     candidates = [probe, *(add_modes(beam[None], len(probe)) for beam in beams)]
     trials = [JointReconstruction(x_norm, positions_px, candidate) for candidate in candidates]
     residuals = [[trial.sweep() for _ in range(SWEEPS_TO_CHOOSE)][-1] for trial in trials]

@@ -51,15 +51,15 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(np.abs(correlation).max() ** 2 / (np.abs(one) ** 2).sum() / (np.abs(other) ** 2).sum())
 
 
-@pytest.mark.parametrize(("defocus", "side"), [(6.0, "before"), (-6.0, "behind")])
-def test_gaussian_becomes_the_beam_on_the_right_side_of_focus(caplog: pytest.LogCaptureFixture, defocus: float, side: str) -> None:
+@pytest.mark.parametrize(("defocus", "way"), [(6.0, "one way"), (-6.0, "the other way")])
+def test_gaussian_becomes_the_beam_on_the_right_side_of_focus(caplog: pytest.LogCaptureFixture, defocus: float, way: str) -> None:
     x_norm, positions_px, truth = scan(probe_defocus_rad=defocus)
     start = gaussian(16.0)
     assert agreement(start, truth) < 0.5
     with caplog.at_level(logging.INFO, logger="ptycho_dist"):
         found = find_first_probe(x_norm, positions_px, start)
     assert agreement(found, truth) > 0.95
-    assert "first probe: a lens's beam" in caplog.text
+    assert f"first probe: a lens's beam, defocused {way};" in caplog.text
     assert found.dtype == torch.complex64
     assert float(found.abs().square().sum()) == pytest.approx((N / 2) ** 2, rel=1e-5)
 
