@@ -1,7 +1,8 @@
 """The bundle: all that inference needs of a training run, in one file.
 
 A zip archive, stored without compression, of `bundle.yaml`, `weights.safetensors` and `probe.npy`. There is no pickle in it, and nothing
-that is read from it is executed.
+that is read from it is executed. `probe.npy` is (modes, N, N), or, where training refined the probes, (scans, modes, N, N) in the order of
+the scans' fingerprints under `refined_probe_of` in `bundle.yaml`.
 """
 
 from __future__ import annotations
