@@ -48,8 +48,9 @@ def main() -> None:
     }
     for row, name in zip(rows.values(), ("seen", "unseen"), strict=True):
         row["cpu_seconds"] = cpu_seconds(out)[f"infer {name}"]
-    for start, arguments, epochs_to_try in (("bundle", (f"--train.init={many}",), EPOCHS_FROM_BUNDLE), ("nothing", (), EPOCHS_FROM_NOTHING)):
-        for epochs in epochs_to_try:
+    init = (f"--train.init={many}",)
+    for start, arguments, numbers_of_epochs in (("bundle", init, EPOCHS_FROM_BUNDLE), ("nothing", (), EPOCHS_FROM_NOTHING)):
+        for epochs in numbers_of_epochs:
             run = f"{start}_{epochs}"
             row = score(out, run, train(out, run, [unseen], epochs, *arguments), unseen)
             rows[f"from {start}, {epochs} epochs"] = row | {"cpu_seconds": cpu_seconds(out)[f"train {run}"]}
