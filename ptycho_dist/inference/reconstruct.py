@@ -33,6 +33,34 @@ NormalizationSource = Literal["bundle", "scan"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PhotonComparison:
+    """Photons that an object predicts against those that were measured.
+
+    Attributes
+    ----------
+    mean_measured_pattern, mean_predicted_pattern
+        float64 (N, N): counts a pixel, mean over patterns, zero frequency at [N // 2, N // 2].
+    pattern_deviance_per_pixel
+        float32 (n,): twice the mean Poisson deviance over the pixels of each pattern, in the order of the scan.
+    deviance_per_pixel
+        Its mean.
+    """
+
+    mean_measured_pattern: np.ndarray
+    mean_predicted_pattern: np.ndarray
+    pattern_deviance_per_pixel: np.ndarray
+    deviance_per_pixel: float
+
+    def numbers(self) -> dict[str, float]:
+        """Figures for `summary.json`."""
+        return {
+            "mean_measured_photons": float(self.mean_measured_pattern.sum()),
+            "mean_predicted_photons": float(self.mean_predicted_pattern.sum()),
+            "deviance_per_pixel": self.deviance_per_pixel,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reconstruction:
     """An object and how well it explains its scan.
 
@@ -46,6 +74,8 @@ class Reconstruction:
         float64 (n, 2) as (y, x).
     valid
         bool (H, W): what was illuminated.
+    photons
+        The photons that the object predicts against those measured.
     summary
         Figures for `summary.json`.
     """
@@ -54,6 +84,7 @@ class Reconstruction:
     origin_px: np.ndarray
     positions_px: np.ndarray
     valid: np.ndarray
+    photons: PhotonComparison
     summary: dict[str, Any]
 
 
@@ -137,7 +168,13 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         "intensity_scale": bundle.intensity_scale,
         "nphotons": bundle.scale.nphotons,
         "nphotons_source": bundle.nphotons_source,
-        **photons,
+        "trained_on": {
+            "num_patterns": bundle.scale.num_patterns,
+            "mean_energy": bundle.scale.mean_energy,
+            "rms_factor": bundle.rms_factor,
+            "subset_fingerprint": bundle.subset_fingerprint,
+        },
+        **photons.numbers(),
         "num_patterns": scan.num_patterns,
         "pattern_size": scan.pattern_size,
         "normalization": {"source": normalization, "mode": "rms", "factor": rms_factor},
@@ -146,7 +183,12 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         "seconds": seconds,
     }
     return Reconstruction(
-        object=stitched.object(), origin_px=stitched.origin_px, positions_px=scan.positions_px, valid=stitched.valid(), summary=summary
+        object=stitched.object(),
+        origin_px=stitched.origin_px,
+        positions_px=scan.positions_px,
+        valid=stitched.valid(),
+        photons=photons,
+        summary=summary,
     )
 
 
@@ -160,6 +202,7 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
             origin_px=reconstruction.origin_px,
             positions_px=reconstruction.positions_px,
             valid=reconstruction.valid,
+            pattern_deviance_per_pixel=reconstruction.photons.pattern_deviance_per_pixel,
         )
     draw_amplitude(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "amplitude.png")
     draw_phase(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "phase.png")
@@ -169,25 +212,27 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
     logger.info("wrote reconstruction.npz, amplitude.png, phase.png and summary.json to %s", out_dir)
 
 
-def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> dict[str, float]:
+def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> PhotonComparison:
     """Photons that the stitched object predicts against those that were measured, over the whole scan.
 
     What was measured is counted by the training set's photons a unit of energy, so it does not depend on the scale that predicts.
     """
-    measured_photons = predicted_photons = deviance = 0.0
     photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
+    measured, predicted = torch.zeros(2, scan.pattern_size, scan.pattern_size, dtype=torch.float64, device=stitched.probe.device)
+    deviance_per_pixel = np.empty(scan.num_patterns)
     for patterns, amplitude in _batches(scan):
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
         counts = photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).to(shifted_probe.device).square()
         rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe)
-        measured_photons += float(counts.sum(dtype=torch.float64))
-        predicted_photons += float(rate.sum(dtype=torch.float64))
-        deviance += float(poisson_deviance(rate, counts).sum(dtype=torch.float64))
-    return {
-        "mean_measured_photons": measured_photons / scan.num_patterns,
-        "mean_predicted_photons": predicted_photons / scan.num_patterns,
-        "deviance_per_pixel": 2 * deviance / (scan.num_patterns * scan.pattern_size**2),
-    }
+        measured += counts.sum(dim=0, dtype=torch.float64)
+        predicted += rate.sum(dim=0, dtype=torch.float64)
+        deviance_per_pixel[patterns] = 2 * poisson_deviance(rate, counts).mean(dim=(1, 2), dtype=torch.float64).cpu().numpy()
+    return PhotonComparison(
+        mean_measured_pattern=(measured / scan.num_patterns).cpu().numpy(),
+        mean_predicted_pattern=(predicted / scan.num_patterns).cpu().numpy(),
+        pattern_deviance_per_pixel=deviance_per_pixel.astype(np.float32),
+        deviance_per_pixel=float(deviance_per_pixel.mean()),
+    )
 
 
 def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import xlogy
 
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
 from ptycho_dist.bundle import Bundle
@@ -18,7 +19,7 @@ from ptycho_dist.config import Config, DataConfig, ModelConfig
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
-from ptycho_dist.inference.reconstruct import infer
+from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from tests.conftest import small_scan_arrays
 
@@ -52,23 +53,53 @@ def bundle(write_scan: Callable[..., Path]) -> Bundle:
     )
 
 
-def test_photons_are_those_of_the_stitched_object(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
-    scan = read(write_scan())
-    result = reconstruct(bundle, scan)
+def predicted_intensities(scan: Scan, result: Reconstruction) -> np.ndarray:
+    """Float64 (n, N, N), normalised units: the probe at its subpixel position, times the object round the nearest whole pixel."""
     probe = scan.probe.astype(complex) * (SIZE / 2) / np.sqrt((np.abs(scan.probe) ** 2).sum())
     frequency = np.fft.fftfreq(SIZE)
-    predicted = []
+    intensities = []
     for position in scan.positions_px:
         whole = np.floor(position + 0.5)
         dy, dx = position - whole
         shifted = np.fft.ifft2(np.fft.fft2(probe[0]) * np.exp(-2j * np.pi * (frequency[:, None] * dy + frequency * dx)))
         i, j = (whole - SIZE // 2 - result.origin_px).astype(int)
         exit_wave = shifted * result.object[i : i + SIZE, j : j + SIZE]
-        predicted.append((np.abs(np.fft.fft2(exit_wave, norm="ortho")) ** 2).sum())
-    expected = bundle.intensity_scale**2 * np.mean(predicted)
-    assert result.summary["mean_predicted_photons"] == pytest.approx(expected, rel=1e-5)  # float32 transforms
+        intensities.append(np.abs(np.fft.fftshift(np.fft.fft2(exit_wave, norm="ortho"))) ** 2)
+    return np.stack(intensities)
+
+
+def deviance_in_float64(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The loss's definition with SciPy's k log k; below the loss's floor it goes on along its tangent."""
+    lit = np.maximum(rate, 1e-3)
+    return lit - counts - xlogy(counts, lit) + xlogy(counts, counts) + (rate - lit) * (1 - counts / lit)
+
+
+def test_photons_are_those_of_the_stitched_object(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan())
+    result = reconstruct(bundle, scan)
+    rates = bundle.intensity_scale**2 * predicted_intensities(scan, result)
+    counts = scan.amplitude(np.arange(37)).astype(float) ** 2
+    counts *= 1e6 / counts.sum(axis=(1, 2)).mean()  # nphotons is the mean of the training scan, which this is
+    # float32 transforms; what a pixel lacks of light comes back as rounding of the brightest one
+    np.testing.assert_allclose(result.photons.mean_predicted_pattern, rates.mean(axis=0), rtol=1e-5, atol=1e-6 * rates.max())
+    np.testing.assert_allclose(result.photons.mean_measured_pattern, counts.mean(axis=0), rtol=1e-6)
+    deviances = 2 * deviance_in_float64(rates, counts).mean(axis=(1, 2))
+    assert result.photons.pattern_deviance_per_pixel.dtype == np.float32
+    np.testing.assert_allclose(result.photons.pattern_deviance_per_pixel, deviances, rtol=1e-4)
+    assert result.summary["deviance_per_pixel"] == pytest.approx(deviances.mean(), rel=1e-4)
+    assert result.summary["mean_predicted_photons"] == pytest.approx(rates.sum(axis=(1, 2)).mean(), rel=1e-5)
     # The training scan itself: what was measured is nphotons, by the definition of the scale.
     assert result.summary["mean_measured_photons"] == pytest.approx(1e6, rel=1e-6)
+
+
+def test_photons_do_not_depend_on_the_batches(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = read(write_scan())
+    whole = reconstruct(bundle, scan).photons
+    monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
+    batched = reconstruct(bundle, scan).photons
+    # convolutions of another batch size round differently
+    np.testing.assert_allclose(batched.pattern_deviance_per_pixel, whole.pattern_deviance_per_pixel, rtol=1e-3)
+    np.testing.assert_allclose(batched.mean_measured_pattern, whole.mean_measured_pattern, rtol=1e-12)
 
 
 def test_changing_the_stored_scale_changes_predicted_photons_by_its_square_and_nothing_else(
@@ -158,4 +189,6 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
         assert arrays["object"].shape == arrays["valid"].shape
         assert arrays["positions_px"].shape == (37, 2)
         assert arrays["origin_px"].shape == (2,)
+        assert arrays["pattern_deviance_per_pixel"].shape == (37,)
+        assert arrays["pattern_deviance_per_pixel"].mean() == pytest.approx(summary["deviance_per_pixel"], rel=1e-5)  # stored as float32
     assert hashlib.sha256(scan_path.read_bytes()).digest() == digest
