@@ -18,6 +18,7 @@ from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
+from ptycho_dist.inference.report import report_reconstruction
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import illumination, normalize_probe
@@ -96,7 +97,7 @@ def infer(
     normalization: NormalizationSource = "bundle",
     measurement: Measurement | None = None,
 ) -> Reconstruction:
-    """Reconstruct a scan file with a bundle and write `reconstruction.npz`, the pictures and `summary.json`; see `reconstruct`."""
+    """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`."""
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
     scan = read_scan(scan_path, measurement, default_measurement=bundle.config.data.measurement)
@@ -106,6 +107,21 @@ def infer(
     summary["bundle"], summary["data"] = str(bundle_path), str(scan_path)
     summary["seconds"] = {"read": round(seconds_read, 3), **summary["seconds"]}
     write_reconstruction(reconstruction, out_dir)
+    report_reconstruction(
+        bundle,
+        scan,
+        reconstruction,
+        out_dir / "report.html",
+        title=f"Reconstruction of {scan_path.name}",
+        run={
+            "scan": scan_path.resolve(),
+            "bundle": bundle_path.resolve(),
+            "normalization": f"factor {summary['normalization']['factor']!r}, of the {normalization}",
+            "device": summary["device"],
+            "seconds": ", ".join(f"{stage} {seconds}" for stage, seconds in summary["seconds"].items()),
+        },
+    )
+    logger.info("wrote %s", out_dir / "report.html")
     return reconstruction
 
 

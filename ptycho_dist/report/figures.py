@@ -409,23 +409,50 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
     if not ax.lines:
         expected = " or ".join(f"{prefix}_deviance_per_pixel" for prefix in _CURVES)
         raise ValueError(f"none of the {len(rows)} rows has a positive, finite {expected}; expected at least one value")
-    ax.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="shot noise at high counts")
+    _finish_deviance_axes(ax, abscissa)
+    loss = ax.secondary_yaxis("right", functions=(_half, _double))
+    loss.set_ylabel("loss (half the deviance)", fontsize=11)
+    _label_logarithm(loss)
+    _write_png(figure, path)
 
+
+def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) -> None:
+    """Draw the deviance per pixel after each iteration of a refinement, the first value its start's, logarithmically.
+
+    Raises
+    ------
+    ValueError
+        No value, or one that no logarithm shows; a path that does not end in .png.
+    """
+    values = np.asarray(deviance_per_pixel, dtype=np.float64)
+    if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"the deviances of the refinement are {values.tolist()}; expected positive, finite numbers, at least one")
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(np.arange(len(values)), values, color="tab:green", marker="o" if len(values) <= 60 else "", markersize=4, label="whole scan")
+    _finish_deviance_axes(ax, "iteration")
+    _write_png(figure, path)
+
+
+def _finish_deviance_axes(ax: Axes, abscissa: str) -> None:
+    """Everything about a curve of deviance per pixel but the curve."""
+    ax.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="shot noise at high counts")
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.grid(color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    loss = ax.secondary_yaxis("right", functions=(_half, _double))
-    for axis, name in ((ax, "deviance per pixel"), (loss, "loss (half the deviance)")):
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-        axis.tick_params(labelsize=9)
-        axis.set_ylabel(name, fontsize=11)
+    _label_logarithm(ax)
     ax.set_xlabel(abscissa, fontsize=11)
+    ax.set_ylabel("deviance per pixel", fontsize=11)
     ax.legend(frameon=False, fontsize=10)
-    _write_png(figure, path)
+
+
+def _label_logarithm(ax: Any) -> None:
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    ax.tick_params(labelsize=9)
 
 
 def _half(deviance: ArrayLike) -> NDArray[np.floating]:

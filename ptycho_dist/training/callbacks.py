@@ -45,6 +45,7 @@ class HandOver(L.Callback):
                 "intensity_scale": data.intensity_scale.value,
                 "nphotons": data.nphotons.value,
                 "nphotons_source": data.nphotons.source,
+                "mean_energy": data.intensity_scale.mean_energy,
                 "num_patterns": data.intensity_scale.num_patterns,
                 "normalization": {"mode": "rms", "factor": data.normalization.factor},
                 "subset_fingerprint": data.subset.fingerprint,

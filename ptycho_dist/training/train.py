@@ -18,6 +18,7 @@ from ptycho_dist.report.figures import draw_training_curve
 from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
+from ptycho_dist.training.report import write_training_report
 from ptycho_dist.training.run_directory import RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file
 
 logger = logging.getLogger(__name__)
@@ -96,4 +97,5 @@ def _train_in(run_dir: Path, config: Config, processes: Processes, checkpoint: P
     run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
     if rank() == 0:
         logger.info("wrote %s", bundle_path)
+    run_on_rank_zero(lambda: write_training_report(run_dir, bundle_path, data, trainer))
     return bundle_path
