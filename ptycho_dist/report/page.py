@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.report.figures import (
@@ -30,6 +31,10 @@ from ptycho_dist.report.figures import (
     draw_training_curve,
 )
 from ptycho_dist.report.scale_audit import ScaleRecord
+
+
+LARGEST_PICTURE_BYTES = 1 << 19
+"""A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the page can still be mailed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,9 +139,20 @@ def _figures(report: Report) -> dict[str, str]:
 
 
 def _inline(draw: Callable[..., None], *what: Any, **options: Any) -> str:
+    """A picture as a data URI."""
     stream = io.BytesIO()
     draw(*what, stream, **options)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    png = stream.getvalue()
+    if len(png) > LARGEST_PICTURE_BYTES:
+        png = _of_256_colours(png)
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _of_256_colours(png: bytes) -> bytes:
+    stream = io.BytesIO()
+    colours = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _worst_pattern(report: Report) -> dict[str, Any]:
