@@ -128,6 +128,7 @@ def test_optional_parts(full_report: Report, tmp_path: Path) -> None:
         assert fact in page.text
 
 
+@pytest.mark.slow
 def test_size_of_what_compresses_worst(full_report: Report, tmp_path: Path) -> None:
     """Noise everywhere, as fine as the pictures' dots. (A measured scan of 516 patterns: 1.3 MB.)"""
     random = np.random.default_rng(0)
