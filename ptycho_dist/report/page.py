@@ -32,7 +32,6 @@ from ptycho_dist.report.figures import (
 )
 from ptycho_dist.report.scale_audit import ScaleRecord
 
-
 LARGEST_PICTURE_BYTES = 1 << 19
 """A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the page can still be mailed."""
 

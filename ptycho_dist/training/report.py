@@ -39,7 +39,8 @@ def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule
             run={
                 "run directory": run_dir.resolve(),
                 "scans": ", ".join(str(scan.path) for scan in data.scans),
-                "patterns": f"{len(subset.train)} trained on, {len(subset.validation)} for validation, in groups of {data.config.group_size}",
+                "patterns": f"{len(subset.train)} trained on, {len(subset.validation)} for validation, "
+                f"in groups of {data.config.group_size}",
                 "steps": f"{trainer.global_step} of {trainer.estimated_stepping_batches} ({trainer.max_epochs} epochs)",
                 "processes": f"{trainer.world_size}, {trainer.strategy.root_device.type}, precision {trainer.precision}",
             },

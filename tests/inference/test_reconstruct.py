@@ -22,6 +22,7 @@ from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from tests.conftest import small_scan_arrays
+from tests.report.reading import ReadPage, assert_self_contained
 
 SIZE = 16
 
@@ -179,6 +180,7 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
         "amplitude.png",
         "phase.png",
         "reconstruction.npz",
+        "report.html",
         "summary.json",
     ]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -192,3 +194,31 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
         assert arrays["pattern_deviance_per_pixel"].shape == (37,)
         assert arrays["pattern_deviance_per_pixel"].mean() == pytest.approx(summary["deviance_per_pixel"], rel=1e-5)  # stored as float32
     assert hashlib.sha256(scan_path.read_bytes()).digest() == digest
+
+
+def test_report_tells_what_the_files_tell(bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """To the last digit; and the stored scale is audited, whatever factor normalised the input."""
+    save_bundle(tmp_path / "bundle.zip", dataclasses.replace(bundle, gain=1.1, versions={"torch": "2.4.0"}))
+    bright = write_scan("<b>bright.npz", diffraction=2 * small_scan_arrays()["diffraction"])
+    infer(tmp_path / "bundle.zip", bright, tmp_path / "out", normalization="scan")
+    page, summary = ReadPage(tmp_path / "out" / "report.html"), json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert_self_contained(page)
+    assert len(page.images()) == 5
+    shown = {
+        "nphotons": summary["nphotons"],
+        "r": summary["trained_on"]["rms_factor"],
+        "mean energy": summary["trained_on"]["mean_energy"],
+        "s (intensity_scale)": summary["intensity_scale"],
+        "g (gain)": 1.1,
+        "patterns counted": summary["trained_on"]["num_patterns"],
+    }
+    assert {name: float(page.value(name)) for name in shown} == shown
+    assert page.value("fingerprint") == summary["trained_on"]["subset_fingerprint"] == "0" * 64
+    assert page.value("scan") == str(bright)
+    assert page.value("normalization") == f"factor {summary['normalization']['factor']!r}, of the scan"
+    assert page.value("versions, training") == "torch 2.4.0"
+    assert page.value("versions, this page").startswith(f"python {summary['versions']['python']}")
+    assert "passes both checks" in page.text
+    for key in ("mean_predicted_photons", "mean_measured_photons", "deviance_per_pixel"):
+        assert f'"{key}": {summary[key]!r}' in page.text
+    assert f"a deviance of {summary['deviance_per_pixel']:.4g} per pixel" in " ".join(page.text.split())

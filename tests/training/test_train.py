@@ -89,7 +89,7 @@ def test_run_directory(runs: Callable[..., list[Path]]) -> None:
     (run_dir,) = runs(2)
     assert sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()) == [
         ".lock",
-        "bundle.zip", "checkpoints/last.ckpt", "hparams.yaml", "metrics.csv", "train.log", "training_curve.png"
+        "bundle.zip", "checkpoints/last.ckpt", "hparams.yaml", "metrics.csv", "report.html", "train.log", "training_curve.png"
     ]  # fmt: skip
     log = (run_dir / "train.log").read_text()
     scale = yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
