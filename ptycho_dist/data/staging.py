@@ -96,7 +96,7 @@ def _require_room(scan: Path, copy: Path) -> None:
     wanted, free = scan.stat().st_size, shutil.disk_usage(copy.parent).free
     if wanted > free:
         raise StagingError(
-            f"{scan}: found {wanted} bytes and {free} free in {copy.parent}, expected room: choose another directory, or read it where it lies"
+            f"{scan}: found {wanted} bytes and {free} free in {copy.parent}, expected room: choose another directory, or read it in place"
         )
 
 
