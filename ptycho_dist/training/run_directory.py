@@ -97,23 +97,64 @@ def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
                 continue
             if time.monotonic() > give_up_at:
                 lock.close()
-                raise ValueError(
-                    f"{run_dir}: another run is writing here ({holder}); choose another train.run_dir, or wait for its end"
-                ) from error
+                raise _occupied(run_dir, holder) from error
             time.sleep(0.2)
         except OSError:  # a file system without locks
             logger.warning("%s: this file system has no locks, so a second run here would not be noticed", run_dir)
             break
-    if not resuming and last_checkpoint(run_dir).exists():
+    try:
+        _require_no_checkpoint(run_dir, resuming=resuming)
+    except ValueError:
         lock.close()
-        raise ValueError(
-            f"{run_dir}: found the checkpoint of an earlier run, expected a new directory; --train.resume auto goes on with it, "
-            "another --train.run_dir starts anew"
-        )
+        raise
     lock.truncate(0)
     lock.write(_this_process())
     lock.flush()
     return Claim(lock)
+
+
+def require_claimable(run_dir: Path, *, resuming: bool) -> None:
+    """Raise what `claim_run_directory` would raise at once, without making or changing anything.
+
+    Raises
+    ------
+    ValueError
+        Another run is writing there; there is a checkpoint that a new run would replace; or the directory, or a file in it that a run
+        writes to, may not be written.
+    """
+    nearest = nearest_directory(run_dir)
+    if not nearest.is_dir():
+        raise ValueError(f"{run_dir}: {nearest} is a file, expected a directory")
+    for path in (nearest, *(run_dir / name for name in (".lock", "train.log", "metrics.csv", "checkpoints") if (run_dir / name).exists())):
+        if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            raise ValueError(f"{path}: may not be written by this user, or its file system is read-only")
+    lock_path = run_dir / ".lock"
+    if lock_path.exists():
+        with lock_path.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _occupied(run_dir, lock.read()) from error
+            except OSError:  # a file system without locks
+                pass
+    _require_no_checkpoint(run_dir, resuming=resuming)
+
+
+def nearest_directory(run_dir: Path) -> Path:
+    """The directory itself, or what of its path there is already."""
+    return next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+
+
+def _occupied(run_dir: Path, holder: str) -> ValueError:
+    return ValueError(f"{run_dir}: another run is writing here ({holder}); choose another train.run_dir, or wait for its end")
+
+
+def _require_no_checkpoint(run_dir: Path, *, resuming: bool) -> None:
+    if not resuming and last_checkpoint(run_dir).exists():
+        raise ValueError(
+            f"{run_dir}: found the checkpoint of an earlier run, expected a new directory; --train.resume auto goes on with it, "
+            "another --train.run_dir starts anew"
+        )
 
 
 def _this_process() -> str:
