@@ -481,7 +481,10 @@ def _resume_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
     def look() -> str:
         content = WholeCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")
         module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
+        try:
+            module.load_state_dict(content["state_dict"])
+        except RuntimeError as error:  # a line for each weight that doesn't fit
+            raise ValueError(f"{checkpoint}: the network is another one: {str(error).splitlines()[-1].strip()}") from error
         return f"{checkpoint}: epoch {content['epoch']}, step {content['global_step']}, of these data and this network"
 
     yield _row_of_every_rank("checkpoint", look, mend="Train on with the data and the network of the checkpoint, or start anew elsewhere.")

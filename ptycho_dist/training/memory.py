@@ -193,22 +193,22 @@ def _available_on_machine() -> int | None:
     return _kilobytes(meminfo, "MemAvailable") if meminfo.exists() else None
 
 
-def _available_in_control_groups() -> Iterator[int]:
+def _available_in_control_groups(root: Path = Path("/")) -> Iterator[int]:
     """Limit less use, the page cache that can be dropped not counted, of every group that this process is in; versions 1 and 2."""
-    own_groups = Path("/proc/self/cgroup")
+    own_groups = root / "proc/self/cgroup"
     for line in own_groups.read_text().splitlines() if own_groups.exists() else ():
         _, controllers, group = line.split(":", 2)
-        root = Path("/sys/fs/cgroup")
+        hierarchy = root / "sys/fs/cgroup"
         if controllers == "":
             limit, used, cache = "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
-            root /= "memory"
+            hierarchy /= "memory"
             limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
         else:
             continue
-        folder = root / group.lstrip("/")
+        folder = hierarchy / group.lstrip("/")
         for ancestor in (folder, *folder.parents):
-            if ancestor.is_relative_to(root) and (ancestor / limit).exists() and (ancestor / limit).read_text().strip() != "max":
+            if ancestor.is_relative_to(hierarchy) and (ancestor / limit).exists() and (ancestor / limit).read_text().strip() != "max":
                 statistics = dict(entry.split() for entry in (ancestor / "memory.stat").read_text().splitlines())
                 yield int((ancestor / limit).read_text()) - int((ancestor / used).read_text()) + int(statistics[cache])
 
