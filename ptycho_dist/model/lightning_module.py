@@ -49,7 +49,7 @@ class PtychographyModule(L.LightningModule):
         self.learning_rate = learning_rate
         self._train_sums = torch.zeros(2, dtype=torch.float64)
 
-    def build(self, probes: Tensor, intensity_scale: IntensityScale, *, seed: int) -> None:
+    def build(self, probes: Tensor, intensity_scale: IntensityScale | float, *, seed: int) -> None:
         """Make network and loss.
 
         Parameters

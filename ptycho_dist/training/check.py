@@ -44,7 +44,6 @@ from ptycho_dist.distributed import (
 )
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.scale.intensity_scale import IntensityScale
 from ptycho_dist.training.checkpointing import WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.memory import MemorySupply, StepMemory, estimate_step_memory, host_bytes_left
 from ptycho_dist.training.processes import Processes, resolve_precision
@@ -91,15 +90,15 @@ def check(config: Config) -> None:
     FailedTogether
         The run would fail; the rows that say why are in the table.
     """
-    processes = Processes.of_launcher()
     try:
+        processes = Processes.of_launcher()
         _require_own_device(processes)
         processes.join()
         hosts = _hosts()
-    except Exception as error:  # whatever the launcher, the network or the driver lead to
+    except Exception as error:  # whatever the launcher, the network or the driver lead to; there is nobody yet to tell it to
         mend = "Start one process a GPU with torchrun or srun, on nodes that reach each other by MASTER_ADDR and MASTER_PORT."
-        show([Row(what="processes", found=f"{socket.gethostname()}: {error}", verdict="FAIL", mend=mend)])
-        raise FailedTogether("the processes did not meet") from error
+        show([Row(what="processes", found=f"{socket.gethostname()}: {describe(error)}", verdict="FAIL", mend=mend)])
+        raise FailedTogether("1 of 1 checks failed: processes; nothing else can be looked at") from error
     rows = [
         _processes_row(processes, hosts),
         _devices_row(hosts),
@@ -178,6 +177,16 @@ class _Host:
     name: str
     device: str
 
+    @classmethod
+    def of_this_rank(cls) -> _Host:
+        if torch.cuda.is_available():
+            device = torch.cuda.get_device_properties(torch.cuda.current_device())
+            described = f"{device.name} ({_size(device.total_memory)}, CUDA {torch.version.cuda})"
+        else:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            described = f"CPU ({cores} cores, {torch.get_num_threads()} thread(s) a process)"
+        return cls(name=socket.gethostname(), device=described)
+
 
 def _require_own_device(processes: Processes) -> None:
     if torch.cuda.is_available() and processes.local_rank >= torch.cuda.device_count():
@@ -188,12 +197,11 @@ def _require_own_device(processes: Processes) -> None:
 
 
 def _hosts() -> list[_Host]:
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_properties(torch.cuda.current_device())
-        described = f"{device.name} ({_size(device.total_memory)}, CUDA {torch.version.cuda})"
-    else:
-        described = f"CPU ({len(os.sched_getaffinity(0))} cores for {torch.get_num_threads()} threads a process)"
-    outcomes = on_every_rank(lambda: _Host(name=socket.gethostname(), device=described))
+    """Of every rank; this is the first that all of them do together."""
+    outcomes = on_every_rank(_Host.of_this_rank)
+    for number, outcome in enumerate(outcomes):
+        if outcome.failure is not None:
+            raise ValueError(f"rank {number}: {outcome.failure}")
     return [outcome.value for outcome in outcomes if outcome.value is not None]
 
 
@@ -381,7 +389,8 @@ def _memory_row(
         "Raise train.accumulate_grad_batches (the step stays the same), start fewer ranks a node or more nodes, "
         "or lower train.global_batch_size."
     )
-    supplies = [outcome.value for outcome in on_every_rank(MemorySupply.of_this_rank) if outcome.value is not None]
+    nobody_says = MemorySupply(host={}, slurm=None, own=0, device=None)  # is not held against the run
+    supplies = [outcome.value or nobody_says for outcome in on_every_rank(MemorySupply.of_this_rank)]
     of_hosts: dict[str, list[MemorySupply]] = {}
     for host, supply in zip(hosts, supplies, strict=True):
         of_hosts.setdefault(host.name, []).append(supply)
@@ -435,15 +444,18 @@ def _require_enough(step: StepMemory, host: str, on_host: Sequence[MemorySupply]
 
 def _describe_step(step: StepMemory) -> str:
     parts = f"parameters {_size(step.parameters)}, gradients {_size(step.gradients)}, Adam {_size(step.optimizer)}"
+    if not step.activations:
+        return f"at least {_size(step.for_step)} a rank: {parts}"
     rest = f"activations {_size(step.activations)}, batch {_size(step.batch)} + {_size(step.loading)} while it is read"
     return f"{_size(step.for_step + step.loading)} a rank: {parts}, {rest}"
 
 
 def _build_module(config: Config, data: ScanDataModule) -> PtychographyModule:
     """Network and loss. Where nphotons is missing, with a scale of 1: it changes no size."""
-    scale = getattr(data, "intensity_scale", IntensityScale(value=1.0, nphotons=1.0, mean_energy=1.0, num_patterns=1))
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
-    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), scale, seed=config.train.seed)
+    module.build(
+        torch.from_numpy(np.stack([scan.probe for scan in data.scans])), getattr(data, "intensity_scale", 1.0), seed=config.train.seed
+    )
     return module
 
 

@@ -184,7 +184,7 @@ def host_bytes_left(supplies: Sequence[MemorySupply]) -> tuple[int, str] | None:
     """Memory left on the node that these ranks share, and who says so."""
     found = [(left, who) for supply in supplies for who, left in supply.host.items()]
     in_use = sum(supply.own for supply in supplies)
-    found += [(supply.slurm - in_use, "SLURM's allocation") for supply in supplies if supply.slurm is not None]
+    found += [(max(0, supply.slurm - in_use), "SLURM's allocation") for supply in supplies if supply.slurm is not None]
     return min(found, default=None)
 
 

@@ -259,7 +259,7 @@ def test_batch_too_large_for_memory(write_scan: Callable[..., Path], tmp_path: P
     """A million groups of 16 x 16 at a time; and weights alone that no machine holds, which are not even made."""
     monkeypatch.setattr(check_module, "_largest_micro_batch", lambda data: (1_000_000, 1))
     concerns = settings(write_scan(), tmp_path / "run")
-    for changes, said in (({}, "activations"), ({"base_width": 200_000}, "activations 0 B")):
+    for changes, said in (({}, "activations"), ({"base_width": 200_000}, "at least ")):
         concerns["model"].update(changes)
         with pytest.raises(FailedTogether, match=r"checks failed: memory"):
             check(parse_mapping(concerns))
@@ -354,6 +354,18 @@ def test_fault_of_one_rank_is_a_row_of_the_one_table(
     assert failures(rows) == [row]
     assert message in rows[row][1]
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_meet(write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: Any) -> None:
+    def fail(self: Processes) -> None:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(Processes, "join", fail)
+    with pytest.raises(FailedTogether, match="1 of 1 checks failed: processes"):
+        check(parse_mapping(settings(write_scan(), tmp_path / "run")))
+    rows = table(capsys.readouterr().out)
+    assert failures(rows) == list(rows) == ["processes"]
+    assert re.search(r"RuntimeError: no route to host mend: Start one process a GPU with torchrun or srun", rows["processes"][1])
 
 
 def test_more_processes_than_gpus(monkeypatch: Any) -> None:
