@@ -19,7 +19,7 @@ from ptycho_dist.model.lightning_module import PtychographyModule
 
 ALLOCATOR_FACTOR = 1.5
 """What the process holds for each byte of activations that lives at the peak. Allocators keep freed pieces that nothing fits into: glibc's
-1.37 to 1.52 times on the CPU (it is 1.00 to 1.02 with MALLOC_MMAP_THRESHOLD_=65536); taken for CUDA's too."""
+1.37 to 1.63 times on the CPU (it is 1.00 to 1.02 with MALLOC_MMAP_THRESHOLD_=65536); taken for CUDA's too."""
 
 LOADING_BYTES_A_PIXEL = 32
 """Of a batch while it is read: the file's numbers, their float64, float32 amplitudes, the float64 product with r, float32 x_norm."""
