@@ -14,7 +14,7 @@ from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.report.figures import draw_training_curve
-from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog
+from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog, StepMetrics
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
 from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file
@@ -75,7 +75,7 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
         enable_checkpointing=True,
         plugins=[WholeCheckpointIO(), processes.cluster_environment()],
         logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
-        callbacks=[HandOver(config), GoOnWithinEpoch(), schedule, ProgressLog(schedule), checkpointing],
+        callbacks=[HandOver(config), GoOnWithinEpoch(), schedule, StepMetrics(), ProgressLog(schedule), checkpointing],
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
