@@ -134,16 +134,19 @@ class SlurmCluster:
 
     def wait_for_end(self, job: int, timeout: float = 300) -> str:
         """Final state of a job. Slurm lets a requeued one wait for two minutes; it is told not to."""
-        seen: list[str] = []
+        state, since = "", 0.0
 
         def has_ended() -> bool:
-            seen.append(self.state(job))
-            if seen[-1] == "PENDING":
+            nonlocal state, since
+            found = self.state(job)
+            if found != state:
+                state, since = found, time.monotonic()
+            if state == "PENDING":
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-            return len(set(seen[-3:])) == 1 and seen[-1] in FINAL_STATES  # a requeued job passes through some of them
+            return state in FINAL_STATES and time.monotonic() - since > 4  # a job that is being requeued passes through some of them
 
         self.wait_until(has_ended, f"end of job {job}", timeout)
-        return seen[-1]
+        return state
 
     def cut_off(self, node: str) -> None:
         """Pull the plug of a node's network; what runs on it runs on."""
