@@ -46,6 +46,8 @@ class Reconstruction:
         float64 (n, 2) as (y, x).
     valid
         bool (H, W): what was illuminated.
+    illumination
+        float32 (H, W): the probe's intensity summed over all positions, normalised units.
     summary
         Figures for `summary.json`.
     """
@@ -54,6 +56,7 @@ class Reconstruction:
     origin_px: np.ndarray
     positions_px: np.ndarray
     valid: np.ndarray
+    illumination: np.ndarray
     summary: dict[str, Any]
 
 
@@ -146,7 +149,12 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         "seconds": seconds,
     }
     return Reconstruction(
-        object=stitched.object(), origin_px=stitched.origin_px, positions_px=scan.positions_px, valid=stitched.valid(), summary=summary
+        object=stitched.object(),
+        origin_px=stitched.origin_px,
+        positions_px=scan.positions_px,
+        valid=stitched.valid(),
+        illumination=stitched.illumination(),
+        summary=summary,
     )
 
 
@@ -160,6 +168,7 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
             origin_px=reconstruction.origin_px,
             positions_px=reconstruction.positions_px,
             valid=reconstruction.valid,
+            illumination=reconstruction.illumination,
         )
     draw_amplitude(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "amplitude.png")
     draw_phase(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "phase.png")

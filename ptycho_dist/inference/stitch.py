@@ -63,5 +63,9 @@ class StitchedObject:
         """bool (H, W): where the object was illuminated enough to be reconstructed."""
         return (self.weight_sum[0] > VALID_WEIGHT * illumination(self.probe).max()).cpu().numpy()
 
+    def illumination(self) -> np.ndarray:
+        """float32 (H, W): the probe's intensity summed over the patches, normalised units."""
+        return self.weight_sum[0].cpu().numpy()
+
     def _mean(self) -> Tensor:
         return self.weighted_sum[0] / self.weight_sum[0].clamp_min(1e-12)

@@ -1,7 +1,8 @@
 """How close a reconstructed object is to a reference, once the ambiguities of ptychography are fitted.
 
-Diffraction intensities leave the object's global phase open; a shift of the patterns on the detector adds a linear
-phase ramp, and an error of the probe's energy a gain. These are fitted. A common shift of object and positions is not.
+Diffraction intensities leave the object's global phase open; a shift of the patterns on the detector adds a linear phase ramp, an error
+of the probe's energy a gain, and a shift of the probe in its window a shift of the object. These are fitted (`alignment`); what is left is
+scored for amplitude and phase apart, where the scan really looked.
 """
 
 from __future__ import annotations
@@ -12,71 +13,155 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft, ndimage
 
-# Far above the rounding of complex64 (6e-8), far below any contrast one would call an image.
-_CONSTANT_BELOW = 1e-6
-_WHOLE_PIXEL_WITHIN = 1e-6
+from ptycho_dist.report.alignment import (
+    WHOLE_PIXEL_WITHIN_PX,
+    OnReference,
+    Resampler,
+    fit_phase_ramp,
+    mean_phase,
+    register,
+    relative_phase,
+    remove_phase_ramp,
+    residual,
+)
+from ptycho_dist.report.fourier_ring import FourierRingCorrelation, fourier_ring_correlation
+from ptycho_dist.report.metrics import (
+    correlation,
+    mean_absolute_error,
+    multiscale_structural_similarity,
+    num_scales,
+    peak_signal_noise_ratio,
+    structural_similarity,
+)
+
+LIT_FRACTION = 0.1
+"""Of the median illumination inside the scanned box: what got less light was not really looked at, and is not compared."""
+
+# Far above the rounding of complex64 (6e-8), far below any contrast one would call an image: of the mean amplitude, and in radians.
+_ROUNDING = 1e-6
 _FARTHEST_PX = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ObjectComparison:
-    """Agreement of an object with a reference inside the scanned box.
+class ImageScores:
+    """Agreement of two real images, in the unit of the images where there is one.
 
-    A correlation or an SSIM is NaN where it is undefined, that is where an image is constant (for SSIM: the reference).
-    A `RuntimeWarning` then says which.
+    NaN is what is undefined: every score but the errors where the reference is constant, a similarity where no window fits.
 
     Attributes
     ----------
-    phase_correlation, amplitude_correlation : float
-        Pearson correlation over the compared pixels after alignment, -1 to 1.
-    complex_error : float
-        RMS of (aligned - reference) over RMS of reference: 0 is equal, 1 is what an unrelated field gets.
-    phase_ssim, amplitude_ssim : float
-        Mean structural similarity, at most 1.
-    amplitude_gain : float
-        Factor applied to the object's amplitude.
-    phase_ramp_rad_per_px : tuple of float
-        Ramp (y, x) found in the object relative to the reference, and removed.
-    box_px : tuple of int
-        (y0, y1, x0, x1), half-open, scan coordinates: the compared rows and columns.
-    num_pixels : int
-        Valid pixels in the box: what every number above is taken over.
-    aligned : ndarray, complex64, (y1 - y0, x1 - x0)
-        The object in the box with ramp, global phase and gain fitted to the reference; NaN outside the valid pixels.
-    reference : ndarray, complex64, (y1 - y0, x1 - x0)
-        The reference in the box.
+    correlation : float
+        Pearson's, -1 to 1; 0 for an image without contrast.
+    mae : float
+    psnr_db : float
+        Of `data_range`; infinite for equal images.
+    ssim, ms_ssim : float
+        Of `data_range`, at most 1.
+    data_range : float
+        Largest less smallest value of the reference.
+    frc : FourierRingCorrelation
     """
 
-    phase_correlation: float
-    amplitude_correlation: float
+    correlation: float
+    mae: float
+    psnr_db: float
+    ssim: float
+    ms_ssim: float
+    data_range: float
+    frc: FourierRingCorrelation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ObjectComparison:
+    """Agreement of an object with a reference where the scan looked.
+
+    Attributes
+    ----------
+    phase : ImageScores
+        Radians. Errors are those of the phase difference, which does not see where either phase wraps.
+    amplitude : ImageScores
+        In the reference's unit.
+    frc : FourierRingCorrelation
+        Of the complex fields.
+    complex_error : float
+        `alignment.residual`: 0 is equal, 1 is what an unrelated field gets.
+    ms_ssim_scales : int
+        At how many scales MS-SSIM was taken, at most 5.
+    shift_px : tuple of float
+        (y, x) by which the object was moved.
+    phase_ramp_rad_per_px : tuple of float
+        Ramp (y, x) found in the object relative to the reference, and removed.
+    global_phase_rad : float
+        Added to the object's phase.
+    amplitude_gain : float
+        Factor applied to the object's amplitude.
+    box_px : tuple of int
+        (y0, y1, x0, x1), half-open, scan coordinates: the rows and columns that were looked at.
+    num_pixels : int
+        Pixels in the box that every number above is taken over.
+    aligned : ndarray, complex64, (y1 - y0, x1 - x0)
+        The object in the box, shift, ramp, global phase and gain fitted to `reference`; NaN outside the compared pixels.
+    reference : ndarray, complex64, (y1 - y0, x1 - x0)
+        The reference in the box, without its own phase ramp.
+    """
+
+    phase: ImageScores
+    amplitude: ImageScores
+    frc: FourierRingCorrelation
     complex_error: float
-    phase_ssim: float
-    amplitude_ssim: float
-    amplitude_gain: float
+    ms_ssim_scales: int
+    shift_px: tuple[float, float]
     phase_ramp_rad_per_px: tuple[float, float]
+    global_phase_rad: float
+    amplitude_gain: float
     box_px: tuple[int, int, int, int]
     num_pixels: int
     aligned: NDArray[np.complex64]
     reference: NDArray[np.complex64]
 
+    def ring_correlations(self) -> dict[str, FourierRingCorrelation]:
+        """Fourier ring correlations by the name of what was correlated."""
+        return {"object": self.frc, "phase": self.phase.frc, "amplitude": self.amplitude.frc}
+
     def numbers(self) -> dict[str, float | int | list[float] | list[int] | None]:
-        """Everything but the arrays, ready for JSON (which has no NaN: an undefined number is None)."""
-        scores = {
-            "phase_correlation": self.phase_correlation,
-            "amplitude_correlation": self.amplitude_correlation,
-            "complex_error": self.complex_error,
-            "phase_ssim": self.phase_ssim,
-            "amplitude_ssim": self.amplitude_ssim,
-            "amplitude_gain": self.amplitude_gain,
+        """Everything but the arrays, ready for JSON, which has neither NaN nor infinity: a number that is undefined or infinite is None.
+
+        A resolution is a full period; None says that not even the longest is resolved.
+        """
+        curves = self.ring_correlations()
+        numbers: dict[str, float | int | list[float] | list[int] | None] = {
+            "phase_correlation": self.phase.correlation,
+            "amplitude_correlation": self.amplitude.correlation,
         }
-        return {
-            **{name: None if math.isnan(score) else score for name, score in scores.items()},
+        for name, curve in curves.items():
+            numbers[f"{name}_frc_half_bit_resolution_px"] = curve.resolution_px(curve.half_bit)
+            numbers[f"{name}_frc_0.5_resolution_px"] = curve.resolution_px(0.5)
+        numbers |= {
+            "complex_error": self.complex_error,
+            "phase_mae_rad": self.phase.mae,
+            "amplitude_mae": self.amplitude.mae,
+            "phase_psnr_db": self.phase.psnr_db,
+            "amplitude_psnr_db": self.amplitude.psnr_db,
+            "phase_ssim": self.phase.ssim,
+            "amplitude_ssim": self.amplitude.ssim,
+            "phase_ms_ssim": self.phase.ms_ssim,
+            "amplitude_ms_ssim": self.amplitude.ms_ssim,
+            "ms_ssim_scales": self.ms_ssim_scales,
+            "phase_data_range_rad": self.phase.data_range,
+            "amplitude_data_range": self.amplitude.data_range,
+            "shift_px": list(self.shift_px),
             "phase_ramp_rad_per_px": list(self.phase_ramp_rad_per_px),
+            "global_phase_rad": self.global_phase_rad,
+            "amplitude_gain": self.amplitude_gain,
             "box_px": list(self.box_px),
             "num_pixels": self.num_pixels,
+            "frc_frequency_cycles_per_px": self.frc.frequency_cycles_per_px.tolist(),
         }
+        for name, curve in curves.items():
+            numbers[f"{name}_frc"] = curve.correlation.tolist()
+            numbers[f"{name}_frc_half_bit"] = curve.half_bit.tolist()
+        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in numbers.items()}
 
 
 def compare_with_reference(
@@ -84,28 +169,31 @@ def compare_with_reference(
     *,
     origin_px: ArrayLike,
     valid: ArrayLike,
+    illumination: ArrayLike,
     positions_px: ArrayLike,
     reference: ArrayLike,
 ) -> ObjectComparison:
-    """Align a reconstructed object with a reference and score it inside the scanned box.
+    """Align a reconstructed object with a reference and score it where the scan looked.
 
-    Alignment minimises ``sum |c exp(-i(a y + b x)) object - reference|^2`` over the ramp (a, b) and the complex
-    factor c (Fienup, Appl. Opt. 36, 8352 (1997)). Phases are then taken as ``angle(field * conj(mean(reference)))``,
-    the same mean for both fields. Where the reference's phase stays within pi of its mean nothing wraps. Where it does
-    not, both images are cut at the same phase, opposite to the mean, and only pixels close to that cut can lower the
-    correlation.
+    Compared are the pixels inside the positions' bounding box that are valid and got at least `LIT_FRACTION` of the median illumination
+    of the box's valid pixels. Beyond the outermost positions a pixel is seen by few patterns, and by the probe's rim.
 
-    An object of constant phase may be given a ramp by the fit: its correlation is then that of the fitted plane.
+    The object is moved by the `alignment.register` shift. Phases are taken without the reference's own ramp, which a scan can't tell, so
+    that an object without contrast can't score by being given that ramp; and relative to the mean phase of the reference. Where the
+    reference's phase stays within pi of its mean nothing wraps. Where it does not, both images are cut at the same phase, opposite to the
+    mean, and only pixels close to that cut can lower the correlation. The gain makes the mean amplitudes equal, so that amplitudes
+    are compared as such however bad the phase is.
 
     Parameters
     ----------
     object_ : array, complex, (H, W)
         The reconstruction.
     origin_px : array, (2,)
-        Scan coordinate (y, x) of ``object_[0, 0]``, pixels. Where it is not whole the object is resampled onto the
-        reference's pixels by cubic splines, and valid pixels within two of the mask's edge are dropped.
+        Scan coordinate (y, x) of ``object_[0, 0]``, pixels, whole or not.
     valid : array, bool, (H, W)
         Pixels that were reconstructed. The others may hold anything, NaN included.
+    illumination : array, real, (H, W)
+        Probe intensity summed over the positions, any unit.
     positions_px : array, (n, 2)
         Patch centres (y, x) in scan coordinates, pixels. Their bounding box is the scanned box.
     reference : array, complex, (Hr, Wr)
@@ -115,6 +203,11 @@ def compare_with_reference(
     -------
     ObjectComparison
 
+    Warns
+    -----
+    RuntimeWarning
+        Amplitude or phase of the reference is constant: correlation, SSIM and MS-SSIM with it are undefined (NaN).
+
     Raises
     ------
     ValueError
@@ -122,9 +215,11 @@ def compare_with_reference(
     """
     object_ = _complex_image("the object", object_)
     reference = _complex_image("the reference", reference)
-    valid = np.asarray(valid)
+    valid, illumination = np.asarray(valid), np.asarray(illumination)
     if valid.dtype != np.bool_ or valid.shape != object_.shape:
         raise ValueError(f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the shape of the object")
+    if illumination.dtype.kind not in "fiu" or illumination.shape != object_.shape:
+        raise ValueError(f"the illumination is {illumination.dtype} {illumination.shape}; expected real numbers {object_.shape}")
     origin = np.asarray(origin_px, dtype=np.float64)
     if origin.shape != (2,) or not np.isfinite(origin).all() or np.abs(origin).max() > _FARTHEST_PX:
         raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x), pixels")
@@ -135,111 +230,104 @@ def compare_with_reference(
     if np.abs(positions).max() > _FARTHEST_PX:
         raise ValueError(f"positions_px reach {np.abs(positions).max():.3g}; expected pixels, at most {_FARTHEST_PX:.0e}")
     _require_finite("the object, where it is valid,", object_[valid])
+    _require_finite("the illumination, where the object is valid,", illumination[valid])
 
-    object_, valid, (origin_y, origin_x) = _on_whole_pixels(np.where(valid, object_, 0), valid, origin)
-    y0, y1, x0, x1 = box = _common_box(positions, object_.shape, (origin_y, origin_x), reference.shape)
-    window = np.s_[y0 - origin_y : y1 - origin_y, x0 - origin_x : x1 - origin_x]
-    mask = valid[window]
-    num_pixels = int(np.count_nonzero(mask))
-    if num_pixels == 0:
+    y0, y1, x0, x1 = box = _common_box(positions, object_.shape, origin, reference.shape)
+    first = np.array([y0, x0])
+    looked_at = valid & (illumination >= LIT_FRACTION * _median_illumination(illumination, valid, first - origin, (y1 - y0, x1 - x0)))
+    resampler = Resampler(object_, looked_at, first - origin, (y1 - y0, x1 - x0))
+    compared = resampler.moved(np.zeros(2)).mask
+    if not compared.any():
         raise ValueError(f"no pixel of the box (y0, y1, x0, x1) = {box} is valid; expected at least one")
-    reference_box = reference[y0:y1, x0:x1]
-    _require_finite("the reference, where it is compared,", reference_box[mask])
+    in_box = reference[y0:y1, x0:x1]
+    _require_finite("the reference, where it is compared,", in_box[compared])
+    target = OnReference(np.where(compared, in_box, 0).astype(np.complex128), compared)
+    _require_light("the object", resampler.moved(np.zeros(2)))
+    _require_light("the reference", target)
+    reference_ramp = fit_phase_ramp(target.field)
+    target = target._replace(field=remove_phase_ramp(target.field, reference_ramp))
 
-    field: NDArray[np.complexfloating] = np.where(mask, object_[window], 0).astype(np.complex128)
-    target = np.where(mask, reference_box, 0).astype(np.complex128)
-    for name, energy in (("object", np.vdot(field, field).real), ("reference", np.vdot(target, target).real)):
-        if energy == 0:
-            raise ValueError(f"the {name} is zero at all {num_pixels} compared pixels; expected a field to align")
+    shift = register(resampler, target)
+    moved = resampler.moved(shift)
+    mask = moved.mask & target.mask
+    moved, target = (OnReference(np.where(mask, on.field, 0), mask) for on in (moved, target))
+    ramp = fit_phase_ramp(moved.field * target.field.conj())
+    field = remove_phase_ramp(moved.field, ramp)
+    global_phase = mean_phase(field.conj() * target.field)
+    gain = float(np.abs(target.field).sum() / np.abs(field).sum())
+    aligned = gain * np.exp(1j * global_phase) * field
 
-    ramp = fit_phase_ramp(field * target.conj())
-    field = remove_phase_ramp(field, ramp)
-    factor = np.vdot(field, target) / np.vdot(field, field)
-    aligned = factor * field
-
-    mean_rad = mean_phase(target)
-    phase, phase_target = relative_phase(aligned, mean_rad), relative_phase(target, mean_rad)
-    amplitude, amplitude_target = np.abs(aligned), np.abs(target)
+    with np.errstate(invalid="ignore"):  # what is not compared may be infinite
+        reference_without_ramp = remove_phase_ramp(in_box, reference_ramp).astype(np.complex64)
+    mean_rad = mean_phase(target.field)
+    difference = np.where(mask, np.angle(aligned * target.field.conj()), 0)
+    phases = [relative_phase(on_box, mean_rad) for on_box in (aligned, target.field)]
+    amplitudes = [np.abs(on_box) for on_box in (aligned, target.field)]
     return ObjectComparison(
-        phase_correlation=_correlation("phase", phase[mask], phase_target[mask]),
-        # Amplitudes in units of their means: what counts as constant is then the same for any gain.
-        amplitude_correlation=_correlation("amplitude", *(a[mask] / (a[mask].mean() or 1.0) for a in (amplitude, amplitude_target))),
-        complex_error=float(np.linalg.norm(aligned - target) / np.linalg.norm(target)),
-        phase_ssim=_structural_similarity("phase", phase, phase_target, mask),
-        amplitude_ssim=_structural_similarity("amplitude", amplitude, amplitude_target, mask),
-        amplitude_gain=float(abs(factor)),
-        phase_ramp_rad_per_px=ramp,
+        phase=_scores("phase", phases[0], phases[1], difference, mask, zero=phases[1][mask].min(), rounding=_ROUNDING),
+        amplitude=_scores(
+            "amplitude",
+            amplitudes[0],
+            amplitudes[1],
+            amplitudes[0] - amplitudes[1],
+            mask,
+            zero=0.0,
+            rounding=_ROUNDING * amplitudes[1][mask].mean(),
+        ),
+        frc=fourier_ring_correlation(aligned, target.field, mask),
+        complex_error=residual(moved, target),
+        ms_ssim_scales=num_scales(mask),
+        shift_px=(float(shift[0]), float(shift[1])),
+        phase_ramp_rad_per_px=(ramp[0] - reference_ramp[0], ramp[1] - reference_ramp[1]),
+        global_phase_rad=global_phase,
+        amplitude_gain=gain,
         box_px=box,
-        num_pixels=num_pixels,
+        num_pixels=int(np.count_nonzero(mask)),
         aligned=np.where(mask, aligned, complex(np.nan, np.nan)).astype(np.complex64),
-        reference=reference_box.astype(np.complex64),
+        reference=reference_without_ramp,
     )
 
 
-def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
-    """Find the ramp (a, b) that maximises ``|sum product exp(-i(a y + b x))|``.
-
-    The peak of the zero-padded spectrum gives the ramp to a quarter of a fringe across the image, however often the
-    phase wraps. It is refined on the wrapped phase residuals by steps that minimise the quadratic bound
-    ``-cos(t + d) <= -cos(t) + d sin(t) + d^2 / 2``, so that no step can lower the sum and no phase is ever unwrapped.
-
-    Parameters
-    ----------
-    product : ndarray, complex, (H, W)
-        ``field * conj(reference)``, or a field alone for its own ramp; zero where nothing is known.
-
-    Returns
-    -------
-    tuple of float
-        Ramp (a, b) along y and x, radians a pixel, each between -pi and pi but for the refinement.
-    """
-    height, width = product.shape
-    padded = (fft.next_fast_len(2 * height), fft.next_fast_len(2 * width))
-    spectrum = np.abs(fft.fft2(product.astype(np.complex64), padded))
-    peak_y, peak_x = np.unravel_index(np.argmax(spectrum), padded)
-    ramp_y = 2 * np.pi * fft.fftfreq(padded[0])[peak_y]
-    ramp_x = 2 * np.pi * fft.fftfreq(padded[1])[peak_x]
-
-    y = np.arange(height) - (height - 1) / 2
-    x = np.arange(width) - (width - 1) / 2
-    weight = np.abs(product)
-    weight_y, weight_x = weight.sum(axis=1), weight.sum(axis=0)
-    cross = y @ weight @ x
-    normal = np.array(
-        [
-            [weight_y.sum(), weight_y @ y, weight_x @ x],
-            [weight_y @ y, weight_y @ y**2, cross],
-            [weight_x @ x, cross, weight_x @ x**2],
-        ]
+def _scores(
+    name: str,
+    image: NDArray[np.floating],
+    reference: NDArray[np.floating],
+    difference: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    *,
+    zero: float,
+    rounding: float,
+) -> ImageScores:
+    """Scores of an image; errors are those of `difference`, and SSIM, whose luminance needs one, takes `zero` for zero."""
+    data_range = float(np.ptp(reference[mask]))
+    undefined = reference[mask].std() <= rounding
+    if undefined:
+        message = f"{name} correlation, PSNR and similarities are undefined (NaN): the {name} of the reference is constant"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    above_zero = (image - zero, reference - zero, data_range, mask)
+    return ImageScores(
+        correlation=correlation(image, reference, mask, rounding=rounding),
+        mae=mean_absolute_error(reference + difference, reference, mask),
+        psnr_db=math.nan if undefined else peak_signal_noise_ratio(reference + difference, reference, data_range, mask),
+        ssim=math.nan if undefined else structural_similarity(*above_zero),
+        ms_ssim=math.nan if undefined else multiscale_structural_similarity(*above_zero),
+        data_range=data_range,
+        frc=fourier_ring_correlation(image, reference, mask),
     )
-    # The pseudo-inverse leaves the ramp alone along an axis that a single row or column of pixels says nothing about.
-    inverse = np.linalg.pinv(normal, hermitian=True)
-    for _ in range(100):
-        residual = product * np.exp(-1j * ramp_y * y)[:, None] * np.exp(-1j * ramp_x * x)
-        sine = (residual * np.exp(-1j * np.angle(residual.sum()))).imag
-        _, step_y, step_x = inverse @ (sine.sum(), sine.sum(axis=1) @ y, sine.sum(axis=0) @ x)
-        ramp_y += step_y
-        ramp_x += step_x
-        if abs(step_y) * height + abs(step_x) * width < 1e-9:
-            break
-    return float(ramp_y), float(ramp_x)
 
 
-def remove_phase_ramp(field: NDArray[np.complexfloating], ramp_rad_per_px: tuple[float, float]) -> NDArray[np.complexfloating]:
-    """Return ``field`` (H, W) without the ramp (y, x), whose phase is zero at ``field[0, 0]``."""
-    y, x = (np.exp(-1j * ramp * np.arange(size)) for ramp, size in zip(ramp_rad_per_px, field.shape, strict=True))
-    return field * y[:, None] * x
+def _median_illumination(
+    illumination: NDArray[np.floating], valid: NDArray[np.bool_], box_in_object: NDArray[np.float64], box_shape: tuple[int, int]
+) -> float:
+    """Median illumination of the valid pixels in the box; 0 where there are none."""
+    (top, left), (rows, columns) = np.rint(box_in_object).astype(int), box_shape
+    box = np.s_[max(top, 0) : top + rows, max(left, 0) : left + columns]
+    return float(np.median(illumination[box][valid[box]])) if valid[box].any() else 0.0
 
 
-def mean_phase(field: NDArray[np.complexfloating]) -> float:
-    """Circular mean of the phase, radians, each pixel weighted by its amplitude."""
-    return float(np.angle(field.sum(dtype=np.complex128)))
-
-
-def relative_phase(field: NDArray[np.complexfloating], zero_rad: float) -> NDArray[np.floating]:
-    """Phase of ``field`` relative to ``zero_rad``, radians, wrapped to -pi .. pi."""
-    phase: NDArray[np.floating] = np.angle(field * np.exp(-1j * zero_rad))
-    return phase
+def _require_light(name: str, image: OnReference) -> None:
+    if not image.field.any():
+        raise ValueError(f"{name} is zero at all {np.count_nonzero(image.mask)} compared pixels; expected a field to align")
 
 
 def _complex_image(name: str, image: ArrayLike) -> NDArray[np.complexfloating]:
@@ -255,35 +343,20 @@ def _require_finite(name: str, values: NDArray[np.number]) -> None:
         raise ValueError(f"{name} holds NaN or infinity at {bad} of {values.size} values; expected finite numbers")
 
 
-def _on_whole_pixels(
-    object_: NDArray[np.complexfloating], valid: NDArray[np.bool_], origin_px: NDArray[np.float64]
-) -> tuple[NDArray[np.complexfloating], NDArray[np.bool_], tuple[int, int]]:
-    """Resample an object whose origin is fractional onto whole scan coordinates; otherwise hand it back as it is."""
-    whole = np.ceil(origin_px - _WHOLE_PIXEL_WITHIN).astype(np.int64)
-    origin = (int(whole[0]), int(whole[1]))
-    fraction = np.maximum(whole - origin_px, 0.0)
-    if (fraction <= _WHOLE_PIXEL_WITHIN).all() or not valid.any():
-        return object_, valid, origin
-    # The spline's filter reaches past the mask: continue the valid pixels there, lest a jump to zero ring inside.
-    nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    resampled = ndimage.shift(object_[tuple(nearest)], -fraction, order=3, mode="nearest")
-    # A cubic spline reads four pixels along each axis: all of them must be valid.
-    inner = ndimage.binary_erosion(valid, structure=np.ones((3, 3), dtype=bool))
-    inner = ndimage.shift(inner.astype(np.float64), -fraction, order=1, mode="constant") > 1 - _WHOLE_PIXEL_WITHIN
-    return resampled, inner, origin
-
-
 def _common_box(
     positions_px: NDArray[np.float64],
     object_shape: tuple[int, ...],
-    origin_px: tuple[int, int],
+    origin_px: NDArray[np.float64],
     reference_shape: tuple[int, ...],
 ) -> tuple[int, int, int, int]:
     """Rows and columns, half-open, that the scanned box, the object and the reference share."""
     bounds: list[int] = []
     for axis, name in enumerate(("rows", "columns")):
         scanned = (math.ceil(positions_px[:, axis].min()), math.floor(positions_px[:, axis].max()) + 1)
-        covered = (origin_px[axis], origin_px[axis] + object_shape[axis])
+        covered = (
+            math.ceil(origin_px[axis] - WHOLE_PIXEL_WITHIN_PX),
+            math.floor(origin_px[axis] + WHOLE_PIXEL_WITHIN_PX) + object_shape[axis],
+        )
         start, stop = max(scanned[0], covered[0], 0), min(scanned[1], covered[1], reference_shape[axis])
         if start >= stop:
             raise ValueError(
@@ -293,43 +366,3 @@ def _common_box(
             )
         bounds += [start, stop]
     return bounds[0], bounds[1], bounds[2], bounds[3]
-
-
-def _correlation(name: str, image: NDArray[np.floating], target: NDArray[np.floating]) -> float:
-    """Pearson correlation; NaN, with a warning, where either image is constant."""
-    image, target = image - image.mean(), target - target.mean()
-    for whose, values in (("object", image), ("reference", target)):
-        if np.sqrt(np.mean(values**2)) < _CONSTANT_BELOW:
-            message = f"{name} correlation is undefined (NaN): the {name} of the {whose} is constant"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-            return math.nan
-    return float(np.clip(image @ target / (np.linalg.norm(image) * np.linalg.norm(target)), -1.0, 1.0))
-
-
-def _structural_similarity(name: str, image: NDArray[np.floating], target: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
-    """Mean SSIM of Wang et al., IEEE Trans. Image Process. 13, 600 (2004): Gaussian window of 1.5 px, K1 .01, K2 .03.
-
-    One affine map, which takes the target's range to 0..1, is applied to both images first: SSIM depends on where zero
-    lies, and a phase has no zero of its own. The window weighs valid pixels only. NaN, with a warning, for a constant
-    target.
-    """
-    low, high = target[mask].min(), target[mask].max()
-    if high - low < _CONSTANT_BELOW * max(abs(low), abs(high), _CONSTANT_BELOW):
-        message = f"{name} SSIM is undefined (NaN): the {name} of the reference is constant"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
-        return math.nan
-    image, target = ((np.where(mask, values, low) - low) / (high - low) for values in (image, target))
-
-    def window(values: NDArray[np.floating]) -> NDArray[np.floating]:
-        blurred: NDArray[np.floating] = ndimage.gaussian_filter(np.where(mask, values, 0.0), 1.5, mode="constant", truncate=3.5)
-        return blurred[mask]
-
-    weight = window(np.ones_like(image))
-    mean, mean_target = window(image) / weight, window(target) / weight
-    variance = window(image**2) / weight - mean**2
-    variance_target = window(target**2) / weight - mean_target**2
-    covariance = window(image * target) / weight - mean * mean_target
-    c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean * mean_target + c1) / (mean**2 + mean_target**2 + c1)
-    structure = (2 * covariance + c2) / (variance + variance_target + c2)
-    return float(np.mean(luminance * structure))

@@ -61,16 +61,17 @@ def peak_signal_noise_ratio(image: ArrayLike, reference: ArrayLike, data_range: 
     return math.inf if mean_squared_error == 0 else 10 * math.log10(data_range**2 / mean_squared_error)
 
 
-def correlation(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
+def correlation(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None, *, rounding: float = 0.0) -> float:
     """Pearson correlation over the pixels of a mask, -1 to 1.
 
-    An image without contrast tells nothing of the reference: its correlation is 0. What counts as contrast is a standard deviation above a
-    millionth of the largest value, which is more than the rounding of float32. For a reference without contrast it is NaN.
+    An image without contrast tells nothing of the reference: its correlation is 0. Against a reference without contrast it is NaN.
 
     Parameters
     ----------
     image, reference, mask
         As for `mean_absolute_error`.
+    rounding : float
+        A standard deviation up to this is no contrast.
 
     Raises
     ------
@@ -78,9 +79,9 @@ def correlation(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None =
         As for `mean_absolute_error`.
     """
     image, reference, mask = _checked(image, reference, mask)
-    if not has_contrast(reference[mask]):
+    if reference[mask].std() <= rounding:
         return math.nan
-    if not has_contrast(image[mask]):
+    if image[mask].std() <= rounding:
         return 0.0
     return float(np.clip(np.corrcoef(image[mask], reference[mask])[0, 1], -1.0, 1.0))
 
@@ -169,11 +170,6 @@ def num_scales(mask: ArrayLike) -> int:
         scales += 1
         mask = _halved(mask)
     return scales
-
-
-def has_contrast(values: NDArray[np.floating]) -> bool:
-    """Whether values vary by more than the rounding of float32: see `correlation`."""
-    return bool(values.std() > 1e-6 * np.abs(values).max())
 
 
 def _similarity_map(

@@ -155,7 +155,10 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     assert summary["num_patterns"] == 37
     with np.load(tmp_path / "out" / "reconstruction.npz", allow_pickle=False) as arrays:
         assert arrays["object"].dtype == np.complex64
-        assert arrays["object"].shape == arrays["valid"].shape
+        assert arrays["object"].shape == arrays["valid"].shape == arrays["illumination"].shape
+        assert arrays["illumination"].dtype == np.float32
+        # All of the light, 37 probes of energy (N/2)^2 each.
+        assert arrays["illumination"].sum() == pytest.approx(37 * (SIZE / 2) ** 2, rel=1e-4)
         assert arrays["positions_px"].shape == (37, 2)
         assert arrays["origin_px"].shape == (2,)
     assert hashlib.sha256(scan_path.read_bytes()).digest() == digest

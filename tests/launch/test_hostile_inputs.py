@@ -180,6 +180,7 @@ def reconstruction(*, drop: str = "", compressed: bool = False, **changed: Any) 
         "origin_px": np.zeros(2),
         "positions_px": np.random.default_rng(0).uniform(8, 24, (37, 2)),
         "valid": np.ones((36, 36), bool),
+        "illumination": np.ones((36, 36), np.float32),
     }
 
     def make(path: Path) -> None:

@@ -8,6 +8,7 @@ from matplotlib import image as png
 from scipy import ndimage
 
 from ptycho_dist.report import figures
+from ptycho_dist.report.fourier_ring import fourier_ring_correlation
 
 SHAPE = (60, 80)
 BLANK_RGB = np.array([0xE6] * 3) / 255
@@ -144,11 +145,15 @@ def test_constant_object_and_single_pixel_can_be_drawn(tmp_path):
         read_rgb(tmp_path / "phase.png")
 
 
+def curves(field):
+    return {"object": fourier_ring_correlation(field, field, np.ones(SHAPE, dtype=bool))}
+
+
 def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field, left_half):
     shown = recorded_images(monkeypatch)
     aligned = np.where(left_half, field * 1.1 * np.exp(0.3j), np.nan)
     path = tmp_path / "comparison.png"
-    figures.draw_comparison(aligned, field, (5, 65, 10, 90), path, title="a title")
+    figures.draw_comparison(aligned, field, (5, 65, 10, 90), curves(field), path, title="a title")
     read_rgb(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["comparison.png"]
     amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
@@ -255,9 +260,9 @@ def test_refused_object_is_named(tmp_path, field, draw, change, message):
 def test_comparison_refuses_what_does_not_fit(tmp_path, field):
     path = tmp_path / "comparison.png"
     with pytest.raises(ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"):
-        figures.draw_comparison(field, field, (0, 60, 0, 79), path)
+        figures.draw_comparison(field, field, (0, 60, 0, 79), curves(field), path)
     with pytest.raises(ValueError, match="no pixel is finite in both"):
-        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), path)
+        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path)
     assert not path.exists()
 
 

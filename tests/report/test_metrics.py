@@ -64,10 +64,10 @@ def test_errors_are_their_definitions(pair, disk):
 
 def test_correlation_with_no_contrast(pair):
     image, reference = pair
-    # Rounding of float32 is no contrast.
-    flat = np.float32(0.7) + 1e-7 * np.random.default_rng(0).normal(size=image.shape)
-    assert correlation(flat, reference) == 0
-    assert math.isnan(correlation(image, flat))
+    rounded = 0.7 + 1e-7 * np.random.default_rng(0).normal(size=image.shape)
+    assert correlation(rounded, reference, rounding=1e-6) == 0
+    assert math.isnan(correlation(image, rounded, rounding=1e-6))
+    assert correlation(np.full_like(image, 0.5), reference) == 0
 
 
 @pytest.mark.parametrize("data_range", [0.3, 1.0, 20.0])
