@@ -18,7 +18,7 @@ from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
-from ptycho_dist.inference.stitch import StitchedObject
+from ptycho_dist.inference.stitch import StitchedObject, stitching_order
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import illumination, normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
@@ -122,9 +122,7 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     network = bundle.build_model(device)
     probe = normalize_probe(torch.from_numpy(scan.probe)).to(device)
     stitched = StitchedObject(scan.positions_px, probe)
-    # From the middle outwards, so that each patch meets others that lie there already and can tell its phase.
-    distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
-    for patterns, amplitude in _batches(scan, order=np.argsort(distance, kind="stable")):
+    for patterns, amplitude in _batches(scan, order=stitching_order(scan.positions_px, scan.pattern_size)):
         x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
         stitched.add(network(x_norm, shifted_probe), illumination(shifted_probe), corners)
