@@ -168,6 +168,27 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
     assert np.isfinite(amplitude_reference[0]).all()
 
 
+def test_comparison_shows_ring_correlations_with_their_thresholds(tmp_path, monkeypatch, field):
+    lines, labels, write = {}, [], figures._write_png
+
+    def record(figure, path):
+        ax = figure.axes[-1]
+        lines.update({line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2})
+        labels.extend(text.get_text() for text in ax.get_legend().get_texts())
+        write(figure, path)
+
+    monkeypatch.setattr(figures, "_write_png", record)
+    everywhere = np.ones(SHAPE, dtype=bool)
+    noise = np.random.default_rng(1).normal(size=SHAPE)
+    curves = {name: fourier_ring_correlation(image, field.real, everywhere) for name, image in (("same", field.real), ("noise", noise))}
+    figures.draw_comparison(field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png")
+    assert labels == ["same: 2.00 px at 1/2 bit, 2.00 px at 0.5", "noise: none at 1/2 bit, none at 0.5", "1/2-bit thresholds"]
+    for label, curve in zip(labels, curves.values(), strict=False):
+        np.testing.assert_array_equal(lines[label], curve.correlation)
+    assert sum(np.array_equal(shown, curves["same"].half_bit) for shown in lines.values()) == len(curves)
+    read_rgb(tmp_path / "comparison.png")
+
+
 def training_rows():
     rows = []
     for epoch in range(5):
