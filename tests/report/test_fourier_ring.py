@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from ptycho_dist.report.fourier_ring import FourierRingCorrelation, fourier_ring_correlation
 
@@ -72,10 +71,10 @@ def test_edge_of_the_region_is_no_likeness():
     rng = np.random.default_rng(2)
     y, x = np.indices((100, 100))
     disk = (y - 50) ** 2 + (x - 40) ** 2 < 35**2
-    image, reference = (5 + ndimage.gaussian_filter(noise, 1) for noise in rng.normal(size=(2, 100, 100)))
+    # A slope is all that they share; cut off at the edge it would be in every ring.
+    image, reference = (y / 20 + 0.1 * noise for noise in rng.normal(size=(2, 100, 100)))
     curve = fourier_ring_correlation(image, reference, disk)
-    assert curve.resolution_px(curve.half_bit) == math.inf
-    # Some 100 independent values in a ring: a standard deviation of 0.1 each, and 0.02 of the mean of 40.
+    # Some tens of independent values in a ring: the mean of 40 rings has a standard deviation of 0.03.
     assert abs(curve.correlation[10:].mean()) < 0.1
 
 
