@@ -1,4 +1,4 @@
-"""Draw reconstructed objects and training curves as PNG files.
+"""Draw reconstructed objects, probes and training curves as PNG files.
 
 Figures are built without pyplot, so drawing neither needs a display nor touches the caller's own figures. A file
 appears under its name only when it is complete.
@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -39,6 +40,7 @@ _CYCLIC_ABOVE_RAD = 1.25 * math.pi
 # Page layout, inches. Set by hand: automatic layout makes colour bars taller than their images and clips labels.
 _LEFT, _BOTTOM, _RIGHT, _TOP, _GAP, _BAR = 0.8, 0.6, 1.0, 0.45, 0.12, 0.16
 _CURVES_HEIGHT = 2.2
+_QUARTERS = {"\u2212π": -2, "\u2212π/2": -1, "0": 0, "π/2": 1, "π": 2}
 _CURVES = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange")}
 
 
@@ -226,6 +228,72 @@ def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelatio
     ax.legend(frameon=False, fontsize=9, loc="upper right", title="full period resolved", title_fontsize=9)
 
 
+def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]) -> None:
+    """Draw a probe's modes before and after its refinement: brightness is amplitude, colour is phase.
+
+    Incoherent modes are defined up to a unitary mixture. They are drawn as the orthogonal ones of the same light (Thibault & Menzel,
+    Nature 494, 68 (2013)), strongest first, each relative to its mean phase, as bright as it goes; its title tells its share of the energy.
+
+    Parameters
+    ----------
+    before, after : array, complex, (modes, N, N)
+        In any units; their numbers of modes may differ.
+    path : path
+        PNG file to write, or to replace; its directory is made if missing.
+
+    Raises
+    ------
+    ValueError
+        Not complex (modes, N, N), or not of one N; a value that is not finite; zeros only; a path that does not end in .png.
+    """
+    rows = {"before": _orthogonal_modes(before, "before"), "after": _orthogonal_modes(after, "after")}
+    size, other_size = (modes.shape[-1] for modes, _ in rows.values())
+    if size != other_size:
+        raise ValueError(f"the probe has {size} x {size} pixels before and {other_size} x {other_size} after; expected one size")
+    columns = max(len(modes) for modes, _ in rows.values())
+    side, title = 2.2, 0.3
+    width = _LEFT + columns * (side + _GAP) + _BAR + _RIGHT
+    figure = Figure(figsize=(width, _BOTTOM + 2 * (side + title) + _GAP))
+    for bottom, (name, (modes, shares)) in zip((_BOTTOM + side + title, _BOTTOM), rows.items(), strict=True):
+        for number, (mode, share) in enumerate(zip(modes, shares, strict=True)):
+            ax = _add_axes(figure, _LEFT + number * (side + _GAP), bottom, side, side)
+            ax.imshow(_amplitude_and_phase(mode, mean_phase(mode)))
+            ax.tick_params(labelsize=9, labelbottom=name == "after", labelleft=number == 0)
+            ax.set_title(f"mode {number + 1}: {100 * share:.3g} %", fontsize=10)
+        first = figure.axes[-len(modes)]
+        first.set_ylabel(f"{name}\ny (px)", fontsize=10)
+        _add_scale_bar(first, size)
+    for ax in figure.axes[len(rows["before"][0]) :]:
+        ax.set_xlabel("x (px)", fontsize=10)
+    bar_ax = _add_axes(figure, width - _RIGHT - _BAR, _BOTTOM, _BAR, 2 * side + title)
+    phases = np.linspace(-math.pi, math.pi, 256)[:, None]
+    bar_ax.imshow(_amplitude_and_phase(np.exp(1j * phases), 0.0), aspect="auto", origin="lower", extent=(0, 1, -math.pi, math.pi))
+    bar_ax.set_xticks([])
+    bar_ax.yaxis.tick_right()
+    bar_ax.yaxis.set_label_position("right")
+    bar_ax.set_yticks([math.pi / 2 * quarter for quarter in _QUARTERS.values()], labels=list(_QUARTERS))
+    bar_ax.set_ylabel("phase (rad)", fontsize=10)
+    _write_png(figure, path)
+
+
+def _orthogonal_modes(probe: ArrayLike, name: str) -> tuple[NDArray[np.complexfloating], NDArray[np.floating]]:
+    """Orthogonal modes (modes, N, N) of the same incoherent light, strongest first, and their shares of the energy."""
+    modes = np.asarray(probe)
+    if modes.ndim != 3 or modes.shape[1] != modes.shape[2] or modes.dtype.kind != "c":
+        raise ValueError(f"the probe {name} is {modes.dtype} {modes.shape}; expected a complex array (modes, N, N)")
+    if not np.isfinite(modes).all() or not modes.any():
+        raise ValueError(f"the probe {name} holds {'zeros only' if np.isfinite(modes).all() else 'NaN or infinity'}; expected light in it")
+    _, strengths, orthogonal = np.linalg.svd(modes.reshape(len(modes), -1), full_matrices=False)
+    return (strengths[:, None] * orthogonal).reshape(modes.shape), strengths**2 / np.sum(strengths**2)
+
+
+def _amplitude_and_phase(field: NDArray[np.complexfloating], zero_rad: float) -> NDArray[np.floating]:
+    """Colours (..., 3) of a field: brightness its amplitude over the largest, hue its phase relative to `zero_rad`."""
+    amplitude = np.abs(field)
+    hue = relative_phase(field, zero_rad) / (2 * math.pi) % 1
+    return hsv_to_rgb(np.stack((hue, np.ones_like(hue), amplitude / (amplitude.max() or 1)), axis=-1))
+
+
 def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Draw training and validation deviance per pixel against the optimiser step, logarithmically.
 
@@ -392,8 +460,7 @@ def _colour_bar(figure: Figure, ax: Axes, shown: AxesImage, values: NDArray[np.f
     bar.set_label(label, fontsize=10)
     ax.tick_params(labelsize=9)
     if shown.get_cmap().name == _CYCLIC_PHASE_MAP:
-        quarters = {"\u2212π": -2, "\u2212π/2": -1, "0": 0, "π/2": 1, "π": 2}
-        bar.set_ticks([math.pi / 2 * quarter for quarter in quarters.values()], labels=list(quarters))
+        bar.set_ticks([math.pi / 2 * quarter for quarter in _QUARTERS.values()], labels=list(_QUARTERS))
 
 
 def _add_scale_bar(ax: Axes, width_px: int) -> None:

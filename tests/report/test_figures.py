@@ -319,3 +319,69 @@ def test_scale_bar_is_a_round_number_of_pixels(width_px, label):
     ax = figures.Figure().subplots()
     figures._add_scale_bar(ax, width_px)
     assert ax.artists[0].txt_label.get_text() == label
+
+
+def gaussian_probe(*, modes=1):
+    y, x = np.indices((32, 32)) - 15.5
+    envelope = np.exp(-(y**2 + x**2) / 60) * np.exp(0.02j * (y**2 + x**2))
+    return np.stack([envelope, 0.5j * x / 6 * envelope][:modes]).astype(np.complex64)
+
+
+def recorded_probe(monkeypatch):
+    """Record what the figure shows: lists of images and of titles, without the colour bar's."""
+    images, titles, write = [], [], figures._write_png
+
+    def record(figure, path):
+        axes = [ax for ax in figure.axes if ax.get_title()]
+        images.extend(ax.images[0].get_array() for ax in axes)
+        titles.extend(ax.get_title() for ax in axes)
+        write(figure, path)
+
+    monkeypatch.setattr(figures, "_write_png", record)
+    return images, titles
+
+
+def test_probe_before_and_after(tmp_path, monkeypatch):
+    images, titles = recorded_probe(monkeypatch)
+    before, after = gaussian_probe(), gaussian_probe(modes=2)
+    figures.draw_probe(before, after, tmp_path / "probe.png")
+    assert len(np.unique(read_rgb(tmp_path / "probe.png").reshape(-1, 3), axis=0)) > 200
+    energy = np.sum(np.abs(after) ** 2, axis=(1, 2))  # even and odd in x: orthogonal already
+    shares = [f"mode {number + 1}: {share:.3g} %" for number, share in enumerate(100 * energy / energy.sum())]
+    assert titles == ["mode 1: 100 %", *shares]
+    for image, mode in zip(images, (before[0], *after), strict=True):
+        np.testing.assert_allclose(image.max(axis=-1), np.abs(mode) / np.abs(mode).max(), atol=1e-5)  # brightness
+
+
+def test_probe_is_drawn_as_its_orthogonal_modes(tmp_path, monkeypatch):
+    """A unitary mixture of the modes is the same light and the same picture."""
+    images, titles = recorded_probe(monkeypatch)
+    modes = gaussian_probe(modes=2)
+    mixed = np.einsum("ij,jyx->iyx", np.array([[0.6, 0.8j], [0.8j, 0.6]]), modes)
+    figures.draw_probe(modes, mixed, tmp_path / "probe.png")
+    assert titles[:2] == titles[2:]
+    # Brightness alone: an odd mode has no mean phase.
+    for one, other in zip(images[:2], images[2:], strict=True):
+        np.testing.assert_allclose(one.max(axis=-1), other.max(axis=-1), atol=1e-5)
+
+
+def test_hue_of_the_probe_is_its_phase():
+    field = np.array([[1, 1j, -1, -1j]])
+    red, chartreuse, cyan, violet = figures._amplitude_and_phase(field, 0.0)[0]
+    np.testing.assert_allclose([red, chartreuse, cyan, violet], [(1, 0, 0), (0.5, 1, 0), (0, 1, 1), (0.5, 0, 1)], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (np.ones((1, 32, 32)), r"the probe after is float64 \(1, 32, 32\); expected a complex array"),
+        (np.ones((32, 32), np.complex64), r"the probe after is complex64 \(32, 32\)"),
+        (np.ones((1, 16, 16), np.complex64), "32 x 32 pixels before and 16 x 16 after"),
+        (np.full((1, 32, 32), np.nan, np.complex64), "the probe after holds NaN or infinity"),
+        (np.zeros((1, 32, 32), np.complex64), "the probe after holds zeros only"),
+    ],
+)
+def test_probe_that_cannot_be_drawn_is_named(tmp_path, after, message):
+    with pytest.raises(ValueError, match=message):
+        figures.draw_probe(gaussian_probe(), after, tmp_path / "probe.png")
+    assert not list(tmp_path.iterdir())
