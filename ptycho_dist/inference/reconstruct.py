@@ -12,18 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
+from ptycho_dist.inference.refine import refine
 from ptycho_dist.inference.stitch import StitchedObject, stitching_order
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import illumination, normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.progress import Progress
-from ptycho_dist.report.figures import draw_amplitude, draw_phase
+from ptycho_dist.report.figures import draw_amplitude, draw_phase, draw_probe
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Reconstruction:
         bool (H, W): what was illuminated.
     illumination
         float32 (H, W): the probe's intensity summed over all positions, normalised units.
+    initial_probe, probe
+        complex64 (modes, N, N), normalised units: before and after the refinement; equal where the probe was not refined.
     summary
         Figures for `summary.json`.
     """
@@ -57,6 +61,8 @@ class Reconstruction:
     positions_px: np.ndarray
     valid: np.ndarray
     illumination: np.ndarray
+    initial_probe: np.ndarray
+    probe: np.ndarray
     summary: dict[str, Any]
 
 
@@ -67,13 +73,15 @@ def infer(
     *,
     normalization: NormalizationSource = "bundle",
     measurement: Measurement | None = None,
+    refine_iterations: int = 0,
+    refine_probe: bool = False,
 ) -> Reconstruction:
     """Reconstruct a scan file with a bundle and write `reconstruction.npz`, the pictures and `summary.json`; see `reconstruct`."""
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
     scan = read_scan(scan_path, measurement, default_measurement=bundle.config.data.measurement)
     seconds_read = time.perf_counter() - started
-    reconstruction = reconstruct(bundle, scan, normalization=normalization)
+    reconstruction = reconstruct(bundle, scan, normalization=normalization, refine_iterations=refine_iterations, refine_probe=refine_probe)
     summary = reconstruction.summary
     summary["bundle"], summary["data"] = str(bundle_path), str(scan_path)
     summary["seconds"] = {"read": round(seconds_read, 3), **summary["seconds"]}
@@ -82,7 +90,14 @@ def infer(
 
 
 @torch.inference_mode()
-def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSource = "bundle") -> Reconstruction:
+def reconstruct(
+    bundle: Bundle,
+    scan: Scan,
+    *,
+    normalization: NormalizationSource = "bundle",
+    refine_iterations: int = 0,
+    refine_probe: bool = False,
+) -> Reconstruction:
     """Reconstruct the object of a scan with a trained network, on a GPU if there is one.
 
     The photon scale is the bundle's; none is derived. Patterns are streamed: memory is that of the stitched object and one batch.
@@ -96,12 +111,20 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
     normalization
         `bundle` normalises the input by the stored RMS factor; `scan` by the scan's own, for a scan of another dose. Counts are the same
         function of the measured amplitude either way.
+    refine_iterations
+        Maximum-likelihood updates of the stitched object, each a pass over the patterns; see `refine`.
+    refine_probe
+        Update the probe in them too.
 
     Raises
     ------
     ValueError
-        The pattern sizes differ, or a pattern can't be used.
+        The pattern sizes differ, a pattern can't be used, or the number of updates is none.
     """
+    if refine_iterations < 0:
+        raise ValueError(f"refine_iterations is {refine_iterations}, expected at least 0")
+    if refine_probe and not refine_iterations:
+        raise ValueError("refine_probe is set and refine_iterations is 0, expected at least 1: the probe is updated in these iterations")
     if scan.pattern_size != bundle.pattern_size:
         raise ValueError(
             f"{scan.path}: found patterns of {scan.pattern_size} x {scan.pattern_size}, "
@@ -128,9 +151,22 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         stitched.add(network(x_norm, shifted_probe), illumination(shifted_probe), corners)
     seconds["network_and_stitching"] = _since(started)
 
-    started = time.perf_counter()
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
     predicted_scale = bundle.intensity_scale * bundle.gain * bundle.rms_factor / rms_factor
+    refinement = {}
+    if refine_iterations:
+        refined = refine(
+            stitched,
+            lambda: ((scan.positions_px[patterns], _counts(bundle, amplitude).to(device)) for patterns, amplitude in _batches(scan)),
+            num_patterns=scan.num_patterns,
+            photons_per_intensity=predicted_scale**2,
+            iterations=refine_iterations,
+            refine_probe=refine_probe,
+        )
+        stitched.replace(refined.object, refined.probe, scan.positions_px)
+        refinement = {"refinement": refined.summary}
+
+    started = time.perf_counter()
     photons = _compare_photons(bundle, scan, stitched, predicted_scale)
     seconds["photons"] = _since(started)
 
@@ -139,6 +175,7 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         "nphotons": bundle.scale.nphotons,
         "nphotons_source": bundle.nphotons_source,
         **photons,
+        **refinement,
         "num_patterns": scan.num_patterns,
         "pattern_size": scan.pattern_size,
         "normalization": {"source": normalization, "mode": "rms", "factor": rms_factor},
@@ -152,12 +189,14 @@ def reconstruct(bundle: Bundle, scan: Scan, *, normalization: NormalizationSourc
         positions_px=scan.positions_px,
         valid=stitched.valid(),
         illumination=stitched.illumination(),
+        initial_probe=probe.cpu().numpy(),
+        probe=stitched.probe.cpu().numpy(),
         summary=summary,
     )
 
 
 def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
-    """Write `reconstruction.npz`, `amplitude.png`, `phase.png` and `summary.json` to a directory, which is made if missing."""
+    """Write `reconstruction.npz`, `summary.json` and pictures of amplitude, phase and probe to a directory, which is made if missing."""
     started = time.perf_counter()
     with replacing(out_dir / "reconstruction.npz") as temporary:
         np.savez(
@@ -167,25 +206,24 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
             positions_px=reconstruction.positions_px,
             valid=reconstruction.valid,
             illumination=reconstruction.illumination,
+            probe=reconstruction.probe,
         )
     draw_amplitude(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "amplitude.png")
     draw_phase(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "phase.png")
+    before, after = reconstruction.initial_probe, reconstruction.probe
+    draw_probe(before, None if np.array_equal(before, after) else after, out_dir / "probe.png")
     reconstruction.summary["seconds"]["write"] = _since(started)
     with replacing(out_dir / "summary.json") as temporary:
         temporary.write_text(json.dumps(reconstruction.summary, indent=2) + "\n")
-    logger.info("wrote reconstruction.npz, amplitude.png, phase.png and summary.json to %s", out_dir)
+    logger.info("wrote reconstruction.npz, amplitude.png, phase.png, probe.png and summary.json to %s", out_dir)
 
 
 def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> dict[str, float]:
-    """Photons that the stitched object predicts against those that were measured, over the whole scan.
-
-    What was measured is counted by the training set's photons a unit of energy, so it does not depend on the scale that predicts.
-    """
+    """Photons that the stitched object predicts against those that were measured, over the whole scan."""
     measured_photons = predicted_photons = deviance = 0.0
-    photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
     for patterns, amplitude in _batches(scan):
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
-        counts = photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).to(shifted_probe.device).square()
+        counts = _counts(bundle, amplitude).to(shifted_probe.device)
         rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe)
         measured_photons += float(counts.sum(dtype=torch.float64))
         predicted_photons += float(rate.sum(dtype=torch.float64))
@@ -195,6 +233,12 @@ def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predi
         "mean_predicted_photons": predicted_photons / scan.num_patterns,
         "deviance_per_pixel": 2 * deviance / (scan.num_patterns * scan.pattern_size**2),
     }
+
+
+def _counts(bundle: Bundle, amplitude: np.ndarray) -> Tensor:
+    """Photons that were measured: by the training set's photons a unit of energy, so they do not depend on the scale that predicts."""
+    photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
+    return photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).square()
 
 
 def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:

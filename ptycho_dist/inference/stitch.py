@@ -83,8 +83,13 @@ class StitchedObject:
 
     def place(self, positions_px: np.ndarray) -> tuple[Tensor, Tensor]:
         """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel positions, complex64 (k, modes, N, N)."""
+        corners, rest_px = self.corners(positions_px)
+        return corners, shift_probe(self.probe, rest_px)
+
+    def corners(self, positions_px: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Corners of patches on the canvas, int64 (k, 2), and what is left of the positions below a pixel, float64 (k, 2)."""
         whole_px, rest_px = whole_pixel_and_rest(torch.from_numpy(positions_px - self.patch_size // 2 - self.origin_px))
-        return whole_px.to(self.probe.device), shift_probe(self.probe, rest_px.to(self.probe.device))
+        return whole_px.to(self.probe.device), rest_px.to(self.probe.device)
 
     def add(self, patches: Tensor, weights: Tensor, corners: Tensor) -> None:
         """Add patches (k, N, N) with weights (k, N, N), each patch's global phase fitted to what already lies there.
@@ -97,6 +102,15 @@ class StitchedObject:
             already_there = self.weighted_sum[0, row : row + self.patch_size, column : column + self.patch_size]
             agreement = (already_there * weighted.conj()).sum()
             already_there += weighted * torch.where(agreement == 0, 1, agreement.sgn())
+
+    def replace(self, object_: Tensor, probe: Tensor, positions_px: np.ndarray) -> None:
+        """Put an object (H, W) in place of the mean of patches, and the probe (modes, N, N) that saw it in place of theirs."""
+        self.probe = probe
+        self.weight_sum.zero_()
+        for position_px in positions_px:  # one by one: a GPU adds what overlaps in any order
+            corner, shifted_probe = self.place(position_px[None])
+            add_patches(self.weight_sum, illumination(shifted_probe)[None], corner[None])
+        self.weighted_sum = object_ * self.weight_sum
 
     def extract(self, corners: Tensor) -> Tensor:
         """Patches (k, N, N) of the stitched object."""

@@ -228,8 +228,8 @@ def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelatio
     ax.legend(frameon=False, fontsize=9, loc="upper right", title="full period resolved", title_fontsize=9)
 
 
-def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]) -> None:
-    """Draw a probe's modes before and after its refinement: brightness is amplitude, colour is phase.
+def draw_probe(before: ArrayLike, after: ArrayLike | None, path: str | os.PathLike[str]) -> None:
+    """Draw a probe's modes, before and after its refinement where there was one: brightness is amplitude, colour is phase.
 
     Incoherent modes are defined up to a unitary mixture. They are drawn as the orthogonal ones of the same light (Thibault & Menzel,
     Nature 494, 68 (2013)), strongest first, each relative to its mean phase, as bright as it goes; its title tells its share of the energy.
@@ -237,7 +237,7 @@ def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]
     Parameters
     ----------
     before, after : array, complex, (modes, N, N)
-        In any units; their numbers of modes may differ.
+        In any units; their numbers of modes may differ. `after` is None where the probe was not refined: one row is drawn then.
     path : path
         PNG file to write, or to replace; its directory is made if missing.
 
@@ -246,26 +246,29 @@ def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]
     ValueError
         Not complex (modes, N, N), or not of one N; a value that is not finite; zeros only; a path that does not end in .png.
     """
-    rows = {"before": _orthogonal_modes(before, "before"), "after": _orthogonal_modes(after, "after")}
-    size, other_size = (modes.shape[-1] for modes, _ in rows.values())
-    if size != other_size:
-        raise ValueError(f"the probe has {size} x {size} pixels before and {other_size} x {other_size} after; expected one size")
+    probes = {"before": before} if after is None else {"before": before, "after": after}
+    rows = {name: _orthogonal_modes(probe, name) for name, probe in probes.items()}
+    sizes = [modes.shape[-1] for modes, _ in rows.values()]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"the probe has {sizes[0]} x {sizes[0]} pixels before and {sizes[1]} x {sizes[1]} after; expected one size")
     columns = max(len(modes) for modes, _ in rows.values())
     side, title = 2.2, 0.3
     width = _LEFT + columns * (side + _GAP) + _BAR + _RIGHT
-    figure = Figure(figsize=(width, _BOTTOM + 2 * (side + title) + _GAP))
-    for bottom, (name, (modes, shares)) in zip((_BOTTOM + side + title, _BOTTOM), rows.items(), strict=True):
+    figure = Figure(figsize=(width, _BOTTOM + len(rows) * (side + title) + _GAP))
+    lowest = list(rows)[-1]
+    bottoms = [_BOTTOM + row * (side + title) for row in reversed(range(len(rows)))]
+    for bottom, (name, (modes, shares)) in zip(bottoms, rows.items(), strict=True):
         for number, (mode, share) in enumerate(zip(modes, shares, strict=True)):
             ax = _add_axes(figure, _LEFT + number * (side + _GAP), bottom, side, side)
             ax.imshow(_amplitude_and_phase(mode, mean_phase(mode)))
-            ax.tick_params(labelsize=9, labelbottom=name == "after", labelleft=number == 0)
+            ax.tick_params(labelsize=9, labelbottom=name == lowest, labelleft=number == 0)
             ax.set_title(f"mode {number + 1}: {100 * share:.3g} %", fontsize=10)
         first = figure.axes[-len(modes)]
-        first.set_ylabel(f"{name}\ny (px)", fontsize=10)
-        _add_scale_bar(first, size)
-    for ax in figure.axes[len(rows["before"][0]) :]:
+        first.set_ylabel("y (px)" if after is None else f"{name}\ny (px)", fontsize=10)
+        _add_scale_bar(first, sizes[0])
+    for ax in figure.axes[-len(rows[lowest][0]) :]:
         ax.set_xlabel("x (px)", fontsize=10)
-    bar_ax = _add_axes(figure, width - _RIGHT - _BAR, _BOTTOM, _BAR, 2 * side + title)
+    bar_ax = _add_axes(figure, width - _RIGHT - _BAR, _BOTTOM, _BAR, len(rows) * (side + title) - title)
     phases = np.linspace(-math.pi, math.pi, 256)[:, None]
     bar_ax.imshow(_amplitude_and_phase(np.exp(1j * phases), 0.0), aspect="auto", origin="lower", extent=(0, 1, -math.pi, math.pi))
     bar_ax.set_xticks([])

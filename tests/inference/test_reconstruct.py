@@ -147,6 +147,7 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "amplitude.png",
         "phase.png",
+        "probe.png",
         "reconstruction.npz",
         "summary.json",
     ]
@@ -161,4 +162,6 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
         assert arrays["illumination"].sum() == pytest.approx(37 * (SIZE / 2) ** 2, rel=1e-4)
         assert arrays["positions_px"].shape == (37, 2)
         assert arrays["origin_px"].shape == (2,)
+        assert arrays["probe"].dtype == np.complex64
+        assert np.sum(np.abs(arrays["probe"]) ** 2) == pytest.approx((SIZE / 2) ** 2, rel=1e-6)
     assert hashlib.sha256(scan_path.read_bytes()).digest() == digest
