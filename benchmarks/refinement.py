@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ REFINE_ITERATIONS = (1, 3, 5, 10, 30)
 EPIE_ITERATIONS = (1, 5, 20, 40)
 PROBE_ENERGY = 0.9
 """Probes do not overlap where the circles that hold this part of their energy do not."""
-GROUP_SIZE, BATCH_GROUPS = 4, 4
+TRAINING_BATCH_PATTERNS = 16
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="NPZ of sqrt(counts), with an objectGuess to compare with")
     parser.add_argument("--out", type=Path, required=True, help="directory for the smaller scans, the networks and refinement.json")
     parser.add_argument("--bundle", type=Path, help="a network that was trained once, on whatever scan")
-    parser.add_argument("--steps", type=int, default=200, help="training steps of each network, of 16 patterns each")
+    parser.add_argument("--steps", type=int, default=800, help="training steps of each network, of 16 patterns each")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for overlap, patterns in overlaps(read_scan(arguments.data, "amplitude")).items():
         scan_path = write_part(arguments.data, patterns, arguments.out / f"{overlap}.npz")
-        trained, training_seconds = train_on(scan_path, arguments.out / overlap, arguments.steps)
+        trained, training_seconds = train_on(
+            scan_path, arguments.out / overlap, steps=arguments.steps, group_size=1 if overlap == "none" else 4
+        )
         networks = {"network": trained, **({"given network": given} if given else {})}
         for row in Benchmark(read_scan(scan_path, "amplitude")).rows(networks):
             rows.append({"overlap": overlap, "patterns": len(patterns), "training_seconds": training_seconds, **row})
@@ -94,20 +97,20 @@ def write_part(scan_path: Path, patterns: np.ndarray, path: Path) -> Path:
     return path
 
 
-def train_on(scan_path: Path, run_dir: Path, steps: int) -> tuple[Bundle, float]:
+def train_on(scan_path: Path, run_dir: Path, *, steps: int, group_size: int) -> tuple[Bundle, float]:
     """A network of about so many steps, and the CPU seconds that it took; one that lies there already is taken."""
     if not (run_dir / "bundle.zip").exists():
         started = time.process_time()
         with np.load(scan_path) as scan:
-            steps_an_epoch = -(-len(scan["xcoords"]) // BATCH_GROUPS)
+            steps_an_epoch = math.ceil(len(scan["xcoords"]) * group_size / TRAINING_BATCH_PATTERNS)
         train(
             Config(
-                data=DataConfig(path=str(scan_path), measurement="amplitude", nphotons="measured", group_size=GROUP_SIZE, val_fraction=0.0),
+                data=DataConfig(path=str(scan_path), measurement="amplitude", nphotons="measured", group_size=group_size, val_fraction=0.0),
                 model=ModelConfig(base_width=16),
                 train=TrainConfig(
                     run_dir=str(run_dir),
                     epochs=max(1, round(steps / steps_an_epoch)),
-                    global_batch_size=BATCH_GROUPS,
+                    global_batch_size=TRAINING_BATCH_PATTERNS // group_size,
                     learning_rate=5e-3,
                 ),
             )
@@ -141,7 +144,6 @@ class Benchmark:
                 seconds = time.process_time() - started
                 label = f"{name} + refine {iterations}" if iterations else name
                 yield self.row(label, found.object, seconds, found.summary["deviance_per_pixel"])
-        yield self.row("empty object", self.empty_object, 0.0)
         for iterations in REFINE_ITERATIONS:
             started = time.process_time()
             refined = self.refined(self.empty_object, iterations)
