@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="NPZ of sqrt(counts), with an objectGuess to compare with")
     parser.add_argument("--out", type=Path, required=True, help="directory for the smaller scans, the networks and refinement.json")
     parser.add_argument("--bundle", type=Path, help="a network that was trained once, on whatever scan")
-    parser.add_argument("--steps", type=int, default=800, help="training steps of each network, of 16 patterns each")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each network, of 16 patterns each")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)

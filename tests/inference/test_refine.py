@@ -12,6 +12,7 @@ import torch
 
 from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import refine as refine_module
 from ptycho_dist.inference.refine import Refinement, refine
 from ptycho_dist.inference.stitch import StitchedObject
@@ -280,7 +281,7 @@ def test_measured_scan_reaches_what_epie_left_and_sooner_than_from_an_empty_obje
     assert reached[0] < reached[1]
 
 
-def deviance_of_the_files_own_object(scan) -> float:
+def deviance_of_the_files_own_object(scan: Scan) -> float:
     """By NumPy in float64. The file's probe and object are in sqrt(counts), and cover the scan."""
     counts = scan.amplitude(np.arange(scan.num_patterns)).astype(float) ** 2
     size = scan.pattern_size
