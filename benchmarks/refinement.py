@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from ptycho_dist.inference.refine import Refinement, refine
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import RATE_FLOOR
 from ptycho_dist.physics.probe import normalize_probe
-from ptycho_dist.report.metrics import compare_with_reference
+from ptycho_dist.report.comparison import compare_with_reference
 
 REFINE_ITERATIONS = (1, 3, 5, 10, 30)
 EPIE_ITERATIONS = (1, 5, 20, 40)
@@ -133,7 +132,7 @@ class Benchmark:
         self.origin_px = empty.origin_px
         self.empty_object = np.ones(empty.weighted_sum.shape[1:], np.complex64)
         empty.replace(torch.from_numpy(self.empty_object), self.probe, scan.positions_px)
-        self.valid = empty.valid()
+        self.valid, self.illumination = empty.valid(), empty.illumination()
 
     def rows(self, networks: dict[str, Bundle]) -> Iterator[dict[str, Any]]:
         yield self.row("reference", self.reference(), 0.0)
@@ -157,19 +156,18 @@ class Benchmark:
                 yield self.row(f"ePIE {iteration}", object_, seconds)
 
     def row(self, name: str, object_: np.ndarray, seconds: float, deviance_per_pixel: float | None = None) -> dict[str, Any]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an empty object is constant: it has no correlation
-            scores = compare_with_reference(
-                object_,
-                origin_px=self.origin_px,
-                valid=self.valid,
-                positions_px=self.scan.positions_px,
-                reference=self.scan.object_guess,
-            )
+        scores = compare_with_reference(
+            object_,
+            origin_px=self.origin_px,
+            valid=self.valid,
+            illumination=self.illumination,
+            positions_px=self.scan.positions_px,
+            reference=self.scan.object_guess,
+        )
         return {
             "name": name,
-            "phase_correlation": scores.phase_correlation,
-            "amplitude_correlation": scores.amplitude_correlation,
+            "phase_correlation": scores.phase.correlation,
+            "amplitude_correlation": scores.amplitude.correlation,
             "deviance_per_pixel": deviance_per_pixel or self.refined(object_, 0).summary["deviance_per_pixel"][0],
             "seconds": round(seconds, 2),
         }
