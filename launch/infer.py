@@ -21,8 +21,13 @@ def main() -> None:
     parser.add_argument(
         "--normalization", choices=["bundle", "scan"], default="bundle", help="RMS factor of the input: the stored one, or the scan's own"
     )
+    parser.add_argument(
+        "--refine", type=int, default=0, metavar="K", help="maximum-likelihood updates of the object, each a pass over the scan"
+    )
+    parser.add_argument("--refine_probe", action="store_true", help="update the probe in them too")
     arguments = parser.parse_args()
     chosen = {"normalization": arguments.normalization, "measurement": arguments.measurement}
+    chosen |= {"refine_iterations": arguments.refine, "refine_probe": arguments.refine_probe}
     infer(arguments.bundle, arguments.data, arguments.out, **chosen)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_dist.bundle import Bundle
-from ptycho_dist.data.scan import Scan
 from ptycho_dist.report.page import Report, write_report
 from ptycho_dist.report.scale_audit import ScaleRecord
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 def report_reconstruction(
     bundle: Bundle,
-    scan: Scan,
     reconstruction: Reconstruction,
     path: Path,
     *,
@@ -27,20 +25,20 @@ def report_reconstruction(
     run: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]] = (),
     note: str | None = None,
-    refined_probe: np.ndarray | None = None,
 ) -> None:
     """Write the page.
 
     Parameters
     ----------
-    bundle, scan, reconstruction
-        As `reconstruct` took and gave them.
+    bundle, reconstruction
+        As `reconstruct` took it, and what it gave.
     path
         HTML file to write, or to replace.
-    title, run, metrics, note, refined_probe
+    title, run, metrics, note
         As in `Report`.
     """
     photons = reconstruction.photons
+    probe, refined_probe = reconstruction.initial_probe, reconstruction.probe
     report = Report(
         title=title,
         run=run,
@@ -63,11 +61,11 @@ def report_reconstruction(
         mean_measured_pattern=photons.mean_measured_pattern,
         mean_predicted_pattern=photons.mean_predicted_pattern,
         pattern_deviance_per_pixel=photons.pattern_deviance_per_pixel,
-        probe=scan.probe,
+        probe=probe,
         config=bundle.config.to_dict(),
         versions=bundle.versions,
         metrics=metrics,
-        refined_probe=refined_probe,
+        refined_probe=None if np.array_equal(probe, refined_probe) else refined_probe,
         refinement_deviance_per_pixel=reconstruction.summary.get("refinement", {}).get("deviance_per_pixel", ()),
         note=note,
     )

@@ -25,7 +25,8 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ig
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.report.metrics import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
+from ptycho_dist.report.alignment import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
+from ptycho_dist.report.fourier_ring import FourierRingCorrelation
 
 PngTarget: TypeAlias = str | os.PathLike[str] | BinaryIO
 """A file to write or to replace, or a binary stream to write into."""
@@ -44,6 +45,7 @@ _LIMIT_PERCENTILES = (1.0, 99.0)
 _CYCLIC_ABOVE_RAD = 1.25 * math.pi
 # Page layout, inches. Set by hand: automatic layout makes colour bars taller than their images and clips labels.
 _LEFT, _BOTTOM, _RIGHT, _TOP, _GAP, _BAR = 0.8, 0.6, 1.0, 0.45, 0.12, 0.16
+_CURVES_HEIGHT = 2.2
 _QUARTERS = {"\u2212π": -2, "\u2212π/2": -1, "0": 0, "π/2": 1, "π": 2}
 _CURVES = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange"), "step": ("training, single steps", "0.75")}
 
@@ -122,11 +124,12 @@ def draw_comparison(
     aligned: ArrayLike,
     reference: ArrayLike,
     box_px: tuple[int, int, int, int],
+    ring_correlations: Mapping[str, FourierRingCorrelation],
     path: PngTarget,
     *,
     title: str = "",
 ) -> None:
-    """Draw reconstruction, reference and difference, amplitude above phase.
+    """Draw reconstruction, reference and difference, amplitude above phase, and below them Fourier ring correlations with thresholds.
 
     Both phases are relative to the mean phase of the reference where the two are compared. The difference of phases is
     ``angle(aligned * conj(reference))``, which does not see where either of them wraps.
@@ -134,10 +137,12 @@ def draw_comparison(
     Parameters
     ----------
     aligned : array, complex, (y1 - y0, x1 - x0)
-        The reconstruction, aligned with the reference (`metrics.compare_with_reference`); NaN where there is none.
+        The reconstruction, aligned with the reference (`comparison.compare_with_reference`); NaN where there is none.
     reference : array, complex, (y1 - y0, x1 - x0)
     box_px : tuple of int
         (y0, y1, x0, x1), half-open: the rows and columns that both cover, scan coordinates.
+    ring_correlations : mapping of str to FourierRingCorrelation
+        Curves by the name of what was correlated; at least one.
     path : path
         PNG file to write, or to replace; its directory is made if missing.
     title : str, optional
@@ -170,8 +175,9 @@ def draw_comparison(
     # Left edges of the columns: the pair shares one colour bar, the difference has its own.
     lefts = (_LEFT, _LEFT + width + 2 * _GAP, _LEFT + 2 * width + 3 * _GAP + _BAR + _RIGHT)
     top = _TOP + (0.35 if title else 0.0)
-    figure = Figure(figsize=(lefts[2] + width + _GAP + _BAR + _RIGHT, _BOTTOM + 2 * height + 2 * _GAP + top))
-    bottoms = (_BOTTOM + height + 2 * _GAP, _BOTTOM)
+    below = _BOTTOM + _CURVES_HEIGHT + _GAP
+    figure = Figure(figsize=(lefts[2] + width + _GAP + _BAR + _RIGHT, below + _BOTTOM + 2 * height + 2 * _GAP + top))
+    bottoms = (below + _BOTTOM + height + 2 * _GAP, below + _BOTTOM)
     rows = (
         (amplitudes, amplitudes[0] - amplitudes[1], amplitude_limits, _AMPLITUDE_MAP, "amplitude"),
         (phases, np.angle(aligned * reference.conj()), phase_limits, phase_map, "phase (rad)"),
@@ -202,9 +208,30 @@ def draw_comparison(
             else:
                 ax.tick_params(labelleft=False)
     _add_scale_bar(figure.axes[0], x1 - x0)
+    _plot_ring_correlations(_add_axes(figure, _LEFT, _BOTTOM, lefts[2] + width - _LEFT, _CURVES_HEIGHT), ring_correlations)
     if title:
         figure.suptitle(title, fontsize=12, y=1 - 0.12 / figure.get_figheight(), va="top")
     _write_png(figure, path)
+
+
+def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelation]) -> None:
+    """Plot curves, each with its 1/2-bit threshold in the same colour, and say the periods at which they fall below."""
+    for number, (name, curve) in enumerate(curves.items()):
+        periods = [curve.resolution_px(threshold) for threshold in (curve.half_bit, 0.5)]
+        half_bit, half = (f"{period:.2f} px" if math.isfinite(period) else "none" for period in periods)
+        ax.plot(curve.frequency_cycles_per_px, curve.correlation, f"C{number}", label=f"{name}: {half_bit} at 1/2 bit, {half} at 0.5")
+        ax.plot(curve.frequency_cycles_per_px, curve.half_bit, f"C{number}", linestyle=":", linewidth=1)
+    ax.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
+    ax.plot([], [], color="0.4", linestyle=":", linewidth=1, label="1/2-bit thresholds")
+    ax.set_xlim(0, 0.5)
+    ax.set_ylim(min(-0.1, *(curve.correlation.min() for curve in curves.values())), 1.05)
+    ax.grid(color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+    ax.set_xlabel("spatial frequency (cycles / px)", fontsize=10)
+    ax.set_ylabel("Fourier ring correlation", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="upper right", title="full period resolved", title_fontsize=9)
 
 
 def draw_probe(before: ArrayLike, after: ArrayLike | None, path: PngTarget) -> None:

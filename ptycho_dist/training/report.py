@@ -32,7 +32,6 @@ def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule
         scan = central_part(data.scans[0])
         report_reconstruction(
             bundle,
-            scan,
             reconstruct(bundle, scan),
             path,
             title=f"Training on {', '.join(scan.path.name for scan in data.scans)}",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.special import xlogy
 
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
@@ -20,6 +21,7 @@ from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
+from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from tests.conftest import small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
@@ -161,7 +163,60 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     streamed = reconstruct(bundle, scan, normalization="scan")
     assert max(asked) == 5
     assert sum(asked) == 3 * scan.num_patterns  # normalisation, network, photons
+    asked.clear()
+    reconstruct(bundle, scan, refine_iterations=4)
+    assert max(asked) == 5
+    assert sum(asked) == (2 + 1 + 4) * scan.num_patterns  # network, photons; the start, and one pass an iteration
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
+
+
+@pytest.mark.parametrize(("normalization", "gain"), [("bundle", 1.0), ("bundle", 1.2), ("scan", 1.0)])
+def test_refinement_goes_on_from_the_networks_object(
+    bundle: Bundle, write_scan: Callable[..., Path], normalization: str, gain: float
+) -> None:
+    """Its deviance is that of the summary, before and after, whatever the dose and the trained gain."""
+    bright = read(write_scan(diffraction=1.5 * small_scan_arrays()["diffraction"]))
+    bundle = dataclasses.replace(bundle, gain=gain)
+    plain = reconstruct(bundle, bright, normalization=normalization)
+    refined = reconstruct(bundle, bright, normalization=normalization, refine_iterations=4)
+    history = refined.summary["refinement"]["deviance_per_pixel"]
+    assert len(history) == 5
+    assert history[0] == pytest.approx(plain.summary["deviance_per_pixel"], rel=1e-5)  # float32 transforms
+    assert history[-1] == pytest.approx(refined.summary["deviance_per_pixel"], rel=1e-5)
+    assert history[-1] < history[0] / 2
+    assert np.array_equal(refined.probe, plain.probe)
+    assert np.array_equal(refined.valid, plain.valid)
+
+
+def test_nothing_is_refined_unless_asked(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruct_module, "refine", None)
+    monkeypatch.setattr(StitchedObject, "replace", None)
+    result = reconstruct(bundle, read(write_scan()))
+    assert "refinement" not in result.summary
+    assert np.array_equal(result.probe, result.initial_probe)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "refine_probe", "message"), [(-1, False, "is -1, expected at least 0"), (0, True, "is 0, expected at least 1")]
+)
+def test_refinement_that_can_not_be_is_refused(
+    bundle: Bundle, write_scan: Callable[..., Path], iterations: int, refine_probe: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        reconstruct(bundle, read(write_scan()), refine_iterations=iterations, refine_probe=refine_probe)
+
+
+def test_refined_probe_is_kept_and_shown(bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle.zip", bundle)
+    infer(tmp_path / "bundle.zip", write_scan(), tmp_path / "plain")
+    infer(tmp_path / "bundle.zip", write_scan(), tmp_path / "refined", refine_iterations=3, refine_probe=True)
+    probes = [np.load(tmp_path / name / "reconstruction.npz")["probe"] for name in ("plain", "refined")]
+    assert not np.allclose(*probes, atol=1e-3)
+    assert [np.sum(np.abs(probe) ** 2) for probe in probes] == pytest.approx([(SIZE / 2) ** 2] * 2, rel=1e-6)
+    summary = json.loads((tmp_path / "refined" / "summary.json").read_text())
+    assert set(summary["refinement"]) == {"iterations", "refine_probe", "deviance_per_pixel", "seconds"}
+    heights = [Image.open(tmp_path / name / "probe.png").height for name in ("plain", "refined")]
+    assert heights[1] > 1.5 * heights[0]  # before, and below it after
 
 
 def test_a_value_that_is_no_measurement_is_refused(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
@@ -179,6 +234,7 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "amplitude.png",
         "phase.png",
+        "probe.png",
         "reconstruction.npz",
         "report.html",
         "summary.json",
@@ -188,9 +244,14 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     assert summary["num_patterns"] == 37
     with np.load(tmp_path / "out" / "reconstruction.npz", allow_pickle=False) as arrays:
         assert arrays["object"].dtype == np.complex64
-        assert arrays["object"].shape == arrays["valid"].shape
+        assert arrays["object"].shape == arrays["valid"].shape == arrays["illumination"].shape
+        assert arrays["illumination"].dtype == np.float32
+        # All of the light, 37 probes of energy (N/2)^2 each.
+        assert arrays["illumination"].sum() == pytest.approx(37 * (SIZE / 2) ** 2, rel=1e-4)
         assert arrays["positions_px"].shape == (37, 2)
         assert arrays["origin_px"].shape == (2,)
+        assert arrays["probe"].dtype == np.complex64
+        assert np.sum(np.abs(arrays["probe"]) ** 2) == pytest.approx((SIZE / 2) ** 2, rel=1e-6)
         assert arrays["pattern_deviance_per_pixel"].shape == (37,)
         assert arrays["pattern_deviance_per_pixel"].mean() == pytest.approx(summary["deviance_per_pixel"], rel=1e-5)  # stored as float32
     assert hashlib.sha256(scan_path.read_bytes()).digest() == digest

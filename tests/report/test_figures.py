@@ -10,6 +10,7 @@ from matplotlib.colors import LogNorm
 from scipy import ndimage
 
 from ptycho_dist.report import figures
+from ptycho_dist.report.fourier_ring import fourier_ring_correlation
 
 SHAPE = (60, 80)
 BLANK_RGB = np.array([0xE6] * 3) / 255
@@ -146,11 +147,15 @@ def test_constant_object_and_single_pixel_can_be_drawn(tmp_path):
         read_rgb(tmp_path / "phase.png")
 
 
+def curves(field):
+    return {"object": fourier_ring_correlation(field, field, np.ones(SHAPE, dtype=bool))}
+
+
 def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field, left_half):
     shown = recorded_images(monkeypatch)
     aligned = np.where(left_half, field * 1.1 * np.exp(0.3j), np.nan)
     path = tmp_path / "comparison.png"
-    figures.draw_comparison(aligned, field, (5, 65, 10, 90), path, title="a title")
+    figures.draw_comparison(aligned, field, (5, 65, 10, 90), curves(field), path, title="a title")
     read_rgb(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["comparison.png"]
     amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
@@ -163,6 +168,27 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
     np.testing.assert_allclose(phase_difference[0][left_half], 0.3, atol=1e-5)
     assert np.isnan(amplitude_difference[0][~left_half]).all()
     assert np.isfinite(amplitude_reference[0]).all()
+
+
+def test_comparison_shows_ring_correlations_with_their_thresholds(tmp_path, monkeypatch, field):
+    lines, labels, write = {}, [], figures._write_png
+
+    def record(figure, path):
+        ax = figure.axes[-1]
+        lines.update({line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2})
+        labels.extend(text.get_text() for text in ax.get_legend().get_texts())
+        write(figure, path)
+
+    monkeypatch.setattr(figures, "_write_png", record)
+    everywhere = np.ones(SHAPE, dtype=bool)
+    noise = np.random.default_rng(1).normal(size=SHAPE)
+    curves = {name: fourier_ring_correlation(image, field.real, everywhere) for name, image in (("same", field.real), ("noise", noise))}
+    figures.draw_comparison(field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png")
+    assert labels == ["same: 2.00 px at 1/2 bit, 2.00 px at 0.5", "noise: none at 1/2 bit, none at 0.5", "1/2-bit thresholds"]
+    for label, curve in zip(labels, curves.values(), strict=False):
+        np.testing.assert_array_equal(lines[label], curve.correlation)
+    assert sum(np.array_equal(shown, curves["same"].half_bit) for shown in lines.values()) == len(curves)
+    read_rgb(tmp_path / "comparison.png")
 
 
 def training_rows():
@@ -257,9 +283,9 @@ def test_refused_object_is_named(tmp_path, field, draw, change, message):
 def test_comparison_refuses_what_does_not_fit(tmp_path, field):
     path = tmp_path / "comparison.png"
     with pytest.raises(ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"):
-        figures.draw_comparison(field, field, (0, 60, 0, 79), path)
+        figures.draw_comparison(field, field, (0, 60, 0, 79), curves(field), path)
     with pytest.raises(ValueError, match="no pixel is finite in both"):
-        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), path)
+        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path)
     assert not path.exists()
 
 
