@@ -24,8 +24,13 @@ def main() -> None:
     parser.add_argument(
         "--probe", choices=["bundle", "scan"], help="the bundle's probe, or the scan's own; default: the bundle's where training refined it"
     )
+    parser.add_argument(
+        "--refine", type=int, default=0, metavar="K", help="maximum-likelihood updates of the object, each a pass over the scan"
+    )
+    parser.add_argument("--refine_probe", action="store_true", help="update the probe in them too")
     arguments = parser.parse_args()
     chosen = {"normalization": arguments.normalization, "probe": arguments.probe, "measurement": arguments.measurement}
+    chosen |= {"refine_iterations": arguments.refine, "refine_probe": arguments.refine_probe}
     infer(arguments.bundle, arguments.data, arguments.out, **chosen)
 
 

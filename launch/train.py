@@ -4,11 +4,14 @@
 from ptycho_dist import train
 from ptycho_dist.command_line import run
 from ptycho_dist.config import make_parser, read_config
+from ptycho_dist.training.check import check
 
 
 def main() -> None:
     parser = make_parser("Train a ptychography network on one or several scans, on 1 to N processes.")
-    train(read_config(parser, parser.parse_args()))
+    parser.add_argument("--check", action="store_true", help="show as a table what would make the run fail, and train nothing")
+    arguments = parser.parse_args()
+    (check if arguments.check else train)(read_config(parser, arguments))
 
 
 if __name__ == "__main__":

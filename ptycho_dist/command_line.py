@@ -31,8 +31,10 @@ def run(main: Callable[[], None]) -> None:
         main()
         leave_together()
     except Exception as error:
-        if isinstance(error, ArgumentError | ConfigError | FailedTogether | Interrupted) or world_size() == 1:
+        if isinstance(error, ArgumentError | ConfigError | FailedTogether | Interrupted):
             message, is_mine = describe(error), rank == 0  # every rank has the same one
+        elif world_size() == 1:
+            message, is_mine = describe(error), True  # alone, or not yet met the others: nobody else may know
         else:
             own = f"rank {rank}: {describe(error)}"
             message = first_failure(own)

@@ -1,19 +1,21 @@
 """The ranks of a run: what they add up, agree on, do once, and fail at together.
 
 The only file that talks to `torch.distributed`, apart from Lightning, which starts the process group and averages the gradients.
-Where a process group is up every function here but `rank` and `world_size` is a collective, so every rank must call it; without one
-it is the plain local operation.
+Where a process group is up every function here but `rank`, `world_size` and `backend` is a collective, so every rank must call it;
+without one it is the plain local operation.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +41,14 @@ class Interrupted(Exception):
     def __init__(self, message: str, *, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What an action gave on one rank: a value, or in words why there is none."""
+
+    value: T | None
+    failure: str | None = None
 
 
 def world_size(process_group: ProcessGroup | None = None) -> int:
@@ -110,6 +120,15 @@ def from_rank_zero(action: Callable[[], T]) -> T:
     return _gather(local_result)[0]  # type: ignore[return-value]
 
 
+def on_every_rank(action: Callable[[], T]) -> list[Outcome[T]]:
+    """Run `action` on every rank and give every rank the (picklable) outcome of each, by rank; a failure is one of them, not an error."""
+    try:
+        own: Outcome[T] = Outcome(action())
+    except Exception as error:  # whatever it is, the other ranks must hear of it
+        own = Outcome(None, describe(error))
+    return _gather(own)
+
+
 def require_same(local_values: Mapping[str, Any]) -> None:
     """Raise on every rank, naming the rank and what it holds, unless all ranks hold equal values.
 
@@ -142,6 +161,27 @@ def largest(local_values: Sequence[float]) -> list[float]:
     values = torch.tensor(local_values, dtype=torch.float64, device=_device())
     dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values.tolist()
+
+
+def seconds_an_all_reduce(num_bytes: int, *, max_seconds: float = 0.5) -> float:
+    """Mean time that the ranks take to add up `num_bytes` of float32; measured for about `max_seconds`, or once where once takes longer."""
+    if not _is_up():
+        return 0.0
+    device = _device()
+    tensor = torch.zeros(num_bytes // 4, device=device)
+
+    def seconds(turns: int) -> float:
+        dist.barrier()
+        started = time.perf_counter()
+        for _ in range(turns):
+            dist.all_reduce(tensor)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        # The slowest rank's, so that all of them take the same number of turns next.
+        return largest([time.perf_counter() - started])[0] / turns
+
+    first = seconds(1)  # connects the ranks too
+    return seconds(max(1, min(100, int(max_seconds / first))))
 
 
 def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
@@ -190,6 +230,11 @@ def first_failure(own: str) -> str:
         return store.compare_set(key, "", own).decode()
     except (RuntimeError, ValueError, OSError):  # the launcher is gone: nobody else to ask
         return own
+
+
+def backend() -> str:
+    """What carries the reductions: `gloo`, `nccl`, or `none` for one process alone."""
+    return dist.get_backend() if _is_up() else "none"
 
 
 def _is_up() -> bool:

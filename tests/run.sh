@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/make_venv.sh test
-# One thread a process: pytest-xdist and the tests' own ranks already fill the cores.
-OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n 2 "$@"
+# One thread a process: pytest-xdist and the tests' own ranks already fill the cores. Tests that share a Slurm cluster share a worker.
+OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"

@@ -29,7 +29,10 @@ MAY_IMPORT = {
     "report": {"atomic_file"},
     "command_line": {"config", "distributed"},
 }
-"""The table as the design gives it, written apart from the contracts. (`data.npz_writer` alone of `data` may import `atomic_file`.)"""
+"""The table as the design gives it, written apart from the contracts.
+
+`data.npz_writer` alone of `data` may import `atomic_file`, and `training.report` alone of `training` may import `inference`.
+"""
 
 ROOMS = sorted(MAY_IMPORT)
 

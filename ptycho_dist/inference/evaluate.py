@@ -13,18 +13,20 @@ import numpy as np
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.data.readers.npz import read_npz_object
+from ptycho_dist.report.comparison import compare_with_reference
 from ptycho_dist.report.figures import draw_comparison
-from ptycho_dist.report.metrics import compare_with_reference
 
 logger = logging.getLogger(__name__)
 
-_KEYS = ("object", "origin_px", "positions_px", "valid")
+_KEYS = ("object", "origin_px", "positions_px", "valid", "illumination")
 
 
 def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> dict[str, Any]:
     """Compare `reconstruction.npz` with the `objectGuess` of a scan file; write `metrics.json` and `comparison.png`.
 
-    What ptychography can't tell, a complex factor and a phase ramp, is fitted first.
+    What ptychography can't tell is fitted first: see `compare_with_reference`. The deviance is not of this comparison: it is that of the
+    stitched object against all measured patterns, which inference found with the bundle's photon scale and left in `summary.json` beside
+    the reconstruction; the reference's file need not hold those patterns, and does not hold that scale.
 
     Raises
     ------
@@ -36,21 +38,49 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
         arrays["object"],
         origin_px=arrays["origin_px"],
         valid=arrays["valid"],
+        illumination=arrays["illumination"],
         positions_px=arrays["positions_px"],
         reference=read_npz_object(reference_path),
     )
-    numbers = {"reconstruction": str(reconstruction_path), "reference": str(reference_path), **comparison.numbers()}
+    numbers = {
+        "reconstruction": str(reconstruction_path),
+        "reference": str(reference_path),
+        **comparison.numbers(),
+        "deviance_per_pixel": _deviance_per_pixel(reconstruction_path.with_name("summary.json")),
+    }
     with replacing(out_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
-    draw_comparison(comparison.aligned, comparison.reference, comparison.box_px, out_dir / "comparison.png")
+        temporary.write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    draw_comparison(
+        comparison.aligned,
+        comparison.reference,
+        comparison.box_px,
+        comparison.ring_correlations(),
+        out_dir / "comparison.png",
+        title=f"correlation of phase {comparison.phase.correlation:.3f}, of amplitude {comparison.amplitude.correlation:.3f}",
+    )
     logger.info(
-        "correlation with %s: phase %.4f, amplitude %.4f; wrote metrics.json and comparison.png to %s",
+        "against %s: correlation of phase %.4f, of amplitude %.4f; resolution %.2f px (Fourier ring correlation, 1/2 bit); "
+        "moved by (%.2f, %.2f) px; wrote metrics.json and comparison.png to %s",
         reference_path,
-        comparison.phase_correlation,
-        comparison.amplitude_correlation,
+        comparison.phase.correlation,
+        comparison.amplitude.correlation,
+        comparison.frc.resolution_px(comparison.frc.half_bit),
+        *comparison.shift_px,
         out_dir,
     )
     return numbers
+
+
+def _deviance_per_pixel(summary_path: Path) -> float | None:
+    """Of the stitched object, as inference found it; None where no summary lies there."""
+    if not summary_path.is_file():
+        return None
+    try:
+        return float(json.loads(summary_path.read_text())["deviance_per_pixel"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{summary_path}: found no deviance_per_pixel in it ({error}); expected the summary that inference writes"
+        ) from error
 
 
 def _read_reconstruction(path: Path) -> dict[str, np.ndarray]:

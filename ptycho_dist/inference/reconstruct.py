@@ -12,18 +12,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
-from ptycho_dist.inference.stitch import StitchedObject
+from ptycho_dist.inference.refine import refine
+from ptycho_dist.inference.report import report_reconstruction
+from ptycho_dist.inference.stitch import StitchedObject, stitching_order
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import illumination, normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.progress import Progress
-from ptycho_dist.report.figures import draw_amplitude, draw_phase
+from ptycho_dist.report.figures import draw_amplitude, draw_phase, draw_probe
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,34 @@ BATCH_PATTERNS = 64
 
 NormalizationSource = Literal["bundle", "scan"]
 ProbeSource = Literal["bundle", "scan"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotonComparison:
+    """Photons that an object predicts against those that were measured.
+
+    Attributes
+    ----------
+    mean_measured_pattern, mean_predicted_pattern
+        float64 (N, N): counts a pixel, mean over patterns, zero frequency at [N // 2, N // 2].
+    pattern_deviance_per_pixel
+        float32 (n,): twice the mean Poisson deviance over the pixels of each pattern, in the order of the scan.
+    deviance_per_pixel
+        Its mean.
+    """
+
+    mean_measured_pattern: np.ndarray
+    mean_predicted_pattern: np.ndarray
+    pattern_deviance_per_pixel: np.ndarray
+    deviance_per_pixel: float
+
+    def numbers(self) -> dict[str, float]:
+        """Figures for `summary.json`."""
+        return {
+            "mean_measured_photons": float(self.mean_measured_pattern.sum()),
+            "mean_predicted_photons": float(self.mean_predicted_pattern.sum()),
+            "deviance_per_pixel": self.deviance_per_pixel,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +78,13 @@ class Reconstruction:
         float64 (n, 2) as (y, x).
     valid
         bool (H, W): what was illuminated.
+    illumination
+        float32 (H, W): the probe's intensity summed over all positions, normalised units.
+    initial_probe, probe
+        complex64 (modes, N, N), normalised units: the scan's own, and the one that was used in the end; equal where neither training nor
+        inference refined it.
+    photons
+        The photons that the object predicts against those measured.
     summary
         Figures for `summary.json`.
     """
@@ -55,6 +93,10 @@ class Reconstruction:
     origin_px: np.ndarray
     positions_px: np.ndarray
     valid: np.ndarray
+    illumination: np.ndarray
+    initial_probe: np.ndarray
+    probe: np.ndarray
+    photons: PhotonComparison
     summary: dict[str, Any]
 
 
@@ -66,23 +108,47 @@ def infer(
     normalization: NormalizationSource = "bundle",
     probe: ProbeSource | None = None,
     measurement: Measurement | None = None,
+    refine_iterations: int = 0,
+    refine_probe: bool = False,
 ) -> Reconstruction:
-    """Reconstruct a scan file with a bundle and write `reconstruction.npz`, the pictures and `summary.json`; see `reconstruct`."""
+    """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`."""
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
     scan = read_scan(scan_path, measurement, default_measurement=bundle.config.data.measurement)
     seconds_read = time.perf_counter() - started
-    reconstruction = reconstruct(bundle, scan, normalization=normalization, probe=probe)
+    reconstruction = reconstruct(
+        bundle, scan, normalization=normalization, probe=probe, refine_iterations=refine_iterations, refine_probe=refine_probe
+    )
     summary = reconstruction.summary
     summary["bundle"], summary["data"] = str(bundle_path), str(scan_path)
     summary["seconds"] = {"read": round(seconds_read, 3), **summary["seconds"]}
     write_reconstruction(reconstruction, out_dir)
+    report_reconstruction(
+        bundle,
+        reconstruction,
+        out_dir / "report.html",
+        title=f"Reconstruction of {scan_path.name}",
+        run={
+            "scan": scan_path.resolve(),
+            "bundle": bundle_path.resolve(),
+            "normalization": f"factor {summary['normalization']['factor']!r}, of the {normalization}",
+            "device": summary["device"],
+            "seconds": ", ".join(f"{stage} {seconds}" for stage, seconds in summary["seconds"].items()),
+        },
+    )
+    logger.info("wrote %s", out_dir / "report.html")
     return reconstruction
 
 
 @torch.inference_mode()
 def reconstruct(
-    bundle: Bundle, scan: Scan, *, normalization: NormalizationSource = "bundle", probe: ProbeSource | None = None
+    bundle: Bundle,
+    scan: Scan,
+    *,
+    normalization: NormalizationSource = "bundle",
+    probe: ProbeSource | None = None,
+    refine_iterations: int = 0,
+    refine_probe: bool = False,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained network, on a GPU if there is one.
 
@@ -100,12 +166,20 @@ def reconstruct(
     probe
         `bundle` takes the bundle's probe: the one of this scan where training refined it, else that of the first scan trained on. `scan`
         takes the scan's own. None is `bundle` where training refined the probe, else `scan`.
+    refine_iterations
+        Maximum-likelihood updates of the stitched object, each a pass over the patterns; see `refine`.
+    refine_probe
+        Update the probe in them too.
 
     Raises
     ------
     ValueError
-        The pattern sizes differ, or a pattern can't be used.
+        The pattern sizes differ, a pattern can't be used, or the number of updates is none.
     """
+    if refine_iterations < 0:
+        raise ValueError(f"refine_iterations is {refine_iterations}, expected at least 0")
+    if refine_probe and not refine_iterations:
+        raise ValueError("refine_probe is set and refine_iterations is 0, expected at least 1: the probe is updated in these iterations")
     if scan.pattern_size != bundle.pattern_size:
         raise ValueError(
             f"{scan.path}: found patterns of {scan.pattern_size} x {scan.pattern_size}, "
@@ -126,17 +200,28 @@ def reconstruct(
     network = bundle.build_model(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
     stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
-    # From the middle outwards, so that each patch meets others that lie there already and can tell its phase.
-    distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
-    for patterns, amplitude in _batches(scan, order=np.argsort(distance, kind="stable")):
+    for patterns, amplitude in _batches(scan, order=stitching_order(scan.positions_px, scan.pattern_size)):
         x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
         stitched.add(network(x_norm, shifted_probe), illumination(shifted_probe), corners)
     seconds["network_and_stitching"] = _since(started)
 
-    started = time.perf_counter()
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
     predicted_scale = bundle.intensity_scale * bundle.gain * bundle.rms_factor / rms_factor
+    refinement = {}
+    if refine_iterations:
+        refined = refine(
+            stitched,
+            lambda: ((scan.positions_px[patterns], _counts(bundle, amplitude).to(device)) for patterns, amplitude in _batches(scan)),
+            num_patterns=scan.num_patterns,
+            photons_per_intensity=predicted_scale**2,
+            iterations=refine_iterations,
+            refine_probe=refine_probe,
+        )
+        stitched.replace(refined.object, refined.probe, scan.positions_px)
+        refinement = {"refinement": refined.summary}
+
+    started = time.perf_counter()
     photons = _compare_photons(bundle, scan, stitched, predicted_scale)
     seconds["photons"] = _since(started)
 
@@ -144,7 +229,14 @@ def reconstruct(
         "intensity_scale": bundle.intensity_scale,
         "nphotons": bundle.scale.nphotons,
         "nphotons_source": bundle.nphotons_source,
-        **photons,
+        "trained_on": {
+            "num_patterns": bundle.scale.num_patterns,
+            "mean_energy": bundle.scale.mean_energy,
+            "rms_factor": bundle.rms_factor,
+            "subset_fingerprint": bundle.subset_fingerprint,
+        },
+        **photons.numbers(),
+        **refinement,
         "num_patterns": scan.num_patterns,
         "pattern_size": scan.pattern_size,
         "normalization": {"source": normalization, "mode": "rms", "factor": rms_factor},
@@ -154,7 +246,15 @@ def reconstruct(
         "seconds": seconds,
     }
     return Reconstruction(
-        object=stitched.object(), origin_px=stitched.origin_px, positions_px=scan.positions_px, valid=stitched.valid(), summary=summary
+        object=stitched.object(),
+        origin_px=stitched.origin_px,
+        positions_px=scan.positions_px,
+        valid=stitched.valid(),
+        illumination=stitched.illumination(),
+        initial_probe=normalize_probe(torch.from_numpy(scan.probe)).numpy(),
+        probe=stitched.probe.cpu().numpy(),
+        photons=photons,
+        summary=summary,
     )
 
 
@@ -170,7 +270,7 @@ def _choose_probe(bundle: Bundle, scan: Scan, source: ProbeSource | None) -> tup
 
 
 def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
-    """Write `reconstruction.npz`, `amplitude.png`, `phase.png` and `summary.json` to a directory, which is made if missing."""
+    """Write `reconstruction.npz`, `summary.json` and pictures of amplitude, phase and probe to a directory, which is made if missing."""
     started = time.perf_counter()
     with replacing(out_dir / "reconstruction.npz") as temporary:
         np.savez(
@@ -179,34 +279,43 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
             origin_px=reconstruction.origin_px,
             positions_px=reconstruction.positions_px,
             valid=reconstruction.valid,
+            illumination=reconstruction.illumination,
+            probe=reconstruction.probe,
+            pattern_deviance_per_pixel=reconstruction.photons.pattern_deviance_per_pixel,
         )
     draw_amplitude(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "amplitude.png")
     draw_phase(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "phase.png")
+    before, after = reconstruction.initial_probe, reconstruction.probe
+    draw_probe(before, None if np.array_equal(before, after) else after, out_dir / "probe.png")
     reconstruction.summary["seconds"]["write"] = _since(started)
     with replacing(out_dir / "summary.json") as temporary:
         temporary.write_text(json.dumps(reconstruction.summary, indent=2) + "\n")
-    logger.info("wrote reconstruction.npz, amplitude.png, phase.png and summary.json to %s", out_dir)
+    logger.info("wrote reconstruction.npz, amplitude.png, phase.png, probe.png and summary.json to %s", out_dir)
 
 
-def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> dict[str, float]:
-    """Photons that the stitched object predicts against those that were measured, over the whole scan.
-
-    What was measured is counted by the training set's photons a unit of energy, so it does not depend on the scale that predicts.
-    """
-    measured_photons = predicted_photons = deviance = 0.0
-    photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
+def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> PhotonComparison:
+    """Photons that the stitched object predicts against those that were measured, over the whole scan."""
+    measured, predicted = torch.zeros(2, scan.pattern_size, scan.pattern_size, dtype=torch.float64, device=stitched.probe.device)
+    deviance_per_pixel = np.empty(scan.num_patterns)
     for patterns, amplitude in _batches(scan):
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
-        counts = photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).to(shifted_probe.device).square()
+        counts = _counts(bundle, amplitude).to(shifted_probe.device)
         rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe)
-        measured_photons += float(counts.sum(dtype=torch.float64))
-        predicted_photons += float(rate.sum(dtype=torch.float64))
-        deviance += float(poisson_deviance(rate, counts).sum(dtype=torch.float64))
-    return {
-        "mean_measured_photons": measured_photons / scan.num_patterns,
-        "mean_predicted_photons": predicted_photons / scan.num_patterns,
-        "deviance_per_pixel": 2 * deviance / (scan.num_patterns * scan.pattern_size**2),
-    }
+        measured += counts.sum(dim=0, dtype=torch.float64)
+        predicted += rate.sum(dim=0, dtype=torch.float64)
+        deviance_per_pixel[patterns] = 2 * poisson_deviance(rate, counts).mean(dim=(1, 2), dtype=torch.float64).cpu().numpy()
+    return PhotonComparison(
+        mean_measured_pattern=(measured / scan.num_patterns).cpu().numpy(),
+        mean_predicted_pattern=(predicted / scan.num_patterns).cpu().numpy(),
+        pattern_deviance_per_pixel=deviance_per_pixel.astype(np.float32),
+        deviance_per_pixel=float(deviance_per_pixel.mean()),
+    )
+
+
+def _counts(bundle: Bundle, amplitude: np.ndarray) -> Tensor:
+    """Photons that were measured: by the training set's photons a unit of energy, so they do not depend on the scale that predicts."""
+    photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
+    return photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).square()
 
 
 def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:

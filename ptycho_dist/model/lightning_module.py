@@ -51,7 +51,7 @@ class PtychographyModule(L.LightningModule):
         self.learning_rate = learning_rate
         self._train_sums = torch.zeros(2, dtype=torch.float64)
 
-    def build(self, probes: Tensor, intensity_scale: IntensityScale, *, seed: int, first_probes: Tensor | None = None) -> None:
+    def build(self, probes: Tensor, intensity_scale: IntensityScale | float, *, seed: int, first_probes: Tensor | None = None) -> None:
         """Make network and loss.
 
         Parameters
@@ -107,7 +107,7 @@ class PtychographyModule(L.LightningModule):
         in_micro_batch, in_step = self.trainer.train_dataloader.batch_sampler.num_samples_in(batch_idx)  # type: ignore[union-attr]
         # The loss is that of all ranks, so every rank keeps the same sums.
         self._train_sums += torch.tensor([loss.item() * in_micro_batch, in_micro_batch], dtype=torch.float64)
-        self.log("step_deviance_per_pixel", 2 * loss.detach(), on_step=True, on_epoch=False)
+        self.log("step_deviance_per_pixel", 2 * loss.detach(), on_step=True, on_epoch=False, logger=False)
         # Lightning divides by the number of micro-batches; a step is the mean over its samples, however they are dealt to those.
         return loss * (self.trainer.accumulate_grad_batches * in_micro_batch / in_step)
 

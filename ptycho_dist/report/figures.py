@@ -1,4 +1,4 @@
-"""Draw reconstructed objects, probes and training curves as PNG files.
+"""Draw objects, probes, patterns, scans and training curves as PNG: files, or streams where a `path` is a binary stream.
 
 Figures are built without pyplot, so drawing neither needs a display nor touches the caller's own figures. A file
 appears under its name only when it is complete.
@@ -10,13 +10,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import hsv_to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -24,7 +25,11 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ig
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.report.metrics import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
+from ptycho_dist.report.alignment import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
+from ptycho_dist.report.fourier_ring import FourierRingCorrelation
+
+PngTarget: TypeAlias = str | os.PathLike[str] | BinaryIO
+"""A file to write or to replace, or a binary stream to write into."""
 
 _DPI = 150
 _BLANK = "#e6e6e6"
@@ -32,21 +37,24 @@ _AMPLITUDE_MAP = "gray"
 _PHASE_MAP = "viridis"
 _CYCLIC_PHASE_MAP = "twilight"
 _DIFFERENCE_MAP = "RdBu_r"
+_PATTERN_MAP = "inferno"
+_RESIDUAL_MAP = "magma_r"
 # Colour limits leave out one pixel in a hundred at either end: a few bad pixels would flatten all the contrast.
 _LIMIT_PERCENTILES = (1.0, 99.0)
 # A spread beyond this wraps, or nearly: half of a cyclic map's colours would be lost on less.
 _CYCLIC_ABOVE_RAD = 1.25 * math.pi
 # Page layout, inches. Set by hand: automatic layout makes colour bars taller than their images and clips labels.
 _LEFT, _BOTTOM, _RIGHT, _TOP, _GAP, _BAR = 0.8, 0.6, 1.0, 0.45, 0.12, 0.16
+_CURVES_HEIGHT = 2.2
 _QUARTERS = {"\u2212π": -2, "\u2212π/2": -1, "0": 0, "π/2": 1, "π": 2}
-_CURVES = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange")}
+_CURVES = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange"), "step": ("training, single steps", "0.75")}
 
 
 def draw_amplitude(
     object_: ArrayLike,
     origin_px: ArrayLike,
     valid: ArrayLike,
-    path: str | os.PathLike[str],
+    path: PngTarget,
     *,
     title: str = "Amplitude",
 ) -> None:
@@ -78,7 +86,7 @@ def draw_phase(
     object_: ArrayLike,
     origin_px: ArrayLike,
     valid: ArrayLike,
-    path: str | os.PathLike[str],
+    path: PngTarget,
     *,
     title: str = "Phase",
     remove_ramp: bool = False,
@@ -116,11 +124,12 @@ def draw_comparison(
     aligned: ArrayLike,
     reference: ArrayLike,
     box_px: tuple[int, int, int, int],
-    path: str | os.PathLike[str],
+    ring_correlations: Mapping[str, FourierRingCorrelation],
+    path: PngTarget,
     *,
     title: str = "",
 ) -> None:
-    """Draw reconstruction, reference and difference, amplitude above phase.
+    """Draw reconstruction, reference and difference, amplitude above phase, and below them Fourier ring correlations with thresholds.
 
     Both phases are relative to the mean phase of the reference where the two are compared. The difference of phases is
     ``angle(aligned * conj(reference))``, which does not see where either of them wraps.
@@ -128,10 +137,12 @@ def draw_comparison(
     Parameters
     ----------
     aligned : array, complex, (y1 - y0, x1 - x0)
-        The reconstruction, aligned with the reference (`metrics.compare_with_reference`); NaN where there is none.
+        The reconstruction, aligned with the reference (`comparison.compare_with_reference`); NaN where there is none.
     reference : array, complex, (y1 - y0, x1 - x0)
     box_px : tuple of int
         (y0, y1, x0, x1), half-open: the rows and columns that both cover, scan coordinates.
+    ring_correlations : mapping of str to FourierRingCorrelation
+        Curves by the name of what was correlated; at least one.
     path : path
         PNG file to write, or to replace; its directory is made if missing.
     title : str, optional
@@ -164,8 +175,9 @@ def draw_comparison(
     # Left edges of the columns: the pair shares one colour bar, the difference has its own.
     lefts = (_LEFT, _LEFT + width + 2 * _GAP, _LEFT + 2 * width + 3 * _GAP + _BAR + _RIGHT)
     top = _TOP + (0.35 if title else 0.0)
-    figure = Figure(figsize=(lefts[2] + width + _GAP + _BAR + _RIGHT, _BOTTOM + 2 * height + 2 * _GAP + top))
-    bottoms = (_BOTTOM + height + 2 * _GAP, _BOTTOM)
+    below = _BOTTOM + _CURVES_HEIGHT + _GAP
+    figure = Figure(figsize=(lefts[2] + width + _GAP + _BAR + _RIGHT, below + _BOTTOM + 2 * height + 2 * _GAP + top))
+    bottoms = (below + _BOTTOM + height + 2 * _GAP, below + _BOTTOM)
     rows = (
         (amplitudes, amplitudes[0] - amplitudes[1], amplitude_limits, _AMPLITUDE_MAP, "amplitude"),
         (phases, np.angle(aligned * reference.conj()), phase_limits, phase_map, "phase (rad)"),
@@ -196,13 +208,34 @@ def draw_comparison(
             else:
                 ax.tick_params(labelleft=False)
     _add_scale_bar(figure.axes[0], x1 - x0)
+    _plot_ring_correlations(_add_axes(figure, _LEFT, _BOTTOM, lefts[2] + width - _LEFT, _CURVES_HEIGHT), ring_correlations)
     if title:
         figure.suptitle(title, fontsize=12, y=1 - 0.12 / figure.get_figheight(), va="top")
     _write_png(figure, path)
 
 
-def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]) -> None:
-    """Draw a probe's modes before and after its refinement: brightness is amplitude, colour is phase.
+def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelation]) -> None:
+    """Plot curves, each with its 1/2-bit threshold in the same colour, and say the periods at which they fall below."""
+    for number, (name, curve) in enumerate(curves.items()):
+        periods = [curve.resolution_px(threshold) for threshold in (curve.half_bit, 0.5)]
+        half_bit, half = (f"{period:.2f} px" if math.isfinite(period) else "none" for period in periods)
+        ax.plot(curve.frequency_cycles_per_px, curve.correlation, f"C{number}", label=f"{name}: {half_bit} at 1/2 bit, {half} at 0.5")
+        ax.plot(curve.frequency_cycles_per_px, curve.half_bit, f"C{number}", linestyle=":", linewidth=1)
+    ax.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
+    ax.plot([], [], color="0.4", linestyle=":", linewidth=1, label="1/2-bit thresholds")
+    ax.set_xlim(0, 0.5)
+    ax.set_ylim(min(-0.1, *(curve.correlation.min() for curve in curves.values())), 1.05)
+    ax.grid(color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+    ax.set_xlabel("spatial frequency (cycles / px)", fontsize=10)
+    ax.set_ylabel("Fourier ring correlation", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="upper right", title="full period resolved", title_fontsize=9)
+
+
+def draw_probe(before: ArrayLike, after: ArrayLike | None, path: PngTarget) -> None:
+    """Draw a probe's modes, before and after its refinement where there was one: brightness is amplitude, colour is phase.
 
     Incoherent modes are defined up to a unitary mixture. They are drawn as the orthogonal ones of the same light (Thibault & Menzel,
     Nature 494, 68 (2013)), strongest first, each relative to its mean phase, as bright as it goes; its title tells its share of the energy.
@@ -210,7 +243,7 @@ def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]
     Parameters
     ----------
     before, after : array, complex, (modes, N, N)
-        In any units; their numbers of modes may differ.
+        In any units; their numbers of modes may differ. `after` is None where the probe was not refined: one row is drawn then.
     path : path
         PNG file to write, or to replace; its directory is made if missing.
 
@@ -219,26 +252,29 @@ def draw_probe(before: ArrayLike, after: ArrayLike, path: str | os.PathLike[str]
     ValueError
         Not complex (modes, N, N), or not of one N; a value that is not finite; zeros only; a path that does not end in .png.
     """
-    rows = {"before": _orthogonal_modes(before, "before"), "after": _orthogonal_modes(after, "after")}
-    size, other_size = (modes.shape[-1] for modes, _ in rows.values())
-    if size != other_size:
-        raise ValueError(f"the probe has {size} x {size} pixels before and {other_size} x {other_size} after; expected one size")
+    probes = {"before": before} if after is None else {"before": before, "after": after}
+    rows = {name: _orthogonal_modes(probe, name) for name, probe in probes.items()}
+    sizes = [modes.shape[-1] for modes, _ in rows.values()]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"the probe has {sizes[0]} x {sizes[0]} pixels before and {sizes[1]} x {sizes[1]} after; expected one size")
     columns = max(len(modes) for modes, _ in rows.values())
     side, title = 2.2, 0.3
     width = _LEFT + columns * (side + _GAP) + _BAR + _RIGHT
-    figure = Figure(figsize=(width, _BOTTOM + 2 * (side + title) + _GAP))
-    for bottom, (name, (modes, shares)) in zip((_BOTTOM + side + title, _BOTTOM), rows.items(), strict=True):
+    figure = Figure(figsize=(width, _BOTTOM + len(rows) * (side + title) + _GAP))
+    lowest = list(rows)[-1]
+    bottoms = [_BOTTOM + row * (side + title) for row in reversed(range(len(rows)))]
+    for bottom, (name, (modes, shares)) in zip(bottoms, rows.items(), strict=True):
         for number, (mode, share) in enumerate(zip(modes, shares, strict=True)):
             ax = _add_axes(figure, _LEFT + number * (side + _GAP), bottom, side, side)
             ax.imshow(_amplitude_and_phase(mode, mean_phase(mode)))
-            ax.tick_params(labelsize=9, labelbottom=name == "after", labelleft=number == 0)
+            ax.tick_params(labelsize=9, labelbottom=name == lowest, labelleft=number == 0)
             ax.set_title(f"mode {number + 1}: {100 * share:.3g} %", fontsize=10)
         first = figure.axes[-len(modes)]
-        first.set_ylabel(f"{name}\ny (px)", fontsize=10)
-        _add_scale_bar(first, size)
-    for ax in figure.axes[len(rows["before"][0]) :]:
+        first.set_ylabel("y (px)" if after is None else f"{name}\ny (px)", fontsize=10)
+        _add_scale_bar(first, sizes[0])
+    for ax in figure.axes[-len(rows[lowest][0]) :]:
         ax.set_xlabel("x (px)", fontsize=10)
-    bar_ax = _add_axes(figure, width - _RIGHT - _BAR, _BOTTOM, _BAR, 2 * side + title)
+    bar_ax = _add_axes(figure, width - _RIGHT - _BAR, _BOTTOM, _BAR, len(rows) * (side + title) - title)
     phases = np.linspace(-math.pi, math.pi, 256)[:, None]
     bar_ax.imshow(_amplitude_and_phase(np.exp(1j * phases), 0.0), aspect="auto", origin="lower", extent=(0, 1, -math.pi, math.pi))
     bar_ax.set_xticks([])
@@ -267,14 +303,107 @@ def _amplitude_and_phase(field: NDArray[np.complexfloating], zero_rad: float) ->
     return hsv_to_rgb(np.stack((hue, np.ones_like(hue), amplitude / (amplitude.max() or 1)), axis=-1))
 
 
-def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw training and validation deviance per pixel against the optimiser step, logarithmically.
+def draw_mean_patterns(measured: ArrayLike, predicted: ArrayLike, path: PngTarget) -> None:
+    """Draw the mean measured and the mean predicted diffraction pattern, logarithmically, with the same colours for the same counts.
+
+    Parameters
+    ----------
+    measured, predicted : array, real, (N, N)
+        Mean counts a pixel, zero frequency at [N // 2, N // 2]. Colours go from the first percentile of what was measured, dark pixels
+        left out, to the brightest pixel of either; what is darker has the darkest colour, what is not finite is blank.
+    path : path or binary stream
+        PNG file to write, or to replace; its directory is made if missing.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ; a path that does not end in .png.
+    """
+    patterns = [np.asarray(measured, dtype=np.float64), np.asarray(predicted, dtype=np.float64)]
+    if patterns[0].ndim != 2 or patterns[0].shape != patterns[1].shape:
+        raise ValueError(f"the measured pattern is {patterns[0].shape} and the predicted one {patterns[1].shape}; expected the same (N, N)")
+    low, high = _logarithmic_limits(patterns[0], np.stack(patterns))
+    centre_yx = (-(patterns[0].shape[0] // 2), -(patterns[0].shape[1] // 2))
+    width, height = _image_size_in(patterns[0].shape, 4.2)
+    lefts = (_LEFT, _LEFT + width + 2 * _GAP)
+    figure = Figure(figsize=(lefts[1] + width + _GAP + _BAR + _RIGHT, _BOTTOM + height + _TOP))
+    for left, pattern, name in zip(lefts, patterns, ("measured", "predicted"), strict=True):
+        ax = _add_axes(figure, left, _BOTTOM, width, height)
+        # The lowest colour, not a blank, for pixels that no photon met; NaN stays NaN.
+        shown = _show(ax, np.maximum(pattern, low), centre_yx, (low, high), _PATTERN_MAP)
+        shown.set_norm(LogNorm(low, high))
+        ax.set_title(name, fontsize=11)
+        ax.set_xlabel("x (detector px)", fontsize=10)
+    figure.axes[0].set_ylabel("y (detector px)", fontsize=10)
+    figure.axes[1].tick_params(labelleft=False)
+    bar_ax = _add_axes(figure, lefts[1] + width + _GAP, _BOTTOM, _BAR, height)
+    _colour_bar(figure, bar_ax, shown, np.stack(patterns), "mean counts a pixel")
+    _write_png(figure, path)
+
+
+def draw_scan(positions_px: ArrayLike, pattern_deviance_per_pixel: ArrayLike, path: PngTarget) -> None:
+    """Draw the way of the scan beside what the object leaves unexplained at each of its positions.
+
+    Parameters
+    ----------
+    positions_px : array, (n, 2)
+        (y, x) of each pattern, in the order of the scan.
+    pattern_deviance_per_pixel : array, (n,)
+        Deviance per pixel of each pattern. Colours leave out one pattern in a hundred at either end; what is not finite is grey.
+    path : path or binary stream
+        PNG file to write, or to replace; its directory is made if missing.
+
+    Raises
+    ------
+    ValueError
+        Not one deviance a position; no position; a path that does not end in .png.
+    """
+    positions, deviance = np.asarray(positions_px, dtype=np.float64), np.asarray(pattern_deviance_per_pixel, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0 or deviance.shape != positions.shape[:1]:
+        raise ValueError(f"positions_px are {positions.shape} and the deviances {deviance.shape}; expected (n, 2) and (n,), n at least 1")
+    first, last = positions.min(axis=0), positions.max(axis=0)
+    spacing_px = math.sqrt(np.prod(np.maximum(last - first, 1)) / len(positions))
+    low_yx, high_yx = first - spacing_px, last + spacing_px
+    width, height = _image_size_in(tuple(high_yx - low_yx), 4.2)
+    points_a_px = 72 * width / (high_yx - low_yx)[1]
+    diameter = min(max(0.85 * spacing_px * points_a_px, 1.5), 14)
+
+    lefts = (_LEFT, _LEFT + width + _GAP + _BAR + _RIGHT + 0.1)
+    figure = Figure(figsize=(lefts[1] + width + _GAP + _BAR + _RIGHT, _BOTTOM + height + _TOP))
+    way, residual = (_add_axes(figure, left, _BOTTOM, width, height) for left in lefts)
+    y, x = positions.T
+    way.plot(x, y, color="0.6", linewidth=0.6, zorder=1)
+    order = way.scatter(x, y, c=np.arange(len(positions)), cmap=_PHASE_MAP, s=(0.45 * diameter) ** 2, linewidths=0, zorder=2)
+    way.plot(x[0], y[0], "o", color="none", markeredgecolor="tab:red", markersize=10)
+    finite = np.isfinite(deviance)
+    limits = _robust_limits(deviance) if finite.any() else (0.0, 1.0)
+    residual.scatter(x[~finite], y[~finite], color=_BLANK, s=diameter**2, linewidths=0)
+    shown = residual.scatter(
+        x[finite], y[finite], c=deviance[finite], cmap=_RESIDUAL_MAP, vmin=limits[0], vmax=limits[1], s=diameter**2, linewidths=0
+    )
+    panels = (
+        (way, order, np.arange(len(positions), dtype=np.float64), "way of the scan (circle: its first pattern)", "number of the pattern"),
+        (residual, shown, deviance[finite], "what is left unexplained", "deviance per pixel"),
+    )
+    for left, (ax, points, values, title, label) in zip(lefts, panels, strict=True):
+        ax.set(xlim=(low_yx[1], high_yx[1]), ylim=(high_yx[0], low_yx[0]))
+        ax.set_title(title, fontsize=11)
+        ax.set_xlabel("x (px)", fontsize=10)
+        ax.tick_params(labelsize=9)
+        _colour_bar(figure, _add_axes(figure, left + width + _GAP, _BOTTOM, _BAR, height), points, values, label)
+    way.set_ylabel("y (px)", fontsize=10)
+    residual.tick_params(labelleft=False)
+    _write_png(figure, path)
+
+
+def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> None:
+    """Draw training and validation deviance per pixel, and the loss, which is half of it, against the optimiser step, logarithmically.
 
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of ``metrics.csv``: ``train_deviance_per_pixel`` and ``val_deviance_per_pixel`` (no unit; either may be
-        absent) over ``step``, or over ``epoch`` where no row has a step. Cells may be numbers or text; a missing or
+        Rows of ``metrics.csv``: ``train_deviance_per_pixel``, ``val_deviance_per_pixel`` and ``step_deviance_per_pixel`` (no unit;
+        any may be absent) over ``step``, or over ``epoch`` where no row has a step. Cells may be numbers or text; a missing or
         empty cell is passed over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and
         the legend counts them.
     path : path
@@ -288,7 +417,7 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLi
     abscissa = next((name for name in ("step", "epoch") if any(_cell(row, name) is not None for row in rows)), None)
     if abscissa is None:
         raise ValueError(f"none of the {len(rows)} rows has a step or an epoch; expected a column of either name")
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     ax = figure.subplots()
     for prefix, (name, colour) in _CURVES.items():
         cells = [(_cell(row, abscissa), _cell(row, f"{prefix}_deviance_per_pixel")) for row in rows]
@@ -301,26 +430,64 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLi
             name += f" ({np.count_nonzero(~shown)} of {len(values)} values not shown)"
         if shown.any():
             # A line through hundreds of markers is a band: markers only where each can be told from the next.
-            marker = "o" if len(values) <= 60 else ""
-            ax.plot(at, np.where(shown, values, np.nan), color=colour, marker=marker, markersize=4, label=name)
+            marker = "o" if len(values) <= 60 and prefix != "step" else ""
+            zorder = 1 if prefix == "step" else 2
+            ax.plot(at, np.where(shown, values, np.nan), color=colour, marker=marker, markersize=4, label=name, zorder=zorder)
     if not ax.lines:
         expected = " or ".join(f"{prefix}_deviance_per_pixel" for prefix in _CURVES)
         raise ValueError(f"none of the {len(rows)} rows has a positive, finite {expected}; expected at least one value")
-    ax.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="shot noise at high counts")
+    _finish_deviance_axes(ax, abscissa)
+    loss = ax.secondary_yaxis("right", functions=(_half, _double))
+    loss.set_ylabel("loss (half the deviance)", fontsize=11)
+    _label_logarithm(loss)
+    _write_png(figure, path)
 
+
+def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) -> None:
+    """Draw the deviance per pixel after each iteration of a refinement, the first value its start's, logarithmically.
+
+    Raises
+    ------
+    ValueError
+        No value, or one that no logarithm shows; a path that does not end in .png.
+    """
+    values = np.asarray(deviance_per_pixel, dtype=np.float64)
+    if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"the deviances of the refinement are {values.tolist()}; expected positive, finite numbers, at least one")
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(np.arange(len(values)), values, color="tab:green", marker="o" if len(values) <= 60 else "", markersize=4, label="whole scan")
+    _finish_deviance_axes(ax, "iteration")
+    _write_png(figure, path)
+
+
+def _finish_deviance_axes(ax: Axes, abscissa: str) -> None:
+    """Everything about a curve of deviance per pixel but the curve."""
+    ax.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="shot noise at high counts")
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.grid(color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
+    _label_logarithm(ax)
     ax.set_xlabel(abscissa, fontsize=11)
     ax.set_ylabel("deviance per pixel", fontsize=11)
     ax.legend(frameon=False, fontsize=10)
-    _write_png(figure, path)
+
+
+def _label_logarithm(ax: Any) -> None:
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    ax.tick_params(labelsize=9)
+
+
+def _half(deviance: ArrayLike) -> NDArray[np.floating]:
+    return np.asarray(deviance) / 2
+
+
+def _double(loss: ArrayLike) -> NDArray[np.floating]:
+    return np.asarray(loss) * 2
 
 
 def _cell(row: Mapping[str, Any], name: str) -> float | None:
@@ -359,6 +526,15 @@ def _robust_limits(image: NDArray[np.floating]) -> tuple[float, float]:
     return (low, high) if high - low > margin else (low - margin, high + margin)
 
 
+def _logarithmic_limits(reference: NDArray[np.floating], shown: NDArray[np.floating]) -> tuple[float, float]:
+    """Colour limits for a logarithm: from the first percentile of the reference's positive pixels to the largest finite one shown."""
+    lit = reference[np.isfinite(reference) & (reference > 0)]
+    if lit.size == 0:
+        return 0.1, 1.0
+    low = float(np.percentile(lit, _LIMIT_PERCENTILES[0]))
+    return low, max(float(shown[np.isfinite(shown)].max()), 1.01 * low)
+
+
 def _robust_bound(difference: NDArray[np.floating]) -> float:
     """Symmetric colour limit; equal images get a small one, so that rounding is not blown up to look like an error."""
     return max(float(np.percentile(np.abs(difference[np.isfinite(difference)]), _LIMIT_PERCENTILES[1])), 1e-3)
@@ -379,7 +555,7 @@ def _draw_image(
     colour_map: str,
     label: str,
     title: str,
-    path: str | os.PathLike[str],
+    path: PngTarget,
 ) -> None:
     headline, _, note = title.partition("\n")
     top = _TOP + (0.2 if note else 0.0)
@@ -424,7 +600,7 @@ def _show(ax: Axes, image: NDArray[np.floating], origin_yx: tuple[float, float],
     )
 
 
-def _colour_bar(figure: Figure, ax: Axes, shown: AxesImage, values: NDArray[np.floating], label: str) -> None:
+def _colour_bar(figure: Figure, ax: Axes, shown: ScalarMappable, values: NDArray[np.floating], label: str) -> None:
     """Fill axes with a colour bar, its ends pointed where some of the values lie beyond the colour limits."""
     low, high = shown.get_clim()
     below, above = bool((values < low).any()), bool((values > high).any())
@@ -445,11 +621,14 @@ def _add_scale_bar(ax: Axes, width_px: int) -> None:
     ax.add_artist(bar)
 
 
-def _write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG, whole or not at all."""
+def _write_png(figure: Figure, path: PngTarget) -> None:
+    """Write a PNG; a file is there whole or not at all."""
+    FigureCanvasAgg(figure)
+    if not isinstance(path, str | os.PathLike):
+        figure.savefig(path, format="png", dpi=_DPI)
+        return
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"the figure's path is {str(path)!r}; expected a name that ends in .png")
-    FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI)

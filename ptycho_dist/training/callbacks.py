@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 WARM_UP = 0.05
 """Part of the run over which the learning rate rises linearly."""
 
+STEPS_BETWEEN_ROWS = 50
+
 
 class HandOver(L.Callback):
     """Give the model what the data module found; this is where the two wings meet.
@@ -55,6 +57,7 @@ class HandOver(L.Callback):
                 "intensity_scale": data.intensity_scale.value,
                 "nphotons": data.nphotons.value,
                 "nphotons_source": data.nphotons.source,
+                "mean_energy": data.intensity_scale.mean_energy,
                 "num_patterns": data.intensity_scale.num_patterns,
                 "normalization": {"mode": "rms", "factor": data.normalization.factor},
                 "subset_fingerprint": data.subset.fingerprint,
@@ -96,7 +99,7 @@ class LearningRateSchedule(L.Callback):
         learning_rate = self.peak * learning_rate_factor(self.done)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate
-        pl_module.log("learning_rate", learning_rate, on_step=True, on_epoch=False)
+        pl_module.log("learning_rate", learning_rate, on_step=True, on_epoch=False, logger=False)
         if self.done >= 1:
             trainer.should_stop = True
 
@@ -121,6 +124,21 @@ def learning_rate_factor(done: float) -> float:
     if done < WARM_UP:
         return (done + 1e-3) / (WARM_UP + 1e-3)  # not zero: the first step counts too
     return 0.5 * (1 + math.cos(math.pi * (min(done, 1.0) - WARM_UP) / (1 - WARM_UP)))
+
+
+class StepMetrics(L.Callback):
+    """Rows of single steps in the run's metrics, every 50 steps.
+
+    Before the step's checkpoint, where Lightning's own would come after it: a run that is resumed from there would have no such row.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        in_the_middle_of_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch
+        if trainer.global_step % STEPS_BETWEEN_ROWS or in_the_middle_of_a_step:
+            return
+        row = {name: float(trainer.callback_metrics[name]) for name in ("learning_rate", "step_deviance_per_pixel")}
+        for metrics_logger in trainer.loggers:
+            metrics_logger.log_metrics(row, step=trainer.global_step - 1)
 
 
 class ProgressLog(L.Callback):

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +18,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.distributed import Interrupted, largest
+from ptycho_dist.distributed import Interrupted, largest, run_together
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,18 @@ class Checkpointing(Checkpoint):
     A signal only sets a flag: a rank that waits in a collective runs no handler, and ranks that are signalled at different moments must
     stop after the same step. So the ranks agree on the flag after each step. The death of torchrun's agent counts as SIGTERM: its
     processes would run on, unseen.
+
+    Parameters
+    ----------
+    path
+        Of the checkpoint.
+    require_ours
+        Raises where another run has meanwhile taken the run directory over; asked before anything is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, require_ours: Callable[[], None]) -> None:
         self.path = path
+        self._require_ours = require_ours
         self._received = 0
         self._saved_at = 0.0
         self._handlers: dict[signal.Signals, Any] = {}
@@ -78,6 +87,7 @@ class Checkpointing(Checkpoint):
         self._put_handlers_back()
 
     def _save(self, trainer: L.Trainer) -> None:
+        run_together(self._require_ours)
         for metrics_logger in trainer.loggers:  # first, so that a checkpoint is never ahead of its metrics
             metrics_logger.save()
         trainer.save_checkpoint(self.path)
@@ -114,9 +124,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
 def checkpoint_to_resume(resume: str | None, run_dir: Path) -> Path | None:
     """The checkpoint that `train.resume` names: a file, or with `auto` the run directory's last one, if there is one.
 
-    Processes that torchrun started again after a failure go on with the last one, whatever the configuration says.
+    Processes that torchrun started again after a failure, or Slurm with a requeued job, go on with the last one, whatever the
+    configuration says.
     """
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+    if any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")):
         resume = "auto"
     if resume is None:
         return None

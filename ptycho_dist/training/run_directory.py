@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import fcntl
 import logging
+import os
+import re
+import socket
 import time
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,8 +36,42 @@ METRICS = (
 )
 
 
-def claim_run_directory(run_dir: Path, *, resuming: bool) -> IO[str]:
-    """Make a run directory, or take it over to go on, and keep other runs out of it while the file that is returned stays open.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run directory that this run may write to, until the claim is left.
+
+    Attributes
+    ----------
+    lock
+        The lock file, open and locked; the kernel gives the lock back however the process ends. None on the ranks that write nothing.
+    """
+
+    lock: IO[str] | None = None
+
+    def require_ours(self) -> None:
+        """Stop a run whose job Slurm has meanwhile started again elsewhere: on a node that the others lost sight of it may live on.
+
+        Raises
+        ------
+        ValueError
+            Another lock file has taken the place of this one.
+        """
+        if self.lock is None:
+            return
+        path = Path(self.lock.name)
+        if not path.exists() or not os.path.samestat(os.fstat(self.lock.fileno()), path.stat()):
+            raise ValueError(f"{path.parent}: a later attempt of this job has taken over; this one writes nothing more")
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        if self.lock is not None:
+            self.lock.close()
+
+
+def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
+    """Make a run directory, or take it over to go on, and keep other runs out of it while the claim is held.
 
     Raises
     ------
@@ -41,27 +79,97 @@ def claim_run_directory(run_dir: Path, *, resuming: bool) -> IO[str]:
         Another run is writing there; or there is a checkpoint of an earlier run, which a new one would replace.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = (run_dir / ".lock").open("a")
+    path = run_dir / ".lock"
+    lock = path.open("a+")
     give_up_at = time.monotonic() + (SECONDS_TO_WAIT_FOR_AN_ENDING_RUN if resuming else 0)
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back however the process ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read()
+            if _is_earlier_attempt(holder):
+                logger.warning("%s: taking over from an earlier attempt of this job, which Slurm has ended (%s)", run_dir, holder)
+                lock.close()
+                path.unlink()
+                lock = path.open("a+")
+                continue
             if time.monotonic() > give_up_at:
                 lock.close()
-                raise ValueError(f"{run_dir}: another run is writing here; choose another train.run_dir, or wait for its end") from error
+                raise _occupied(run_dir, holder) from error
             time.sleep(0.2)
         except OSError:  # a file system without locks
             logger.warning("%s: this file system has no locks, so a second run here would not be noticed", run_dir)
             break
-    if not resuming and last_checkpoint(run_dir).exists():
+    try:
+        _require_no_checkpoint(run_dir, resuming=resuming)
+    except ValueError:
         lock.close()
+        raise
+    lock.truncate(0)
+    lock.write(_this_process())
+    lock.flush()
+    return Claim(lock)
+
+
+def require_claimable(run_dir: Path, *, resuming: bool) -> None:
+    """Raise what `claim_run_directory` would raise at once, without making or changing anything.
+
+    Raises
+    ------
+    ValueError
+        Another run is writing there; there is a checkpoint that a new run would replace; or the directory, or a file in it that a run
+        writes to, may not be written.
+    """
+    nearest = nearest_directory(run_dir)
+    if not nearest.is_dir():
+        raise ValueError(f"{run_dir}: {nearest} is a file, expected a directory")
+    for path in (nearest, *(run_dir / name for name in (".lock", "train.log", "metrics.csv", "checkpoints") if (run_dir / name).exists())):
+        if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            raise ValueError(f"{path}: may not be written by this user, or its file system is read-only")
+    lock_path = run_dir / ".lock"
+    if lock_path.exists():
+        with lock_path.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _occupied(run_dir, lock.read()) from error
+            except OSError:  # a file system without locks
+                pass
+    _require_no_checkpoint(run_dir, resuming=resuming)
+
+
+def nearest_directory(run_dir: Path) -> Path:
+    """The directory itself, or what of its path there is already."""
+    return next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+
+
+def _occupied(run_dir: Path, holder: str) -> ValueError:
+    return ValueError(f"{run_dir}: another run is writing here ({holder}); choose another train.run_dir, or wait for its end")
+
+
+def _require_no_checkpoint(run_dir: Path, *, resuming: bool) -> None:
+    if not resuming and last_checkpoint(run_dir).exists():
         raise ValueError(
             f"{run_dir}: found the checkpoint of an earlier run, expected a new directory; --train.resume auto goes on with it, "
             "another --train.run_dir starts anew"
         )
-    return lock
+
+
+def _this_process() -> str:
+    host_and_process = f"process {os.getpid()} on {socket.gethostname()}"
+    if "SLURM_JOB_ID" not in os.environ:
+        return host_and_process
+    return f"job {os.environ['SLURM_JOB_ID']}, attempt {os.environ.get('SLURM_RESTART_COUNT', '0')}, {host_and_process}"
+
+
+def _is_earlier_attempt(holder: str) -> bool:
+    """Whether an attempt of this Slurm job before the present one holds the lock: Slurm gives an attempt up before it starts the next."""
+    found = re.match(r"job (\d+), attempt (\d+)", holder)
+    if found is None or found[1] != os.environ.get("SLURM_JOB_ID"):
+        return False
+    return int(found[2]) < int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def start_log_file(run_dir: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -15,10 +14,11 @@ from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.report.figures import draw_probe, draw_training_curve
-from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog
+from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog, StepMetrics
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
-from ptycho_dist.training.run_directory import RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file
+from ptycho_dist.training.report import write_training_report
+from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file
 from ptycho_dist.training.start import Start
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,13 @@ def train(config: Config) -> Path:
     run_dir = Path(config.train.run_dir)
     checkpoint = run_together(lambda: checkpoint_to_resume(config.train.resume, run_dir))
     require_same({"the checkpoint to resume": str(checkpoint)})
-    is_rank_zero = rank() == 0
     start = Start.of_run(config, resumed=checkpoint is not None)
-    with run_together(lambda: claim_run_directory(run_dir, resuming=checkpoint is not None) if is_rank_zero else nullcontext()):
+    with run_together(lambda: claim_run_directory(run_dir, resuming=checkpoint is not None) if rank() == 0 else Claim()) as claim:
         run_on_rank_zero(lambda: start_log_file(run_dir))
-        return _train_in(run_dir, config, processes, start, checkpoint)
+        return _train_in(run_dir, claim, config, processes, start, checkpoint)
 
 
-def _train_in(run_dir: Path, config: Config, processes: Processes, start: Start, checkpoint: Path | None) -> Path:
+def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes, start: Start, checkpoint: Path | None) -> Path:
     if rank() == 0 and processes.count > config.train.global_batch_size:
         logger.warning(
             "train.global_batch_size is %d, with %d ranks: some have nothing to do at each step",
@@ -62,6 +61,7 @@ def _train_in(run_dir: Path, config: Config, processes: Processes, start: Start,
     )
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
     schedule = LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes)
+    checkpointing = Checkpointing(last_checkpoint(run_dir), require_ours=claim.require_ours)
     quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
@@ -76,9 +76,9 @@ def _train_in(run_dir: Path, config: Config, processes: Processes, start: Start,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=True,
-        plugins=[WholeCheckpointIO()],
+        plugins=[WholeCheckpointIO(), processes.cluster_environment()],
         logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
-        callbacks=[HandOver(config, start), GoOnWithinEpoch(), schedule, ProgressLog(schedule), Checkpointing(last_checkpoint(run_dir))],
+        callbacks=[HandOver(config, start), GoOnWithinEpoch(), schedule, StepMetrics(), ProgressLog(schedule), checkpointing],
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
@@ -97,10 +97,12 @@ def _train_in(run_dir: Path, config: Config, processes: Processes, start: Start,
         weights=module.network.state_dict(),
         versions=software_versions(),
     )
+    run_together(claim.require_ours)
     run_on_rank_zero(lambda: save_bundle(bundle_path, bundle))
     run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
     if refined:
         run_on_rank_zero(lambda: draw_probe(data.scans[0].probe, probes[0], run_dir / "probe.png"))
     if rank() == 0:
         logger.info("wrote %s", bundle_path)
+    run_on_rank_zero(lambda: write_training_report(run_dir, bundle_path, data, trainer))
     return bundle_path

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.special import xlogy
 
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
 from ptycho_dist.bundle import Bundle
@@ -18,9 +20,11 @@ from ptycho_dist.config import Config, DataConfig, ModelConfig
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
-from ptycho_dist.inference.reconstruct import infer
+from ptycho_dist.inference.reconstruct import Reconstruction, infer
+from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from tests.conftest import small_scan_arrays
+from tests.report.reading import ReadPage, assert_self_contained
 
 SIZE = 16
 
@@ -52,23 +56,53 @@ def bundle(write_scan: Callable[..., Path]) -> Bundle:
     )
 
 
-def test_photons_are_those_of_the_stitched_object(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
-    scan = read(write_scan())
-    result = reconstruct(bundle, scan)
+def predicted_intensities(scan: Scan, result: Reconstruction) -> np.ndarray:
+    """Float64 (n, N, N), normalised units: the probe at its subpixel position, times the object round the nearest whole pixel."""
     probe = scan.probe.astype(complex) * (SIZE / 2) / np.sqrt((np.abs(scan.probe) ** 2).sum())
     frequency = np.fft.fftfreq(SIZE)
-    predicted = []
+    intensities = []
     for position in scan.positions_px:
         whole = np.floor(position + 0.5)
         dy, dx = position - whole
         shifted = np.fft.ifft2(np.fft.fft2(probe[0]) * np.exp(-2j * np.pi * (frequency[:, None] * dy + frequency * dx)))
         i, j = (whole - SIZE // 2 - result.origin_px).astype(int)
         exit_wave = shifted * result.object[i : i + SIZE, j : j + SIZE]
-        predicted.append((np.abs(np.fft.fft2(exit_wave, norm="ortho")) ** 2).sum())
-    expected = bundle.intensity_scale**2 * np.mean(predicted)
-    assert result.summary["mean_predicted_photons"] == pytest.approx(expected, rel=1e-5)  # float32 transforms
+        intensities.append(np.abs(np.fft.fftshift(np.fft.fft2(exit_wave, norm="ortho"))) ** 2)
+    return np.stack(intensities)
+
+
+def deviance_in_float64(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The loss's definition with SciPy's k log k; below the loss's floor it goes on along its tangent."""
+    lit = np.maximum(rate, 1e-3)
+    return lit - counts - xlogy(counts, lit) + xlogy(counts, counts) + (rate - lit) * (1 - counts / lit)
+
+
+def test_photons_are_those_of_the_stitched_object(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan())
+    result = reconstruct(bundle, scan)
+    rates = bundle.intensity_scale**2 * predicted_intensities(scan, result)
+    counts = scan.amplitude(np.arange(37)).astype(float) ** 2
+    counts *= 1e6 / counts.sum(axis=(1, 2)).mean()  # nphotons is the mean of the training scan, which this is
+    # float32 transforms; what a pixel lacks of light comes back as rounding of the brightest one
+    np.testing.assert_allclose(result.photons.mean_predicted_pattern, rates.mean(axis=0), rtol=1e-5, atol=1e-6 * rates.max())
+    np.testing.assert_allclose(result.photons.mean_measured_pattern, counts.mean(axis=0), rtol=1e-6)
+    deviances = 2 * deviance_in_float64(rates, counts).mean(axis=(1, 2))
+    assert result.photons.pattern_deviance_per_pixel.dtype == np.float32
+    np.testing.assert_allclose(result.photons.pattern_deviance_per_pixel, deviances, rtol=1e-4)
+    assert result.summary["deviance_per_pixel"] == pytest.approx(deviances.mean(), rel=1e-4)
+    assert result.summary["mean_predicted_photons"] == pytest.approx(rates.sum(axis=(1, 2)).mean(), rel=1e-5)
     # The training scan itself: what was measured is nphotons, by the definition of the scale.
     assert result.summary["mean_measured_photons"] == pytest.approx(1e6, rel=1e-6)
+
+
+def test_photons_do_not_depend_on_the_batches(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = read(write_scan())
+    whole = reconstruct(bundle, scan).photons
+    monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
+    batched = reconstruct(bundle, scan).photons
+    # convolutions of another batch size round differently
+    np.testing.assert_allclose(batched.pattern_deviance_per_pixel, whole.pattern_deviance_per_pixel, rtol=1e-3)
+    np.testing.assert_allclose(batched.mean_measured_pattern, whole.mean_measured_pattern, rtol=1e-12)
 
 
 def test_changing_the_stored_scale_changes_predicted_photons_by_its_square_and_nothing_else(
@@ -172,7 +206,60 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     streamed = reconstruct(bundle, scan, normalization="scan")
     assert max(asked) == 5
     assert sum(asked) == 3 * scan.num_patterns  # normalisation, network, photons
+    asked.clear()
+    reconstruct(bundle, scan, refine_iterations=4)
+    assert max(asked) == 5
+    assert sum(asked) == (2 + 1 + 4) * scan.num_patterns  # network, photons; the start, and one pass an iteration
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
+
+
+@pytest.mark.parametrize(("normalization", "gain"), [("bundle", 1.0), ("bundle", 1.2), ("scan", 1.0)])
+def test_refinement_goes_on_from_the_networks_object(
+    bundle: Bundle, write_scan: Callable[..., Path], normalization: str, gain: float
+) -> None:
+    """Its deviance is that of the summary, before and after, whatever the dose and the trained gain."""
+    bright = read(write_scan(diffraction=1.5 * small_scan_arrays()["diffraction"]))
+    bundle = dataclasses.replace(bundle, gain=gain)
+    plain = reconstruct(bundle, bright, normalization=normalization)
+    refined = reconstruct(bundle, bright, normalization=normalization, refine_iterations=4)
+    history = refined.summary["refinement"]["deviance_per_pixel"]
+    assert len(history) == 5
+    assert history[0] == pytest.approx(plain.summary["deviance_per_pixel"], rel=1e-5)  # float32 transforms
+    assert history[-1] == pytest.approx(refined.summary["deviance_per_pixel"], rel=1e-5)
+    assert history[-1] < history[0] / 2
+    assert np.array_equal(refined.probe, plain.probe)
+    assert np.array_equal(refined.valid, plain.valid)
+
+
+def test_nothing_is_refined_unless_asked(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruct_module, "refine", None)
+    monkeypatch.setattr(StitchedObject, "replace", None)
+    result = reconstruct(bundle, read(write_scan()))
+    assert "refinement" not in result.summary
+    assert np.array_equal(result.probe, result.initial_probe)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "refine_probe", "message"), [(-1, False, "is -1, expected at least 0"), (0, True, "is 0, expected at least 1")]
+)
+def test_refinement_that_can_not_be_is_refused(
+    bundle: Bundle, write_scan: Callable[..., Path], iterations: int, refine_probe: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        reconstruct(bundle, read(write_scan()), refine_iterations=iterations, refine_probe=refine_probe)
+
+
+def test_refined_probe_is_kept_and_shown(bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle.zip", bundle)
+    infer(tmp_path / "bundle.zip", write_scan(), tmp_path / "plain")
+    infer(tmp_path / "bundle.zip", write_scan(), tmp_path / "refined", refine_iterations=3, refine_probe=True)
+    probes = [np.load(tmp_path / name / "reconstruction.npz")["probe"] for name in ("plain", "refined")]
+    assert not np.allclose(*probes, atol=1e-3)
+    assert [np.sum(np.abs(probe) ** 2) for probe in probes] == pytest.approx([(SIZE / 2) ** 2] * 2, rel=1e-6)
+    summary = json.loads((tmp_path / "refined" / "summary.json").read_text())
+    assert set(summary["refinement"]) == {"iterations", "refine_probe", "deviance_per_pixel", "seconds"}
+    heights = [Image.open(tmp_path / name / "probe.png").height for name in ("plain", "refined")]
+    assert heights[1] > 1.5 * heights[0]  # before, and below it after
 
 
 def test_a_value_that_is_no_measurement_is_refused(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
@@ -190,7 +277,9 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "amplitude.png",
         "phase.png",
+        "probe.png",
         "reconstruction.npz",
+        "report.html",
         "summary.json",
     ]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -198,7 +287,42 @@ def test_files_that_inference_leaves(bundle: Bundle, write_scan: Callable[..., P
     assert summary["num_patterns"] == 37
     with np.load(tmp_path / "out" / "reconstruction.npz", allow_pickle=False) as arrays:
         assert arrays["object"].dtype == np.complex64
-        assert arrays["object"].shape == arrays["valid"].shape
+        assert arrays["object"].shape == arrays["valid"].shape == arrays["illumination"].shape
+        assert arrays["illumination"].dtype == np.float32
+        # All of the light, 37 probes of energy (N/2)^2 each.
+        assert arrays["illumination"].sum() == pytest.approx(37 * (SIZE / 2) ** 2, rel=1e-4)
         assert arrays["positions_px"].shape == (37, 2)
         assert arrays["origin_px"].shape == (2,)
+        assert arrays["probe"].dtype == np.complex64
+        assert np.sum(np.abs(arrays["probe"]) ** 2) == pytest.approx((SIZE / 2) ** 2, rel=1e-6)
+        assert arrays["pattern_deviance_per_pixel"].shape == (37,)
+        assert arrays["pattern_deviance_per_pixel"].mean() == pytest.approx(summary["deviance_per_pixel"], rel=1e-5)  # stored as float32
     assert hashlib.sha256(scan_path.read_bytes()).digest() == digest
+
+
+def test_report_tells_what_the_files_tell(bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """To the last digit; and the stored scale is audited, whatever factor normalised the input."""
+    save_bundle(tmp_path / "bundle.zip", dataclasses.replace(bundle, gain=1.1, versions={"torch": "2.4.0"}))
+    bright = write_scan("<b>bright.npz", diffraction=2 * small_scan_arrays()["diffraction"])
+    infer(tmp_path / "bundle.zip", bright, tmp_path / "out", normalization="scan")
+    page, summary = ReadPage(tmp_path / "out" / "report.html"), json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert_self_contained(page)
+    assert len(page.images()) == 5
+    shown = {
+        "nphotons": summary["nphotons"],
+        "r": summary["trained_on"]["rms_factor"],
+        "mean energy": summary["trained_on"]["mean_energy"],
+        "s (intensity_scale)": summary["intensity_scale"],
+        "g (gain)": 1.1,
+        "patterns counted": summary["trained_on"]["num_patterns"],
+    }
+    assert {name: float(page.value(name)) for name in shown} == shown
+    assert page.value("fingerprint") == summary["trained_on"]["subset_fingerprint"] == "0" * 64
+    assert page.value("scan") == str(bright)
+    assert page.value("normalization") == f"factor {summary['normalization']['factor']!r}, of the scan"
+    assert page.value("versions, training") == "torch 2.4.0"
+    assert page.value("versions, this page").startswith(f"python {summary['versions']['python']}")
+    assert "passes both checks" in page.text
+    for key in ("mean_predicted_photons", "mean_measured_photons", "deviance_per_pixel"):
+        assert f'"{key}": {summary[key]!r}' in page.text
+    assert f"a deviance of {summary['deviance_per_pixel']:.4g} per pixel" in " ".join(page.text.split())

@@ -180,6 +180,7 @@ def reconstruction(*, drop: str = "", compressed: bool = False, **changed: Any) 
         "origin_px": np.zeros(2),
         "positions_px": np.random.default_rng(0).uniform(8, 24, (37, 2)),
         "valid": np.ones((36, 36), bool),
+        "illumination": np.ones((36, 36), np.float32),
     }
 
     def make(path: Path) -> None:
@@ -527,6 +528,11 @@ ROWS: dict[str, Row] = {
     ),
     "a mask of numbers": evaluates(reconstruction(valid=np.ones((36, 36))), r"valid mask is float64 \(36, 36\); expected bool"),
     "a mask of nothing": evaluates(reconstruction(valid=np.zeros((36, 36), bool)), "no pixel .* is valid; expected at least one"),
+    "no illumination": evaluates(reconstruction(drop="illumination"), "FILE: not a reconstruction .*illumination"),
+    "an illumination of another shape": evaluates(
+        reconstruction(illumination=np.ones((3, 3))), r"illumination is float64 \(3, 3\); expected real numbers \(36, 36\)"
+    ),
+    "an illumination that is NaN": evaluates(reconstruction(illumination=np.full((36, 36), np.nan)), "the illumination, .* holds NaN"),
     "an origin that is NaN": evaluates(reconstruction(origin_px=np.full(2, np.nan)), r"origin_px is \[nan, nan\]; expected two finite"),
     "an origin out of reach": evaluates(
         reconstruction(origin_px=np.full(2, 1e300)), r"origin_px is \[1e\+300, 1e\+300\]; expected two finite numbers"

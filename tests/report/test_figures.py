@@ -1,13 +1,16 @@
 """Figures are complete PNG files that show the valid pixels, and only those."""
 
+import io
 import math
 
 import numpy as np
 import pytest
 from matplotlib import image as png
+from matplotlib.colors import LogNorm
 from scipy import ndimage
 
 from ptycho_dist.report import figures
+from ptycho_dist.report.fourier_ring import fourier_ring_correlation
 
 SHAPE = (60, 80)
 BLANK_RGB = np.array([0xE6] * 3) / 255
@@ -144,11 +147,15 @@ def test_constant_object_and_single_pixel_can_be_drawn(tmp_path):
         read_rgb(tmp_path / "phase.png")
 
 
+def curves(field):
+    return {"object": fourier_ring_correlation(field, field, np.ones(SHAPE, dtype=bool))}
+
+
 def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field, left_half):
     shown = recorded_images(monkeypatch)
     aligned = np.where(left_half, field * 1.1 * np.exp(0.3j), np.nan)
     path = tmp_path / "comparison.png"
-    figures.draw_comparison(aligned, field, (5, 65, 10, 90), path, title="a title")
+    figures.draw_comparison(aligned, field, (5, 65, 10, 90), curves(field), path, title="a title")
     read_rgb(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["comparison.png"]
     amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
@@ -161,6 +168,27 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
     np.testing.assert_allclose(phase_difference[0][left_half], 0.3, atol=1e-5)
     assert np.isnan(amplitude_difference[0][~left_half]).all()
     assert np.isfinite(amplitude_reference[0]).all()
+
+
+def test_comparison_shows_ring_correlations_with_their_thresholds(tmp_path, monkeypatch, field):
+    lines, labels, write = {}, [], figures._write_png
+
+    def record(figure, path):
+        ax = figure.axes[-1]
+        lines.update({line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2})
+        labels.extend(text.get_text() for text in ax.get_legend().get_texts())
+        write(figure, path)
+
+    monkeypatch.setattr(figures, "_write_png", record)
+    everywhere = np.ones(SHAPE, dtype=bool)
+    noise = np.random.default_rng(1).normal(size=SHAPE)
+    curves = {name: fourier_ring_correlation(image, field.real, everywhere) for name, image in (("same", field.real), ("noise", noise))}
+    figures.draw_comparison(field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png")
+    assert labels == ["same: 2.00 px at 1/2 bit, 2.00 px at 0.5", "noise: none at 1/2 bit, none at 0.5", "1/2-bit thresholds"]
+    for label, curve in zip(labels, curves.values(), strict=False):
+        np.testing.assert_array_equal(lines[label], curve.correlation)
+    assert sum(np.array_equal(shown, curves["same"].half_bit) for shown in lines.values()) == len(curves)
+    read_rgb(tmp_path / "comparison.png")
 
 
 def training_rows():
@@ -255,9 +283,9 @@ def test_refused_object_is_named(tmp_path, field, draw, change, message):
 def test_comparison_refuses_what_does_not_fit(tmp_path, field):
     path = tmp_path / "comparison.png"
     with pytest.raises(ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"):
-        figures.draw_comparison(field, field, (0, 60, 0, 79), path)
+        figures.draw_comparison(field, field, (0, 60, 0, 79), curves(field), path)
     with pytest.raises(ValueError, match="no pixel is finite in both"):
-        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), path)
+        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path)
     assert not path.exists()
 
 
@@ -358,4 +386,117 @@ def test_hue_of_the_probe_is_its_phase():
 def test_probe_that_cannot_be_drawn_is_named(tmp_path, after, message):
     with pytest.raises(ValueError, match=message):
         figures.draw_probe(gaussian_probe(), after, tmp_path / "probe.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_probe_alone_is_one_row(tmp_path, monkeypatch):
+    images, titles = recorded_probe(monkeypatch)
+    figures.draw_probe(gaussian_probe(modes=2), None, tmp_path / "probe.png")
+    assert len(images) == len(titles) == 2
+    read_rgb(tmp_path / "probe.png")
+
+
+def test_stream_gets_what_a_file_gets(tmp_path, field):
+    valid, stream = np.ones(SHAPE, dtype=bool), io.BytesIO()
+    figures.draw_amplitude(field, (0, 0), valid, stream)
+    figures.draw_amplitude(field, (0, 0), valid, tmp_path / "amplitude.png")
+    assert stream.getvalue() == (tmp_path / "amplitude.png").read_bytes()
+
+
+def recorded_axes(monkeypatch):
+    """Record the axes of the figure that is written."""
+    axes, write = [], figures._write_png
+
+    def record(figure, path):
+        axes.extend(figure.axes)
+        write(figure, path)
+
+    monkeypatch.setattr(figures, "_write_png", record)
+    return axes
+
+
+def test_mean_patterns_share_logarithmic_colours(tmp_path, monkeypatch):
+    axes = recorded_axes(monkeypatch)
+    measured = np.full((8, 8), 10.0)
+    measured[0, :4] = 0  # no photon in any pattern: as dark as it goes, not blank
+    measured[4, 4] = 4000
+    predicted = 2 * measured
+    predicted[1, 1], predicted[1, 2] = 1e-30, np.nan
+    figures.draw_mean_patterns(measured, predicted, tmp_path / "patterns.png")
+    read_rgb(tmp_path / "patterns.png")
+    (left,), (right,) = axes[0].images, axes[1].images
+    assert left.get_clim() == right.get_clim() == (10, 8000)
+    assert isinstance(left.norm, LogNorm)
+    assert isinstance(right.norm, LogNorm)
+    assert left.get_extent() == [-4.5, 3.5, 3.5, -4.5]  # the direct beam, pixel [4, 4], at 0, 0
+    np.testing.assert_array_equal(left.get_array(), np.maximum(measured, 10))
+    assert right.get_array()[1, 1] == 10
+    assert np.argwhere(np.ma.getmaskarray(right.get_array())).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_mean_patterns_without_light_can_be_drawn(tmp_path, value):
+    figures.draw_mean_patterns(np.zeros((8, 8)), np.full((8, 8), value), tmp_path / "patterns.png")
+    read_rgb(tmp_path / "patterns.png")
+
+
+def test_scan_shows_each_deviance_at_its_position(tmp_path, monkeypatch):
+    axes = recorded_axes(monkeypatch)
+    random = np.random.default_rng(0)
+    positions, deviance = random.uniform(0, 100, (300, 2)), random.uniform(1, 9, 300)
+    deviance[7] = np.nan
+    figures.draw_scan(positions, deviance, tmp_path / "scan.png")
+    read_rgb(tmp_path / "scan.png")
+    way, residual = axes[:2]
+    (order,) = way.collections
+    np.testing.assert_array_equal(order.get_offsets(), positions[:, ::-1])
+    np.testing.assert_array_equal(order.get_array(), np.arange(300))
+    np.testing.assert_array_equal(np.column_stack(way.lines[0].get_data()), positions[:, ::-1])
+    unknown, shown = residual.collections
+    np.testing.assert_array_equal(unknown.get_offsets(), positions[7:8, ::-1])
+    np.testing.assert_array_equal(shown.get_offsets(), np.delete(positions, 7, axis=0)[:, ::-1])
+    np.testing.assert_array_equal(shown.get_array(), np.delete(deviance, 7))
+    assert shown.get_clim() == tuple(np.percentile(np.delete(deviance, 7), [1, 99]))
+    for ax in (way, residual):
+        assert ax.yaxis_inverted()  # rows go down, as in the object
+        width, height = ax.get_window_extent().size
+        assert width / height == pytest.approx(abs(np.diff(ax.get_xlim()) / np.diff(ax.get_ylim()))[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("positions", [np.zeros((1, 2)), np.zeros((5, 2)), np.arange(10)[:, None] * [0, 40.0]])
+def test_scan_of_one_place_or_one_line_can_be_drawn(tmp_path, positions):
+    figures.draw_scan(positions, np.full(len(positions), np.nan), tmp_path / "scan.png")
+    read_rgb(tmp_path / "scan.png")
+
+
+def test_refinement_curve_starts_before_the_first_iteration(tmp_path, monkeypatch):
+    curves = recorded_curves(monkeypatch)
+    figures.draw_refinement_curve([5.25, 4.5, 4.125], tmp_path / "curve.png")
+    read_rgb(tmp_path / "curve.png")
+    assert curves["whole scan"] == ([0, 1, 2], [5.25, 4.5, 4.125])
+
+
+def test_training_curve_tells_the_loss_too(tmp_path, monkeypatch):
+    curves = recorded_curves(monkeypatch)
+    rows = [*training_rows(), {"step": 5, "step_deviance_per_pixel": 17.0}]
+    axes = recorded_axes(monkeypatch)
+    figures.draw_training_curve(rows, tmp_path / "curve.png")
+    assert curves["training, single steps"] == ([5], [17])
+    (loss,) = axes[0].child_axes
+    np.testing.assert_allclose(loss.get_ylim(), np.divide(axes[0].get_ylim(), 2))
+
+
+@pytest.mark.parametrize(
+    ("draw", "arguments", "message"),
+    [
+        (figures.draw_mean_patterns, (np.ones((8, 8)), np.ones((8, 7))), r"measured pattern is \(8, 8\) and the predicted one \(8, 7\)"),
+        (figures.draw_scan, (np.zeros((3, 2)), np.zeros(2)), r"positions_px are \(3, 2\) and the deviances \(2,\)"),
+        (figures.draw_scan, (np.zeros((0, 2)), np.zeros(0)), "n at least 1"),
+        (figures.draw_refinement_curve, ([],), r"deviances of the refinement are \[\]"),
+        (figures.draw_refinement_curve, ([2.0, np.inf],), "expected positive, finite numbers"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(tmp_path, draw, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        draw(*arguments, tmp_path / "figure.png")
     assert not list(tmp_path.iterdir())

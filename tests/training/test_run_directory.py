@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
+import pytest
 import yaml
 
-from ptycho_dist.training.run_directory import METRICS, RunDirectoryLogger
+from ptycho_dist.training import run_directory
+from ptycho_dist.training.run_directory import METRICS, Claim, RunDirectoryLogger, claim_run_directory
 
 
 def rows_of(run_dir: Path) -> list[dict[str, str]]:
@@ -62,3 +65,42 @@ def test_hparams_keep_every_bit(tmp_path: Path) -> None:
     scale = 20.741162320055597
     RunDirectoryLogger(tmp_path, resumed=False).log_hyperparams({"intensity_scale": scale, "nphotons": 1e-7, "config": {"a": [1, 2]}})
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"intensity_scale": scale, "nphotons": 1e-7, "config": {"a": [1, 2]}}
+
+
+def claim_as(monkeypatch: pytest.MonkeyPatch, run_dir: Path, job: str, attempt: str, *, resuming: bool = True) -> Claim:
+    monkeypatch.setattr(run_directory, "SECONDS_TO_WAIT_FOR_AN_ENDING_RUN", 0.1)
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", attempt)
+    return claim_run_directory(run_dir, resuming=resuming)
+
+
+def test_second_run_is_told_who_writes(tmp_path: Path) -> None:
+    with (
+        claim_run_directory(tmp_path, resuming=False),
+        pytest.raises(ValueError, match=rf"another run is writing here \(process {os.getpid()} on .+\)"),
+    ):
+        claim_run_directory(tmp_path, resuming=False)
+    claim_run_directory(tmp_path, resuming=False).__exit__()  # it was left
+
+
+def test_later_attempt_of_a_slurm_job_takes_over_from_one_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim_as(monkeypatch, tmp_path, "7", "0") as cut_off:
+        cut_off.require_ours()
+        with claim_as(monkeypatch, tmp_path, "7", "1") as present:
+            present.require_ours()
+            with pytest.raises(ValueError, match="a later attempt of this job has taken over; this one writes nothing more"):
+                cut_off.require_ours()
+
+
+@pytest.mark.parametrize(("job", "attempt"), [("8", "1"), ("7", "0"), ("7", "1")])
+def test_nobody_else_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, attempt: str) -> None:
+    """Another job, and an attempt that is not later."""
+    with claim_as(monkeypatch, tmp_path, "7", "1") as holder:
+        with pytest.raises(ValueError, match="another run is writing here"):
+            claim_as(monkeypatch, tmp_path, job, attempt)
+        holder.require_ours()
+
+
+def test_ranks_that_write_nothing_hold_no_lock() -> None:
+    with Claim() as claim:
+        claim.require_ours()

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import yaml
 
 from ptycho_dist import load_bundle, train
 from ptycho_dist.config import parse_mapping
+from ptycho_dist.distributed import Interrupted
+from ptycho_dist.training import callbacks
 from ptycho_dist.training.callbacks import learning_rate_factor
-from ptycho_dist.training.checkpointing import checkpoint_to_resume
+from ptycho_dist.training.checkpointing import Checkpointing, checkpoint_to_resume
 
 
 def settings(scan: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def test_run_directory(runs: Callable[..., list[Path]]) -> None:
     (run_dir,) = runs(2)
     assert sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()) == [
         ".lock",
-        "bundle.zip", "checkpoints/last.ckpt", "hparams.yaml", "metrics.csv", "train.log", "training_curve.png"
+        "bundle.zip", "checkpoints/last.ckpt", "hparams.yaml", "metrics.csv", "report.html", "train.log", "training_curve.png"
     ]  # fmt: skip
     log = (run_dir / "train.log").read_text()
     scale = yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
@@ -152,6 +155,30 @@ def stop_after_the_first_epoch(concerns: dict[str, Any]) -> None:
     ProgressLog.on_train_epoch_start = interrupt  # type: ignore[method-assign]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train_one(concerns)
+
+
+def test_run_stopped_after_a_step_that_has_a_row_keeps_the_row(
+    write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_train_batch_end = Checkpointing.on_train_batch_end
+
+    def signalled_after_three_steps(self: Checkpointing, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 3:
+            self._received = signal.SIGTERM
+        on_train_batch_end(self, trainer, *rest)
+
+    scan = write_scan()
+    monkeypatch.setattr(callbacks, "STEPS_BETWEEN_ROWS", 3)
+    train_one(settings(scan, tmp_path / "whole"))
+    interrupted = settings(scan, tmp_path / "interrupted")
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", signalled_after_three_steps)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3"):
+        train_one(interrupted)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", on_train_batch_end)
+    interrupted["train"]["resume"] = "auto"
+    train_one(interrupted)
+    assert [row["step"] for row in metrics(tmp_path / "whole")] == ["2", "4", "5", "8", "9"]
+    assert metrics(tmp_path / "interrupted") == metrics(tmp_path / "whole")
 
 
 def test_checkpoint_of_another_scale_is_refused(runs: Callable[..., list[Path]], tmp_path: Path) -> None:

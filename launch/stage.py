@@ -1,0 +1,22 @@
+#!/usr/bin/env python
+"""Copy scans to the disk of this node, once and checked: python launch/stage.py scan.npz --to /scratch/me"""
+
+import socket
+from pathlib import Path
+
+from ptycho_dist.command_line import run
+from ptycho_dist.config import make_parser
+from ptycho_dist.data.staging import stage_scans
+
+
+def main() -> None:
+    parser = make_parser("Copy scan files to a directory on this node's disk, unless the same content lies there already.", config=False)
+    parser.add_argument("scans", type=Path, nargs="+", metavar="SCAN", help="scan file")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="directory to copy to; made if missing")
+    arguments = parser.parse_args()
+    for copy in stage_scans(arguments.scans, arguments.to):
+        print(f"{socket.gethostname()}: {copy}")
+
+
+if __name__ == "__main__":
+    run(main)

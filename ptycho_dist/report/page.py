@@ -1,0 +1,175 @@
+"""A run or a reconstruction on one page: `report.html`, a single file that needs no server, no network and no script.
+
+Everything that is text goes through Jinja's autoescape: paths and configurations may hold anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from ptycho_dist.atomic_file import replacing
+from ptycho_dist.report.figures import (
+    draw_amplitude,
+    draw_mean_patterns,
+    draw_phase,
+    draw_probe,
+    draw_refinement_curve,
+    draw_scan,
+    draw_training_curve,
+)
+from ptycho_dist.report.scale_audit import ScaleRecord
+
+LARGEST_PICTURE_BYTES = 1 << 19
+"""A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the page can still be mailed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What the page shows.
+
+    Attributes
+    ----------
+    title
+        Headline.
+    run
+        What was run, fact by fact.
+    scale
+        Of the bundle.
+    summary
+        What `summary.json` holds.
+    object, origin_px, valid
+        The object as in `reconstruction.npz`: complex (H, W), (2,) as (y, x), bool (H, W).
+    positions_px
+        (n, 2) as (y, x).
+    mean_measured_pattern, mean_predicted_pattern
+        Counts a pixel, (N, N).
+    pattern_deviance_per_pixel
+        (n,).
+    probe
+        complex (modes, N, N), any units.
+    config
+        Of the training run.
+    versions
+        Of the software that trained.
+    refined_probe
+        The probe after its refinement, where it was refined.
+    refinement_deviance_per_pixel
+        Of the whole scan, before a refinement of the object and after each of its iterations; empty where there was none.
+    metrics
+        Rows of `metrics.csv`; none for a reconstruction.
+    note
+        One sentence on what is shown, where it is not the whole scan.
+    """
+
+    title: str
+    run: Mapping[str, Any]
+    scale: ScaleRecord
+    summary: Mapping[str, Any]
+    object: np.ndarray
+    origin_px: np.ndarray
+    valid: np.ndarray
+    positions_px: np.ndarray
+    mean_measured_pattern: np.ndarray
+    mean_predicted_pattern: np.ndarray
+    pattern_deviance_per_pixel: np.ndarray
+    probe: np.ndarray
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    refined_probe: np.ndarray | None = None
+    refinement_deviance_per_pixel: Sequence[float] = ()
+    metrics: Sequence[Mapping[str, Any]] = ()
+    note: str | None = None
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the page; a file that stood there is replaced once the new one is whole.
+
+    Raises
+    ------
+    ValueError
+        Something in it can't be drawn.
+    """
+    page = _template().render(
+        report=report,
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        checks=report.scale.checks(),
+        deviance=report.summary["deviance_per_pixel"],
+        measured=report.summary["mean_measured_photons"],
+        predicted=report.summary["mean_predicted_photons"],
+        worst=_worst_pattern(report),
+        last=_last_metrics(report.metrics),
+        figures=_figures(report),
+        config=yaml.safe_dump(dict(report.config), sort_keys=False, allow_unicode=True),
+        summary=json.dumps(report.summary, indent=2, ensure_ascii=False),
+    )
+    with replacing(path) as temporary:
+        # A path may hold bytes that are no text; they are shown, not lost.
+        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
+
+
+def _figures(report: Report) -> dict[str, str]:
+    """The pictures by name, as data URIs."""
+    field = (report.object, report.origin_px, report.valid)
+    figures = {
+        "amplitude": _inline(draw_amplitude, *field, title="Amplitude\ntransparent: 1"),
+        "phase": _inline(draw_phase, *field),
+        "patterns": _inline(draw_mean_patterns, report.mean_measured_pattern, report.mean_predicted_pattern),
+        "scan": _inline(draw_scan, report.positions_px, report.pattern_deviance_per_pixel),
+        "probe": _inline(draw_probe, report.probe, report.refined_probe),
+    }
+    if report.metrics:
+        figures["training"] = _inline(draw_training_curve, report.metrics)
+    if report.refinement_deviance_per_pixel:
+        figures["refinement"] = _inline(draw_refinement_curve, report.refinement_deviance_per_pixel)
+    return figures
+
+
+def _inline(draw: Callable[..., None], *what: Any, **options: Any) -> str:
+    """A picture as a data URI."""
+    stream = io.BytesIO()
+    draw(*what, stream, **options)
+    png = stream.getvalue()
+    if len(png) > LARGEST_PICTURE_BYTES:
+        png = _of_256_colours(png)
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _of_256_colours(png: bytes) -> bytes:
+    stream = io.BytesIO()
+    colours = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _worst_pattern(report: Report) -> dict[str, Any]:
+    number = int(np.argmax(np.nan_to_num(report.pattern_deviance_per_pixel, nan=math.inf)))
+    y, x = report.positions_px[number]
+    return {"deviance": float(report.pattern_deviance_per_pixel[number]), "y": float(y), "x": float(x)}
+
+
+def _last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each column of `metrics.csv`, the last value that there is."""
+    return {name: float(value) for row in rows for name, value in row.items() if value not in (None, "")}
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["grouped"] = lambda value: f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    environment.filters["short"] = lambda value: f"{value:.4g}"
+    environment.filters["exact"] = repr
+    return environment.get_template("page.html.jinja")

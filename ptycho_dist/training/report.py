@@ -1,0 +1,69 @@
+"""The report of a training run: what the bundle that was just written makes of the first scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+
+from ptycho_dist.bundle import load_bundle
+from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.scan import Scan
+from ptycho_dist.distributed import describe
+from ptycho_dist.inference.reconstruct import reconstruct
+from ptycho_dist.inference.report import report_reconstruction
+from ptycho_dist.training.run_directory import read_metrics
+
+logger = logging.getLogger(__name__)
+
+LARGEST_PIXELS = 1 << 23
+"""Measured pixels that are reconstructed for the report, 2048 patterns of 64 x 64: some seconds on one core, for which all ranks wait."""
+
+
+def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule, trainer: L.Trainer) -> None:
+    """Write `report.html`, by rank 0 alone. The run is done and its bundle written: whatever goes wrong here is a warning."""
+    path = run_dir / "report.html"
+    subset = data.subset
+    try:
+        bundle = load_bundle(bundle_path)
+        scan = central_part(data.scans[0])
+        report_reconstruction(
+            bundle,
+            reconstruct(bundle, scan),
+            path,
+            title=f"Training on {', '.join(scan.path.name for scan in data.scans)}",
+            run={
+                "run directory": run_dir.resolve(),
+                "scans": ", ".join(str(scan.path) for scan in data.scans),
+                "patterns": f"{len(subset.train)} trained on, {len(subset.validation)} for validation, "
+                f"in groups of {data.config.group_size}",
+                "steps": f"{trainer.global_step} of {trainer.estimated_stepping_batches} ({trainer.max_epochs} epochs)",
+                "processes": f"{trainer.world_size}, {trainer.strategy.root_device.type}, precision {trainer.precision}",
+            },
+            metrics=read_metrics(run_dir),
+            note=_what_is_shown(scan, data.scans),
+        )
+    except Exception as error:
+        logger.warning("%s: not written: %s. The bundle is not affected: %s", path, describe(error), bundle_path)
+    else:
+        logger.info("wrote %s", path)
+
+
+def central_part(scan: Scan) -> Scan:
+    """The patterns nearest to the centre of a scan, in the scan's order, at most `LARGEST_PIXELS` in all."""
+    num_patterns = max(1, LARGEST_PIXELS // scan.pattern_size**2)
+    distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
+    patterns = np.sort(np.argsort(distance, kind="stable")[:num_patterns])
+    return dataclasses.replace(scan, diffraction=scan.diffraction[patterns], positions_px=scan.positions_px[patterns])
+
+
+def _what_is_shown(part: Scan, scans: tuple[Scan, ...]) -> str:
+    first = scans[0]
+    patterns = f"all {first.num_patterns} patterns"
+    if part.num_patterns < first.num_patterns:
+        patterns = f"the {part.num_patterns} of {first.num_patterns} patterns nearest to the centre"
+    of_scan = f"of {first.path.name}, the first of {len(scans)} scans" if len(scans) > 1 else "of the scan"
+    return f"Shown are {patterns} {of_scan}, trained on or not, as the bundle reconstructs them."

@@ -1,0 +1,143 @@
+"""Copies on a node's disk: once, whole and equal."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from ptycho_dist.data import staging
+from ptycho_dist.data.staging import StagingError, stage_scans
+
+CONTENT = bytes(range(256)) * 100
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "store" / "scan.npz"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return tmp_path / "disk"
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Tells whether a file was written again."""
+    return path.stat().st_ino, path.stat().st_mtime_ns
+
+
+def test_copy_has_the_content_and_the_log_its_hash(scan: Path, disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        (copy,) = stage_scans([scan], disk)
+    assert copy == disk / "scan.npz"
+    assert copy.read_bytes() == CONTENT
+    assert hashlib.sha256(CONTENT).hexdigest() in caplog.text
+
+
+def test_what_lies_there_is_taken(scan: Path, disk: Path) -> None:
+    (copy,) = stage_scans([scan], disk)
+    before = identity(copy)
+    assert stage_scans([scan], disk) == [copy]
+    assert identity(copy) == before
+
+
+@pytest.mark.parametrize("damage", ["one bit", "truncated", "missing", "no record", "bad record", "another source", "newer source"])
+def test_what_differs_is_copied_again(scan: Path, disk: Path, tmp_path: Path, damage: str) -> None:
+    (copy,) = stage_scans([scan], disk)
+    record = disk / ".scan.npz.staged"
+    before = identity(copy)
+    expected = CONTENT
+    if damage == "one bit":
+        copy.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+    elif damage == "truncated":
+        copy.write_bytes(CONTENT[:-1])
+    elif damage == "missing":
+        copy.unlink()
+    elif damage == "no record":
+        record.unlink()
+    elif damage == "bad record":
+        record.write_text("[")
+    elif damage == "another source":
+        expected = CONTENT[::-1]
+        scan = tmp_path / "scan.npz"
+        scan.write_bytes(expected)
+    else:
+        expected = CONTENT[::-1]  # of the same size
+        scan.write_bytes(expected)
+        os.utime(scan, ns=(0, 1))
+    stage_scans([scan], disk)
+    assert copy.read_bytes() == expected
+    assert identity(copy) != before
+
+
+def test_disk_that_changes_what_is_written_is_found(scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_of = staging._sha256
+
+    def rotten(reader, what, total_bytes, writer=None):  # type: ignore[no-untyped-def]
+        digest = hash_of(reader, what, total_bytes, writer)
+        return digest if writer is not None else digest[::-1]
+
+    monkeypatch.setattr(staging, "_sha256", rotten)
+    with pytest.raises(StagingError, match=r"scan\.npz: found SHA-256 \w+, expected \w+ as .*scan\.npz has: the disk of this node is not"):
+        stage_scans([scan], disk)
+    assert not (disk / "scan.npz").exists()
+
+
+def test_source_that_changes_meanwhile_is_refused(scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_of = staging._sha256
+
+    def append_while_reading(reader, what, total_bytes, writer=None):  # type: ignore[no-untyped-def]
+        with scan.open("ab") as stream:
+            stream.write(b"one more pattern")
+        return hash_of(reader, what, total_bytes, writer)
+
+    monkeypatch.setattr(staging, "_sha256", append_while_reading)
+    with pytest.raises(StagingError, match="found that it changed while it was copied"):
+        stage_scans([scan], disk)
+    assert not (disk / "scan.npz").exists()
+
+
+def test_full_disk_is_said_before_anything_is_written(scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(len(CONTENT) - 1))
+    with pytest.raises(StagingError, match=f"found {len(CONTENT)} bytes and {len(CONTENT) - 1} free in .*disk, expected room"):
+        stage_scans([scan], disk)
+    assert not (disk / "scan.npz").exists()
+
+
+def test_missing_scan_and_scans_of_one_name_are_refused(scan: Path, disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(StagingError, match=r"missing\.npz: found no file, expected a scan file to copy"):
+        stage_scans([tmp_path / "missing.npz"], disk)
+    other = tmp_path / "scan.npz"
+    other.write_bytes(b"")
+    with pytest.raises(StagingError, match="found another scan of the same name"):
+        stage_scans([scan, other], disk)
+    assert not disk.exists()
+
+
+def stage_and_tell(scan: Path, disk: Path, inodes: object) -> None:
+    (copy,) = stage_scans([scan], disk)
+    inodes.put(copy.stat().st_ino)  # type: ignore[attr-defined]
+
+
+def test_processes_that_ask_at_once_get_one_copy(scan: Path, disk: Path) -> None:
+    scan.write_bytes(CONTENT * 400)  # 10 MB: long enough for the others to come while the first writes
+    context = multiprocessing.get_context("forkserver")
+    inodes = context.Queue()
+    processes = [context.Process(target=stage_and_tell, args=(scan, disk, inodes)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = {inodes.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(found) == 1
+    assert (disk / "scan.npz").read_bytes() == scan.read_bytes()
