@@ -13,8 +13,8 @@ import numpy as np
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.data.readers.npz import read_npz_object
+from ptycho_dist.report.comparison import compare_with_reference
 from ptycho_dist.report.figures import draw_comparison
-from ptycho_dist.report.metrics import compare_with_reference
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ig
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.report.metrics import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
+from ptycho_dist.report.comparison import fit_phase_ramp, mean_phase, relative_phase, remove_phase_ramp
 
 _DPI = 150
 _BLANK = "#e6e6e6"
@@ -126,7 +126,7 @@ def draw_comparison(
     Parameters
     ----------
     aligned : array, complex, (y1 - y0, x1 - x0)
-        The reconstruction, aligned with the reference (`metrics.compare_with_reference`); NaN where there is none.
+        The reconstruction, aligned with the reference (`comparison.compare_with_reference`); NaN where there is none.
     reference : array, complex, (y1 - y0, x1 - x0)
     box_px : tuple of int
         (y0, y1, x0, x1), half-open: the rows and columns that both cover, scan coordinates.
