@@ -19,6 +19,7 @@ from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import infer
+from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from tests.conftest import small_scan_arrays
 
@@ -128,8 +129,61 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
     streamed = reconstruct(bundle, scan, normalization="scan")
     assert max(asked) == 5
-    assert sum(asked) == 3 * scan.num_patterns  # normalisation, network, photons
+    # Normalisation and photons; for the network each pattern with its neighbours.
+    assert sum(asked) == (2 + bundle.config.data.group_size) * scan.num_patterns
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
+
+
+def patches_of(bundle: Bundle, scan: Scan, group_size: int, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], np.ndarray]:
+    """The network's patches by their corner, before they are stitched."""
+    config = dataclasses.replace(bundle.config, data=dataclasses.replace(bundle.config.data, group_size=group_size))
+    found = {}
+    add = StitchedObject.add
+
+    def note(self: StitchedObject, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
+        found.update({tuple(corner): patch for corner, patch in zip(corners.tolist(), patches.numpy(), strict=True)})
+        add(self, patches, weights, corners)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StitchedObject, "add", note)
+        reconstruct(dataclasses.replace(bundle, config=config), scan)
+    return found
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_a_pattern_is_seen_with_its_nearest_neighbours(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, group_size: int
+) -> None:
+    arrays = small_scan_arrays()
+    changed = arrays["diffraction"].copy()
+    changed[7] = changed[7].T
+    before = patches_of(bundle, scan := read(write_scan()), group_size, monkeypatch)
+    after = patches_of(bundle, read(write_scan("changed.npz", diffraction=changed)), group_size, monkeypatch)
+    corners = np.floor(scan.positions_px + 0.5).astype(int) - SIZE // 2
+    corners -= corners.min(axis=0)
+    distance = np.linalg.norm(scan.positions_px[:, None] - scan.positions_px, axis=-1)
+    groups = np.argsort(distance, axis=1)[:, :group_size]
+    sees_it = {tuple(corner) for corner, group in zip(corners.tolist(), groups, strict=True) if 7 in group}
+    assert {corner for corner in before if not np.allclose(before[corner], after[corner], atol=1e-5)} == sees_it
+
+
+def test_a_neighbour_too_far_away_to_overlap_is_left_out(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = small_scan_arrays()
+    far = {"xcoords": arrays["xcoords"].copy(), "ycoords": arrays["ycoords"].copy()}
+    far["xcoords"][5] = far["ycoords"][5] = 500.0
+    scan = read(write_scan("far.npz", **far))
+    grouped, alone = (patches_of(bundle, scan, group_size, monkeypatch) for group_size in (4, 1))
+    lonely = max(grouped)  # the corner furthest down
+    np.testing.assert_allclose(grouped[lonely], alone[lonely], atol=1e-5)
+    others = [corner for corner in grouped if corner != lonely]
+    assert not any(np.allclose(grouped[corner], alone[corner], atol=1e-5) for corner in others)
+
+
+def test_a_scan_of_fewer_patterns_than_a_group(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan("two.npz", arrays=small_scan_arrays(num_patterns=2)))
+    assert np.isfinite(reconstruct(bundle, scan).object).all()
 
 
 def test_a_value_that_is_no_measurement_is_refused(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
