@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ from ptycho_dist.data.readers.npz import read_npz_object
 from ptycho_dist.inference.reconstruct import infer
 
 ROOT = Path(__file__).parents[1]
+EPOCHS_OF_SINGLES = 3
+"""Times the epochs for C = 1, where an epoch shows each pattern once; with C = 4 it is in four groups."""
 PROBE_FILE = "run1084_probe_object.npz"
 TRAINING_OBJECTS = (0, 1)
 TEST_OBJECTS = (2, 3)
@@ -134,7 +137,13 @@ def train(row: Row, scans: list[Path], folder: Path, config: Path) -> None:
     if (folder / "training.json").exists():
         return
     started, children_before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    keys = {"data.path": json.dumps([str(scan) for scan in scans]), "data.group_size": row.group_size, "train.run_dir": folder / "run"}
+    epochs = yaml.safe_load(config.read_text())["train"]["epochs"]
+    keys = {
+        "data.path": json.dumps([str(scan) for scan in scans]),
+        "data.group_size": row.group_size,
+        "train.epochs": epochs if row.group_size > 1 else EPOCHS_OF_SINGLES * epochs,
+        "train.run_dir": folder / "run",
+    }
     options = [f"--{key}={value}" for key, value in keys.items()]
     command = [sys.executable, str(ROOT / "launch/train.py"), f"--config={config}", *options, "--train.resume=auto"]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
