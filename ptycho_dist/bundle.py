@@ -32,7 +32,8 @@ from ptycho_dist.scale.intensity_scale import IntensityScale
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: the network corrects a first estimate."""
 _RECORD, _WEIGHTS, _PROBE = "bundle.yaml", "weights.safetensors", "probe.npy"
 _LARGEST_RECORD_BYTES = 1 << 20
 
@@ -205,6 +206,10 @@ def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     if not isinstance(record.get("schema"), int) or record["schema"] > SCHEMA:
         raise BundleError(
             f"{path}: the bundle's schema is {record.get('schema')!r}, this ptycho_dist reads up to {SCHEMA}: install a newer one"
+        )
+    if record["schema"] < SCHEMA:
+        raise BundleError(
+            f"{path}: the bundle's schema is {record['schema']}, expected {SCHEMA}: this ptycho_dist no longer has its network; train again"
         )
     if not isinstance(record.get("sha256"), dict):
         raise BundleError(f"{path}: sha256 in {_RECORD} is {record.get('sha256')!r}, expected the SHA-256 of every other member")

@@ -96,16 +96,23 @@ def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
 
 def _nearest_neighbour_groups(positions_px: np.ndarray, patterns: np.ndarray, group_size: int, scan: Scan) -> np.ndarray:
     """(len(patterns), C): each pattern, then its C - 1 nearest."""
-    if len(patterns) == 0 or group_size == 1:
-        return patterns[:, None]
+    if len(patterns) == 0:
+        return np.empty((0, group_size), dtype=np.int64)
     if len(patterns) < group_size:
         raise SubsetError(f"{scan.path}: found {len(patterns)} training patterns, expected at least data.group_size = {group_size}")
-    _, neighbours = cKDTree(positions_px[patterns]).query(positions_px[patterns], k=group_size)
+    return patterns[nearest_neighbours(positions_px[patterns], group_size)]
+
+
+def nearest_neighbours(positions_px: np.ndarray, count: int) -> np.ndarray:
+    """Numbers (n, count) of the positions nearest to each of n, itself first; n is at least `count`."""
+    itself = np.arange(len(positions_px))[:, None]
+    if count == 1:
+        return itself
+    _, neighbours = cKDTree(positions_px).query(positions_px, k=count)
     # Where several patterns share a position the tree may put another one first, or leave the pattern itself out.
-    itself = np.arange(len(patterns))[:, None]
     neighbours = np.take_along_axis(neighbours, np.argsort(neighbours != itself, axis=1, kind="stable"), axis=1)
     neighbours[:, 0] = itself[:, 0]
-    return patterns[neighbours]
+    return neighbours
 
 
 def _require_overlap(positions_px: np.ndarray, groups: np.ndarray, pattern_size: int) -> None:

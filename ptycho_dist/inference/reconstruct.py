@@ -19,9 +19,11 @@ from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
+from ptycho_dist.data.subset import nearest_neighbours
 from ptycho_dist.inference.refine import refine
 from ptycho_dist.inference.report import report_reconstruction
 from ptycho_dist.inference.stitch import StitchedObject, stitching_order
+from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import illumination, normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
@@ -200,10 +202,14 @@ def reconstruct(
     network = bundle.build_model(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
     stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
-    for patterns, amplitude in _batches(scan, order=stitching_order(scan.positions_px, scan.pattern_size)):
+    groups = _overlapping_groups(scan, bundle.config.data.group_size)[stitching_order(scan.positions_px, scan.pattern_size)]
+    for patterns, amplitude in _batches(scan, groups):
         x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
-        stitched.add(network(x_norm, shifted_probe), illumination(shifted_probe), corners)
+        estimate = first_estimate(x_norm, shifted_probe, corners)
+        # Of each group only the pattern that it was made for: every other one has a group of its own.
+        patches = network(x_norm[:, 0], shifted_probe[:, 0], estimate[:, 0])
+        stitched.add(patches, illumination(shifted_probe[:, 0]), corners[:, 0])
     seconds["network_and_stitching"] = _since(started)
 
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
@@ -318,14 +324,25 @@ def _counts(bundle: Bundle, amplitude: np.ndarray) -> Tensor:
     return photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).square()
 
 
-def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pattern numbers and their measured amplitudes, in the order of the scan unless another is given; a long pass says how far it is."""
-    order = np.arange(scan.num_patterns) if order is None else order
+def _overlapping_groups(scan: Scan, group_size: int) -> np.ndarray:
+    """(n, C): each pattern and its nearest neighbours, as in training. It stands in itself for one too far away to overlap."""
+    groups = nearest_neighbours(scan.positions_px, min(group_size, scan.num_patterns))
+    offset = np.abs(scan.positions_px[groups] - scan.positions_px[groups[:, :1]]).max(axis=-1)
+    return np.where(offset < scan.pattern_size, groups, groups[:, :1])
+
+
+def _batches(scan: Scan, groups: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pattern numbers (k,) or, of groups, (k, C), and their measured amplitudes (k, N, N) or (k, C, N, N); a long pass says how far it is.
+
+    In the order of the scan unless groups are given.
+    """
+    groups = np.arange(scan.num_patterns) if groups is None else groups
     progress = Progress(scan.path.name)
-    for start in range(0, scan.num_patterns, BATCH_PATTERNS):
-        patterns = order[start : start + BATCH_PATTERNS]
-        yield patterns, scan.amplitude(patterns)
-        progress(start + len(patterns), scan.num_patterns)
+    step = max(BATCH_PATTERNS * len(groups) // groups.size, 1)
+    for start in range(0, len(groups), step):
+        patterns = groups[start : start + step]
+        yield patterns, scan.amplitude(patterns.reshape(-1)).reshape(*patterns.shape, scan.pattern_size, scan.pattern_size)
+        progress(start + len(patterns), len(groups))
 
 
 def _since(started: float) -> float:

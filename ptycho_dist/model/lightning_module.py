@@ -11,6 +11,7 @@ from torch import Tensor
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.model.trainable_probe import TrainableProbe
 from ptycho_dist.physics.patches import merge_patches
@@ -92,8 +93,10 @@ class PtychographyModule(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             whole_px, rest_px = whole_pixel_and_rest(samples.positions_px)
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
-        # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
-        patches = self.network(samples.x_norm, probe.detach())
+            # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
+            known_probe = probe.detach()
+            estimate = first_estimate(samples.x_norm, known_probe, whole_px)
+        patches = self.network(samples.x_norm, known_probe, estimate)
         with torch.autocast(self.device.type, enabled=False):
             if patches.shape[1] > 1:
                 patches = merge_patches(patches, illumination(probe), whole_px)

@@ -109,17 +109,33 @@ def lines(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float6
     side = 2 * max(shape)
     count = max(round(400 * side / 784), 2)
     end_points = rng.integers(side, size=(count + count // 2, 2, 2))
+    chosen = (end_points[:count], end_points[-count:])
+    return np.stack([_stretch(blurred_lines(shape, lines_drawn), (0.0, 1.0)) for lines_drawn in chosen])
+
+
+def blurred_lines(shape: tuple[int, int], end_points: NDArray[np.integer]) -> NDArray[np.float64]:
+    """G(1) + 2 G(5) + 5 G(10) of one-pixel lines of value 1, as they are: not scaled to any range.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns that are kept, the centre of a canvas of twice the longer side.
+    end_points
+        (lines, 2, 2): two ends a line, each (y, x) on that canvas.
+
+    Returns
+    -------
+    float64 array of shape `shape`.
+    """
+    side = 2 * max(shape)
     top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
-    contrast = []
-    for chosen in (end_points[:count], end_points[-count:]):
-        drawing = np.zeros((side, side))
-        for start, end in chosen:
-            points = int(np.abs(end - start).max()) + 1
-            row, column = np.linspace(start, end, points).round().astype(np.intp).T
-            drawing[row, column] = 1.0
-        blurred = gaussian_filter(drawing, 1.0) + 2 * gaussian_filter(drawing, 5.0) + 5 * gaussian_filter(drawing, 10.0)
-        contrast.append(_stretch(blurred[top : top + shape[0], left : left + shape[1]], (0.0, 1.0)))
-    return np.stack(contrast)
+    drawing = np.zeros((side, side))
+    for start, end in end_points:
+        points = int(np.abs(end - start).max()) + 1
+        row, column = np.linspace(start, end, points).round().astype(np.intp).T
+        drawing[row, column] = 1.0
+    blurred = gaussian_filter(drawing, 1.0) + 2 * gaussian_filter(drawing, 5.0) + 5 * gaussian_filter(drawing, 10.0)
+    return blurred[top : top + shape[0], left : left + shape[1]]
 
 
 def image_contrast(path: str | Path, shape: tuple[int, int]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.model.first_estimate import first_estimate
 from tests.conftest import small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
 
@@ -205,11 +206,14 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
     streamed = reconstruct(bundle, scan, normalization="scan")
     assert max(asked) == 5
-    assert sum(asked) == 3 * scan.num_patterns  # normalisation, network, photons
+    # Normalisation and photons; for the network each pattern with its neighbours.
+    assert sum(asked) == (2 + bundle.config.data.group_size) * scan.num_patterns
     asked.clear()
     reconstruct(bundle, scan, refine_iterations=4)
     assert max(asked) == 5
-    assert sum(asked) == (2 + 1 + 4) * scan.num_patterns  # network, photons; the start, and one pass an iteration
+    assert (
+        sum(asked) == (bundle.config.data.group_size + 1 + 1 + 4) * scan.num_patterns
+    )  # network, photons; the start, and one pass an iteration
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
 
 
@@ -260,6 +264,64 @@ def test_refined_probe_is_kept_and_shown(bundle: Bundle, write_scan: Callable[..
     assert set(summary["refinement"]) == {"iterations", "refine_probe", "deviance_per_pixel", "seconds"}
     heights = [Image.open(tmp_path / name / "probe.png").height for name in ("plain", "refined")]
     assert heights[1] > 1.5 * heights[0]  # before, and below it after
+
+
+def patches_of(bundle: Bundle, scan: Scan, group_size: int, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], np.ndarray]:
+    """The network's patches by their corner, before they are stitched."""
+    config = dataclasses.replace(bundle.config, data=dataclasses.replace(bundle.config.data, group_size=group_size))
+    found = {}
+    add = StitchedObject.add
+
+    def note(self: StitchedObject, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
+        found.update({tuple(corner): patch for corner, patch in zip(corners.tolist(), patches.numpy(), strict=True)})
+        add(self, patches, weights, corners)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StitchedObject, "add", note)
+        reconstruct(dataclasses.replace(bundle, config=config), scan)
+    return found
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_a_pattern_is_seen_with_its_nearest_neighbours(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, group_size: int
+) -> None:
+    arrays = small_scan_arrays()
+    changed = arrays["diffraction"].copy()
+    changed[7] = changed[7].T
+    before = patches_of(bundle, scan := read(write_scan()), group_size, monkeypatch)
+    after = patches_of(bundle, read(write_scan("changed.npz", diffraction=changed)), group_size, monkeypatch)
+    corners = np.floor(scan.positions_px + 0.5).astype(int) - SIZE // 2
+    corners -= corners.min(axis=0)
+    distance = np.linalg.norm(scan.positions_px[:, None] - scan.positions_px, axis=-1)
+    groups = np.argsort(distance, axis=1)[:, :group_size]
+    sees_it = {tuple(corner) for corner, group in zip(corners.tolist(), groups, strict=True) if 7 in group}
+    assert {corner for corner in before if not np.allclose(before[corner], after[corner], atol=1e-5)} == sees_it
+
+
+def test_a_neighbour_too_far_away_to_overlap_is_left_out(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would tell nothing of the patch, and the canvas of its group could be larger than memory."""
+    arrays = small_scan_arrays()
+    far = {"xcoords": arrays["xcoords"].copy(), "ycoords": arrays["ycoords"].copy()}
+    far["xcoords"][5] = far["ycoords"][5] = 500.0
+    offsets = []
+
+    def note(x_norm: torch.Tensor, probe: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
+        offsets.append((corners - corners[:, :1]).abs().amax(dim=(1, 2)))
+        return first_estimate(x_norm, probe, corners)
+
+    monkeypatch.setattr(reconstruct_module, "first_estimate", note)
+    assert np.isfinite(reconstruct(bundle, read(write_scan("far.npz", **far))).object).all()
+    found = torch.cat(offsets)
+    assert found.max() < SIZE
+    assert (found == 0).sum() == 1  # the lonely one
+
+
+def test_a_scan_of_fewer_patterns_than_a_group(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = read(write_scan("two.npz", arrays=small_scan_arrays(num_patterns=2)))
+    assert np.isfinite(reconstruct(bundle, scan).object).all()
 
 
 def test_a_value_that_is_no_measurement_is_refused(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
