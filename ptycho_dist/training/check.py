@@ -488,7 +488,8 @@ def _resume_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
     if checkpoint is None or not hasattr(data, "intensity_scale"):
         return
     module = _build_module(config, data)
-    module.save_hyperparameters({"intensity_scale": data.intensity_scale.value, "subset_fingerprint": data.subset.fingerprint})
+    found = {"intensity_scale": data.intensity_scale.value, "subset_fingerprint": data.subset.fingerprint}
+    module.save_hyperparameters({**found, "config": config.to_dict()})
 
     def look() -> str:
         content = WholeCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")
