@@ -120,6 +120,13 @@ class SlurmCluster:
         found = re.search(r"JobState=(\w+)", self.run("scontrol", "show", "job", str(job), check=False).stdout)
         return found[1] if found else "UNKNOWN"  # the controller is busy
 
+    def said_of(self, job: int) -> str:
+        """The lines of the logs of controller and nodes that name a job."""
+        logs = {path.stem: path.read_text(errors="replace").splitlines() for path in self.root.glob("slurm*.log")}
+        return "\n".join(
+            f"{name}: {line}" for name, lines in logs.items() for line in lines if re.search(rf"JobId={job}\b", line, re.IGNORECASE)
+        )
+
     def states(self) -> dict[str, str]:
         rows = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).stdout.split()
         return dict(zip(rows[::2], rows[1::2], strict=False))

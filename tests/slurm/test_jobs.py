@@ -64,12 +64,12 @@ def submit(cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_pat
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Callable[[int], str]:
-    """What a job printed."""
+def said(cluster: SlurmCluster, tmp_path: Path) -> Callable[[int], str]:
+    """What a job printed, and then what the controller said of it."""
 
     def read(job: int) -> str:
         path = tmp_path / f"{job}.log"
-        return path.read_text() if path.exists() else ""
+        return (path.read_text() if path.exists() else "") + cluster.said_of(job)
 
     return read
 
