@@ -148,7 +148,7 @@ class SlurmCluster:
             found = self.state(job)
             if found != state:
                 state, since = found, time.monotonic()
-            if state == "PENDING":
+            if state == "PENDING" and 3 < time.monotonic() - since < 4:  # within a second Slurm takes it for the attempt that it revoked
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
             return state in FINAL_STATES and time.monotonic() - since > 4  # a job that is being requeued passes through some of them
 
