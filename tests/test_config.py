@@ -279,3 +279,13 @@ def test_dataclasses_are_frozen_and_keyword_only(concern: type) -> None:
 def test_every_key_is_explained(concern: type) -> None:
     described = {name.strip() for line in (concern.__doc__ or "").splitlines() if line.startswith("    ") for name in line.split(",")}
     assert {field.name for field in dataclasses.fields(concern)} <= described
+
+
+@pytest.mark.parametrize(("name", "global_batch_size"), [("default", 8), ("8gpu", 8 * 8), ("8x8gpu", 8 * 64)])
+def test_configurations_for_many_gpus_are_one_recipe(name: str, global_batch_size: int) -> None:
+    configs = Path(__file__).parents[1] / "configs"
+    parser = make_parser("test")
+    read = {each: read_config(parser, parser.parse_args([f"--config={configs / each}.yaml"])) for each in ("default", name)}
+    assert read[name].train.global_batch_size == global_batch_size
+    same = {"epochs": read["default"].train.epochs, "global_batch_size": read["default"].train.global_batch_size}
+    assert dataclasses.replace(read[name], train=dataclasses.replace(read[name].train, **same)) == read["default"]
