@@ -148,6 +148,7 @@ def make_row(folder: Path, config: Config, scan_file: Path, dose: float, variant
         bundle = load_bundle(train(run_config))
     training_seconds = time.process_time() - started
     scan = read_scan(scan_file, "amplitude")
+    assert scan.object_guess is not None
     found = reconstruct(with_true_dose(bundle, variant.told), scan)
     scores = compare_with_reference(
         found.object,
