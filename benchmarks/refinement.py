@@ -122,7 +122,10 @@ class Benchmark:
     """The rows of one scan."""
 
     def __init__(self, scan: Scan) -> None:
+        if scan.object_guess is None:
+            raise ValueError(f"{scan.path}: objectGuess: found none, expected an object to compare with")
         self.scan = scan
+        self.object_guess = scan.object_guess
         self.amplitude = scan.amplitude(np.arange(scan.num_patterns))
         self.counts = torch.from_numpy(self.amplitude).square()
         self.probe = normalize_probe(torch.from_numpy(scan.probe))
@@ -162,7 +165,7 @@ class Benchmark:
             valid=self.valid,
             illumination=self.illumination,
             positions_px=self.scan.positions_px,
-            reference=self.scan.object_guess,
+            reference=self.object_guess,
         )
         return {
             "name": name,
@@ -190,7 +193,7 @@ class Benchmark:
 
     def reference(self) -> np.ndarray:
         """The file's own object, on the canvas and in the units of the others: what its probe lacks in energy, it gets."""
-        guess = self.scan.object_guess
+        guess = self.object_guess
         gain = np.linalg.norm(self.scan.probe) / (self.scan.pattern_size / 2) / np.sqrt(self.photons_per_intensity)
         (y, x), (height, width) = self.origin_px.astype(int), self.empty_object.shape
         rows, columns = np.arange(y, y + height), np.arange(x, x + width)
