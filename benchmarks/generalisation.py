@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""How a network does on an object that it has not seen, with the bundle alone and after a short training that goes on from it.
+"""How a network does on an object that it has not seen: with the bundle alone, refined, and after a short training that goes on from it.
 
     python benchmarks/generalisation.py --out DIR
 
-Simulates dead-leaves objects under one probe, trains on all but one, and reconstructs the one left out with the bundle. Then trains on that
-one, from the bundle (`--train.init`) and from nothing. Compares with the truth, prints a table and writes `DIR/generalisation.json`. Stages
-that are done are not done again, so it can be stopped and started.
+Simulates dead-leaves objects under one probe, trains on all but one, and reconstructs the one left out with the bundle, alone and with some
+iterations of refinement after it (`--refine`). Then trains on that one, from the bundle (`--train.init`) and from nothing. Compares with
+the truth, prints a table and writes `DIR/generalisation.json`. Stages that are done are not done again, so it can be stopped and started.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SIMULATION = {
 }
 TRAINING_OBJECTS = 8
 EPOCHS_ON_MANY = 8
+REFINE_ITERATIONS = (3, 10)
 EPOCHS_FROM_BUNDLE = (2, 4)
 EPOCHS_FROM_NOTHING = (4, 8, 16)
 
@@ -46,7 +47,11 @@ def main() -> None:
         "bundle, a training object": score(out, "seen", many, seen[0]),
         "bundle, unseen object": score(out, "unseen", many, unseen),
     }
-    for row, name in zip(rows.values(), ("seen", "unseen"), strict=True):
+    names = ["seen", "unseen"]
+    for iterations in REFINE_ITERATIONS:
+        names.append(f"unseen_refine_{iterations}")
+        rows[f"bundle + refine {iterations}, unseen object"] = score(out, names[-1], many, unseen, f"--refine={iterations}")
+    for row, name in zip(rows.values(), names, strict=True):
         row["cpu_seconds"] = cpu_seconds(out)[f"infer {name}"]
     init = (f"--train.init={many}",)
     for start, arguments, numbers_of_epochs in (("bundle", init, EPOCHS_FROM_BUNDLE), ("nothing", (), EPOCHS_FROM_NOTHING)):
@@ -81,11 +86,11 @@ def train(out: Path, run: str, scans: list[Path], epochs: int, *arguments: str) 
     return bundle
 
 
-def score(out: Path, name: str, bundle: Path, scan: Path) -> dict[str, float]:
+def score(out: Path, name: str, bundle: Path, scan: Path, *arguments: str) -> dict[str, float]:
     """Correlation with the truth, and deviance per pixel of the stitched object."""
     folder = out / f"reconstruction_{name}"
     if not (folder / "metrics.json").exists():
-        launch(out, f"infer {name}", "infer.py", f"--bundle={bundle}", f"--data={scan}", f"--out={folder}")
+        launch(out, f"infer {name}", "infer.py", f"--bundle={bundle}", f"--data={scan}", f"--out={folder}", *arguments)
         reconstruction = f"--reconstruction={folder / 'reconstruction.npz'}"
         launch(out, f"evaluate {name}", "evaluate.py", reconstruction, f"--reference={scan}", f"--out={folder}")
     numbers = json.loads((folder / "metrics.json").read_text()) | json.loads((folder / "summary.json").read_text())
