@@ -19,6 +19,9 @@ from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_p
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.scale.intensity_scale import IntensityScale
 
+LARGEST_SURPRISE = 2.0
+"""Norm of a gradient, in units of its usual one, above which a step is shortened."""
+
 
 class Samples(Protocol):
     """A batch of B groups of C patterns: `x_norm` float32 (B, C, N, N), `positions_px` (B, C, 2) as (y, x), `scan` int64 (B,)."""
@@ -121,6 +124,7 @@ class PtychographyModule(L.LightningModule):
         if not is_finite.all():
             name = list(gradients)[int(is_finite.logical_not().nonzero()[0])]
             raise FailedTogether(f"the gradient of {name} is not finite at step {self.global_step}; the step was not taken")
+        limit_surprise(optimizer)
 
     def on_train_epoch_end(self) -> None:
         deviance, num_samples = self._train_sums
@@ -182,3 +186,21 @@ class PtychographyModule(L.LightningModule):
         if began_with != init:
             raise FailedTogether(f"the checkpoint's run began with train.init {began_with!r}, found {init!r}; expected the same")
         self._train_sums = checkpoint["train_sums"]
+
+
+def limit_surprise(optimizer: torch.optim.Optimizer) -> None:
+    """Scale a gradient down where its norm exceeds its usual one, the root of Adam's second moments, by more than `LARGEST_SURPRISE`.
+
+    Adam would go ten ordinary steps along a single gradient that is far out of the ordinary, and end where no gradient leads back. A fixed
+    limit would depend on the photons; this one has no state of its own, so a resumed run goes on with the same bits.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+    if not all(parameter in optimizer.state for parameter in parameters):
+        return  # the first step: nothing is usual yet
+    beta = optimizer.param_groups[0]["betas"][1]
+    states = [optimizer.state[parameter] for parameter in parameters]
+    gradient_energy = torch.stack([parameter.grad.square().sum() for parameter in parameters]).sum()
+    usual_energy = torch.stack([state["exp_avg_sq"].sum() / (1 - beta ** float(state["step"])) for state in states]).sum()
+    shorter = (LARGEST_SURPRISE * (usual_energy / gradient_energy).sqrt()).nan_to_num(nan=1.0).clamp_max(1.0)  # nan: both are zero
+    for parameter in parameters:
+        parameter.grad.mul_(shorter)
