@@ -211,9 +211,7 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     asked.clear()
     reconstruct(bundle, scan, refine_iterations=4)
     assert max(asked) == 5
-    assert (
-        sum(asked) == (bundle.config.data.group_size + 1 + 1 + 4) * scan.num_patterns
-    )  # network, photons; start, iterations
+    assert sum(asked) == (bundle.config.data.group_size + 1 + 1 + 4) * scan.num_patterns  # network, photons; start, iterations
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
 
 

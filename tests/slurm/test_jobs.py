@@ -153,7 +153,8 @@ def test_lost_node(
     cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], tmp_path: Path, script: str, lost: str
 ) -> None:
     """On node1 is rank 0, which lives on, cut off, and still holds the run directory."""
-    options = tuple(option.replace("--nodes=2", "--nodes=1-2") for option in TRAINING_SCRIPTS[script])
+    fewest = {"train.sbatch": "--ntasks=2", "train_torchrun.sbatch": "--ntasks=1"}[script]
+    options = (*(option.replace("--nodes=2", "--nodes=1-2") for option in TRAINING_SCRIPTS[script]), fewest)
     job = submit(script, f"--train.epochs={EPOCHS}", options=options, interrupted=True)
     cluster.wait_until(lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch")
     scale = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["intensity_scale"]
