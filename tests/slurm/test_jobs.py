@@ -37,7 +37,8 @@ if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" and "SLURM_STEP_NUM_TASKS" 
     module.PtychographyModule.training_step = slow_step
 """
 TWO_BY_TWO = ("--nodes=2", "--ntasks-per-node=2")
-TRAINING_SCRIPTS = {"train.sbatch": TWO_BY_TWO, "train_torchrun.sbatch": ("--nodes=2", "--cpus-per-task=2")}
+TWO_NODES = ("--nodes=2", "--cpus-per-task=2")
+TRAINING_SCRIPTS = ("train.sbatch", "train_torchrun.sbatch")
 
 
 @pytest.fixture
@@ -47,16 +48,15 @@ def submit(cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_pat
     With `interrupted=True` its first attempt takes 0.4 s a step, so that what is to befall it does so before its end.
     """
 
-    def submit_job(script: str, *arguments: str, options: tuple[str, ...] | None = None, interrupted: bool = False) -> int:
+    def submit_job(script: str, *arguments: str, options: tuple[str, ...] = TWO_NODES, interrupted: bool = False) -> int:
         (tmp_path / "sitecustomize.py").write_text(SLOW_FIRST_ATTEMPT if interrupted else "")
         variables = {"SCANS": f"({scan})", "CONFIG": ROOT / "configs" / "default.yaml", "RUN_DIR": tmp_path / "run"}
-        if script == "train_torchrun.sbatch":
-            variables["PROCESSES_A_NODE"] = 2
+        variables["PROCESSES_A_NODE"] = 2
         return cluster.submit(
             edit(script, **variables),
             *SMALL,
             *arguments,
-            options=options or TRAINING_SCRIPTS[script],
+            options=options,
             PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
         )
 
@@ -117,7 +117,7 @@ def test_time_limit_is_survived_to_the_same_bits(
     cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Slurm's own notice, which with these options comes 90 to 120 s after the job's start."""
-    options = (*TWO_BY_TWO, "--time=3", "--signal=B:USR1@60")
+    options = (*TWO_NODES, "--time=3", "--signal=B:USR1@60")
     job = submit("train.sbatch", f"--train.epochs={EPOCHS}", options=options, interrupted=True)
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
     assert said(job).count("stopped by SIGUSR1 after step") == 1
@@ -153,8 +153,7 @@ def test_lost_node(
     cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], tmp_path: Path, script: str, lost: str
 ) -> None:
     """On node1 is rank 0, which lives on, cut off, and still holds the run directory."""
-    fewest = {"train.sbatch": "--ntasks=2", "train_torchrun.sbatch": "--ntasks=1"}[script]
-    options = (*(option.replace("--nodes=2", "--nodes=1-2") for option in TRAINING_SCRIPTS[script]), fewest)
+    options = ("--nodes=1-2", "--cpus-per-task=2")
     job = submit(script, f"--train.epochs={EPOCHS}", options=options, interrupted=True)
     cluster.wait_until(lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch")
     scale = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["intensity_scale"]
@@ -253,7 +252,7 @@ def test_without_srun_on_the_path_the_script_says_so(cluster: SlurmCluster, subm
     commands.mkdir()
     for command in ("date", "scancel", "scontrol", "stat"):
         (commands / command).symlink_to(f"/usr/bin/{command}")
-    job = submit("train.sbatch", options=(*TWO_BY_TWO, f"--export=PATH={commands}:/bin/nowhere"))
+    job = submit("train.sbatch", options=(*TWO_NODES, f"--export=PATH={commands}:/bin/nowhere"))
     assert cluster.wait_for_end(job, timeout=30) == "FAILED"
     assert "srun: command not found" in said(job)
 
