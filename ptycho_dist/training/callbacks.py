@@ -139,6 +139,7 @@ class StepMetrics(L.Callback):
         row = {name: float(trainer.callback_metrics[name]) for name in ("learning_rate", "step_deviance_per_pixel")}
         for metrics_logger in trainer.loggers:
             metrics_logger.log_metrics(row, step=trainer.global_step - 1)
+            metrics_logger.save()  # whoever watches the run sees it
 
 
 class ProgressLog(L.Callback):
