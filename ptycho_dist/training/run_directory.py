@@ -250,7 +250,8 @@ class RunDirectoryLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        if status == "success":  # a run that fails may have been taken over; its rows were saved with its checkpoints
+            self.save()
 
     def _begin_file(self, first_step: int) -> int:
         kept: list[dict[str, str]] = []
