@@ -305,12 +305,12 @@ def _file_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
 
 
 def _open_scan(path: Path, config: Config) -> str:
-    return _describe_scan(read_scan(path, config.data.measurement))
+    return _describe_scan(read_scan(path, options=config.data))
 
 
 def _describe_scan(scan: Scan) -> str:
     size = f"{scan.num_patterns} patterns of {scan.pattern_size} x {scan.pattern_size} {scan.diffraction.dtype}"
-    return f"{scan.path}: {size}, {_size(scan.diffraction.nbytes)}, {scan.measurement}, {len(scan.probe)} probe mode(s); on every rank"
+    return f"{scan.path}: {size}, {_size(scan.num_bytes)}, {scan.measurement}, {len(scan.probe)} probe mode(s); on every rank"
 
 
 def _scale_rows(data: ScanDataModule, failure: str | None, *, files_are_read: bool) -> Iterator[Row]:
@@ -365,7 +365,7 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
         batch = f"{config.train.global_batch_size} groups of {config.data.group_size} a step, at most {num_groups} at a time on a rank"
         yield Row(what="batch", found=f"{batch}; {num_steps} steps an epoch, {config.train.epochs} epochs")
         yield _memory_row(config, data, hosts, num_parameters=num_parameters, num_groups=num_groups, precision=precision)
-        page_cache = sum(scan.diffraction.nbytes for scan in data.scans)
+        page_cache = sum(scan.num_bytes for scan in data.scans)
         yield Row(
             what="page cache", found=f"up to {_size(page_cache)} of patterns a node, for all its ranks together; given back when needed"
         )
