@@ -62,7 +62,7 @@ class Hdf5Config:
     probe: str | None = None
     mask: str | None = None
     object: str | None = None
-    energy_eV: str | None = None  # noqa: N815  the unit's own spelling
+    energy_eV: str | None = None
     distance_m: str | None = None
     detector_pixel_m: str | None = None
 
@@ -96,7 +96,7 @@ class ScanConfig:
         Datasets of a plain HDF5 file.
     """
 
-    energy_eV: float | None = None  # noqa: N815  the unit's own spelling
+    energy_eV: float | None = None
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     probe: str | None = None
@@ -402,6 +402,19 @@ def _require_values(name: str, concern: Any, keys: Any) -> None:
             _require_values(f"{name}.{key}", kind, keys[key])
         else:
             _require(keys[key] is not None or type(None) in get_args(kind), f"{name}.{key}", None, "a value")
+
+
+def add_scan_keys(parser: ArgumentParser, name: str) -> None:
+    """Options `--NAME.KEY` for every key of `ScanConfig`: how a scan file is read, where no whole `Config` is."""
+    parser.add_class_arguments(ScanConfig, name)
+
+
+def given_scan_keys(parser: ArgumentParser, arguments: Namespace, name: str) -> dict[str, Any]:
+    """Of the options of `add_scan_keys`, those that somebody gave."""
+    _require_values(name, ScanConfig, arguments[name])
+    given, default = parser.instantiate(arguments)[name], ScanConfig()
+    keys = [field.name for field in dataclasses.fields(ScanConfig)]
+    return {key: getattr(given, key) for key in keys if getattr(given, key) != getattr(default, key)}
 
 
 def parse_mapping(mapping: dict[str, Any]) -> Config:

@@ -28,7 +28,7 @@ class Geometry:
         One of them is not a positive number.
     """
 
-    energy_eV: float  # noqa: N815  the unit's own spelling
+    energy_eV: float
     distance_m: float
     detector_pixel_m: float
 

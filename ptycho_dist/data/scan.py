@@ -148,3 +148,14 @@ class Scan:
             found = f"{measured[tuple(where)]} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
             raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
         return amplitude
+
+
+def resolve_measurement(path: Path, in_file: object, asked: Measurement | None, default: Measurement | None = None) -> Measurement:
+    """What the diffraction numbers are: the file says it, or the user; never guessed."""
+    if in_file and asked and in_file != asked:
+        raise ScanError(path, "measurement", f"{in_file!r} in the file's metadata but {asked!r} in data.measurement", "one answer")
+    measurement = in_file or asked or default
+    if measurement not in ("amplitude", "counts"):
+        found = repr(measurement) if measurement else "nothing in the file's metadata nor in data.measurement"
+        raise ScanError(path, "measurement", found, "amplitude (the diffraction array holds sqrt of counts) or counts")
+    return measurement  # type: ignore[return-value]

@@ -7,6 +7,7 @@ end in the folder of the scan file or below, where the data files of a NeXus mas
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,7 @@ class Hdf5File:
         self._root = path.resolve().parent
         self._files: dict[Path, h5py.File] = {}
         self._stack = ExitStack()
+        self.needs_plugins = False
 
     def __enter__(self) -> Hdf5File:
         self._main = self._open(self.path)
@@ -151,10 +153,10 @@ class Hdf5File:
             if not path.is_file():
                 raise self.refused(str(path), "no such file" if not path.exists() else "not a file", "an HDF5 file")
             try:
-                # Nothing is written, and file systems of clusters often know no locks.
-                self._files[resolved] = self._stack.enter_context(h5py.File(resolved, "r", locking=False))
+                self._files[resolved] = self._stack.enter_context(h5py.File(resolved, "r"))
             except OSError as error:
-                raise ScanError(path, "file", f"not a readable HDF5 file ({error})", "an intact one") from error
+                expected = "an intact one" if "lock" not in str(error) else "a file that nobody writes to (or HDF5_USE_FILE_LOCKING=FALSE)"
+                raise ScanError(path, "file", f"not a readable HDF5 file ({error})", expected) from error
         return self._files[resolved]
 
     def _find(self, file: h5py.File, key: str, links: int = 0) -> tuple[h5py.File, str] | None:
@@ -201,7 +203,7 @@ class Hdf5File:
         if dataset.external:
             raise self.refused(key, f"raw data in {dataset.external[0][0]}", "data in the file itself")
         if not dataset.is_virtual:
-            require_filters(self.path, key, dataset)
+            self._require_filters(dataset, key)
             return
         for source in {(source.file_name, source.dset_name) for source in dataset.virtual_sources()}:
             file_name, name = source
@@ -213,18 +215,18 @@ class Hdf5File:
                 raise self.refused(key, f"{name} missing in {file_name}, which the virtual dataset is made of", "all its sources")
             self._require_readable(found[0][found[1]], key, links + 1)
 
+    def _require_filters(self, dataset: h5py.Dataset, key: str) -> None:
+        """Make sure that a dataset's chunks can be unpacked, with hdf5plugin where HDF5 itself can't."""
+        import h5py
 
-def require_filters(path: Path, key: str, dataset: h5py.Dataset) -> None:
-    """Make sure that a dataset's chunks can be unpacked, with hdf5plugin where HDF5 itself can't."""
-    import h5py
+        properties = dataset.id.get_create_plist()
+        filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
+        if "hdf5plugin" not in sys.modules and all(h5py.h5z.filter_avail(code) for code, *_ in filters):
+            return
+        import hdf5plugin  # noqa: F401  registers its filters
 
-    properties = dataset.id.get_create_plist()
-    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
-    if all(h5py.h5z.filter_avail(code) for code, *_ in filters):
-        return
-    import hdf5plugin  # noqa: F401  registers its filters
-
-    for code, _, _, name in filters:
-        if not h5py.h5z.filter_avail(code):
-            found = f"chunks packed with filter {code} ({name.decode(errors='replace')})"
-            raise ScanError(path, key, found, "a compression that HDF5 or hdf5plugin knows; repack it: h5repack -f GZIP=4")
+        self.needs_plugins = True
+        for code, _, _, name in filters:
+            if not h5py.h5z.filter_avail(code):
+                found = f"chunks packed with filter {code} ({name.decode(errors='replace')})"
+                raise self.refused(key, found, "a compression that HDF5 or hdf5plugin knows; repack it: h5repack -f GZIP=4")

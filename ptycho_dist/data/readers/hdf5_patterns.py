@@ -6,18 +6,20 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptycho_dist.data.readers.hdf5_file import Hdf5File, require_filters
+from ptycho_dist.data.readers.hdf5_file import Hdf5File
 from ptycho_dist.data.scan import Patterns, ScanError
 
 if TYPE_CHECKING:
     import h5py
 
 LARGEST_PATTERN_BYTES = 1 << 30
+_BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Hdf5Patterns:
         Whether the file has (n, columns, rows).
     chunk
         Patterns that are stored together; one can't be unpacked alone.
+    needs_plugins
+        Whether hdf5plugin unpacks them.
     """
 
     path: Path
@@ -48,6 +52,7 @@ class Hdf5Patterns:
     columns: slice
     is_transposed: bool
     chunk: int
+    needs_plugins: bool = False
     _opened: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -79,7 +84,7 @@ class Hdf5Patterns:
         parts = (self.columns, self.rows) if self.is_transposed else (self.rows, self.columns)
         apart = (np.diff(wanted) > 1) & (np.diff(wanted // self.chunk) > 0)
         starts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(wanted)]
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in pairwise(starts):
             if start == stop:
                 continue
             try:
@@ -97,9 +102,9 @@ class Hdf5Patterns:
             import h5py
 
             self._opened.clear()
-            dataset = h5py.File(self.path, "r", locking=False)[self.key]
-            require_filters(self.path, self.key, dataset)
-            self._opened[process] = dataset
+            if self.needs_plugins:
+                import hdf5plugin  # noqa: F401  registers its filters in this process
+            self._opened[process] = h5py.File(self.path, "r")[self.key]
         return self._opened[process]
 
 
@@ -177,7 +182,7 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
     dataset = file.dataset(key)
     if dataset is None:
         raise file.refused(key, f"no such dataset; the file has {file.names()[:12]}", "diffraction patterns, (n, rows, columns)")
-    shape = dataset.shape or ()
+    shape: tuple[int, ...] = dataset.shape or ()
     if len(shape) != 3 or 0 in shape or dataset.dtype.kind not in "fiu":
         raise file.refused(key, f"shape {dataset.shape} of {dataset.dtype}", "diffraction patterns, (n, rows, columns), of real numbers")
     pattern_bytes = math.prod(shape[1:]) * dataset.dtype.itemsize
@@ -195,4 +200,34 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
         columns=slice(0, columns),
         is_transposed=is_transposed,
         chunk=dataset.chunks[0] if dataset.chunks else 1,
+        needs_plugins=file.needs_plugins,
     )
+
+
+def frame_of_all(file: Hdf5File, key: str, *, is_transposed: bool = False) -> np.ndarray | None:
+    """The one frame (rows, columns) of a dataset (rows, columns), or (n, rows, columns) whose frames are all the same; None if not there.
+
+    Raises
+    ------
+    ScanError
+        The frames differ: a mask that changes from pattern to pattern is not supported.
+    """
+    dataset = file.dataset(key) if file.has(key) else None
+    if dataset is None:
+        return None
+    shape: tuple[int, ...] = dataset.shape or ()
+    if len(shape) not in (2, 3) or 0 in shape or dataset.dtype.kind not in "biuf":
+        raise file.refused(key, f"shape {shape} of {dataset.dtype}", "(rows, columns), or (n, rows, columns)")
+    frame_bytes = math.prod(shape[-2:]) * dataset.dtype.itemsize
+    if frame_bytes > LARGEST_PATTERN_BYTES:
+        raise file.refused(key, f"{frame_bytes} bytes a frame", f"at most {LARGEST_PATTERN_BYTES}")
+    if len(shape) == 2:
+        return dataset[()].T if is_transposed else dataset[()]
+    first = dataset[0]
+    step = max(1, _BLOCK_BYTES // frame_bytes)
+    for start in range(1, shape[0], step):
+        differs = (dataset[start : start + step] != first).any(axis=(1, 2))
+        if differs.any():
+            number = start + int(differs.argmax())
+            raise file.refused(key, f"frame {number} differs from frame 0", "one mask for all patterns: leave it out and give data.mask")
+    return first.T if is_transposed else first

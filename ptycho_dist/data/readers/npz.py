@@ -22,7 +22,7 @@ from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 
-from ptycho_dist.data.scan import Measurement, Scan, ScanError
+from ptycho_dist.data.scan import Measurement, Scan, ScanError, resolve_measurement
 from ptycho_dist.distributed import run_once_a_node, run_together
 
 logger = logging.getLogger(__name__)
@@ -59,19 +59,29 @@ class _Member:
         return ScanError(self.path, self.key, found, expected)
 
 
-def read_npz_scan(path: Path, measurement: Measurement | None, default_measurement: Measurement | None) -> Scan:
-    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and if there `objectGuess` and `_metadata`; see `read_scan`."""
-    diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement))
+def read_npz_scan(
+    path: Path, measurement: Measurement | None, default_measurement: Measurement | None, *, needs_probe: bool = True
+) -> Scan:
+    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and if there `objectGuess` and `_metadata`; see `read_scan`.
+
+    Where the probe comes from elsewhere (`needs_probe` false), the file's is neither asked for nor read.
+    """
+    diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement, needs_probe))
     unpacked = run_once_a_node(lambda: _unpack(diffraction) if diffraction.info.compress_type else None)
     try:
         patterns = run_together(lambda: _map_patterns(diffraction, unpacked))
     finally:
         run_once_a_node(lambda: unpacked.unlink() if unpacked else None)
-    return run_together(lambda: Scan(diffraction=_patterns_first(diffraction, patterns), **rest))
+    return run_together(lambda: _scan(_patterns_first(diffraction, patterns), rest))
+
+
+def _scan(patterns: np.ndarray, rest: dict[str, Any]) -> Scan:
+    probe = np.empty((0, *patterns.shape[1:]), dtype=np.complex64) if rest["probe"] is None else rest["probe"]
+    return Scan(**{**rest, "diffraction": patterns, "probe": probe})
 
 
 def _read_all_but_patterns(
-    path: Path, measurement: Measurement | None, default_measurement: Measurement | None
+    path: Path, measurement: Measurement | None, default_measurement: Measurement | None, needs_probe: bool
 ) -> tuple[_Member, dict[str, Any]]:
     members = _read_headers(path)
 
@@ -92,9 +102,9 @@ def _read_all_but_patterns(
     return diffraction, {
         "path": path,
         "key": diffraction.key,
-        "measurement": _resolve_measurement(path, metadata.get("measurement"), measurement, default_measurement),
+        "measurement": resolve_measurement(path, metadata.get("measurement"), measurement, default_measurement),
         "positions_px": np.stack([rows, columns], axis=1),
-        "probe": _probe(require("probeGuess")),
+        "probe": _probe(require("probeGuess")) if needs_probe else None,
         "object_guess": _object_guess(members["objectGuess"]) if "objectGuess" in members else None,
         "nphotons": _nphotons(path, metadata),
         "fingerprint": _fingerprint(members),
@@ -266,16 +276,6 @@ def _parse_json(member: _Member, text: str | bytes) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise member.refused(f"{type(metadata).__name__}", "a JSON object")
     return metadata
-
-
-def _resolve_measurement(path: Path, in_file: object, asked: Measurement | None, default: Measurement | None) -> Measurement:
-    if in_file and asked and in_file != asked:
-        raise ScanError(path, "measurement", f"{in_file!r} in the file's metadata but {asked!r} in data.measurement", "one answer")
-    measurement = in_file or asked or default
-    if measurement not in ("amplitude", "counts"):
-        found = repr(measurement) if measurement else "nothing in the file's metadata nor in data.measurement"
-        raise ScanError(path, "measurement", found, "amplitude (the diffraction array holds sqrt of counts) or counts")
-    return measurement  # type: ignore[return-value]
 
 
 def _nphotons(path: Path, metadata: dict[str, Any]) -> float | None:
