@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.data.readers import other_files
 from ptycho_dist.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class StagingError(ValueError):
 def stage_scans(scans: Sequence[Path], directory: Path) -> list[Path]:
     """Copy scan files into `directory`, unless the same content lies there already; gives their new paths.
 
+    The files that an HDF5 scan links to, and the other one of a pair, are copied too, to the same place relative to it.
+
     A lock keeps a second process or job on the node from writing too: it waits, and then finds the copy. The copy is read back and its
     SHA-256 compared with that of the bytes that were read from the source.
 
@@ -36,12 +39,18 @@ def stage_scans(scans: Sequence[Path], directory: Path) -> list[Path]:
         A file is missing, two have the same name, the disk has no room, the source changed meanwhile, or the copy differs.
     """
     names = [scan.name for scan in scans]
+    others: dict[Path, Path] = {}
     for scan in scans:
         if not scan.is_file():
             raise StagingError(f"{scan}: found {'no file' if not scan.exists() else 'a directory'}, expected a scan file to copy")
         if names.count(scan.name) > 1:
             raise StagingError(f"{scan}: found another scan of the same name in the list, expected names that can lie in one directory")
+        others |= {other: directory / other.relative_to(scan.resolve().parent) for other in other_files(scan)}
     directory.mkdir(parents=True, exist_ok=True)
+    for other, copy in others.items():
+        if other not in {scan.resolve() for scan in scans}:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _stage(other, copy)
     return [_stage(scan, directory / scan.name) for scan in scans]
 
 

@@ -118,12 +118,14 @@ def infer(
     """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`.
 
     What the scan file does not say of itself (`data.energy_eV`, `data.hdf5` and so on) is what the bundle was trained with, but for the
-    keys in `read`. `data.diffraction` is of one scan alone, and `data.measurement` only a default.
+    keys in `read`, a nested mapping. `data.diffraction` is of one scan alone, and `data.measurement` only a default.
     """
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
     trained_with = bundle.config.data
-    options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **(read or {})})
+    given = dict(read or {})
+    hdf5 = dataclasses.replace(trained_with.hdf5, **given.pop("hdf5", {}))
+    options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **given, "hdf5": hdf5})
     scan = read_scan(scan_path, measurement, options=options, default_measurement=trained_with.measurement)
     seconds_read = time.perf_counter() - started
     reconstruction = reconstruct(
