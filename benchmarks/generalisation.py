@@ -3,9 +3,10 @@
 
     python benchmarks/generalisation.py --out DIR
 
-Simulates dead-leaves objects under one probe, trains on eight of them, and reconstructs others with the bundle alone; one of these also with
-some iterations of refinement after it (`--refine`). Then trains on that one, from the bundle (`--train.init`) and from nothing. Compares
-with the truth, prints a table and writes `DIR/generalisation.json`. Stages that are done are not done again, so it can be stopped and started.
+Simulates dead-leaves objects under one probe, trains on eight of them, and reconstructs others with the bundle alone; one of these also
+with some iterations of refinement after it (`--refine`). Then trains on that one, from the bundle (`--train.init`) and from nothing.
+Compares with the truth, prints a table and writes `DIR/generalisation.json`. Stages that are done are not done again, so it can be
+stopped and started.
 """
 
 from __future__ import annotations
@@ -57,7 +58,12 @@ def main() -> None:
             row = reconstruct(out, run, train(out, run, [new], epochs, *arguments), new)
             rows[f"from {start}, {epochs} epochs, {name}"] = row | {"cpu_seconds": cpu_seconds(out)[f"train {run}"]}
 
-    result = {"simulation": SIMULATION, "objects": len(TRAINING_OBJECTS), "training_cpu_seconds": cpu_seconds(out)["train many"], "rows": rows}
+    result = {
+        "simulation": SIMULATION,
+        "objects": len(TRAINING_OBJECTS),
+        "training_cpu_seconds": cpu_seconds(out)["train many"],
+        "rows": rows,
+    }
     (out / "generalisation.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"{len(TRAINING_OBJECTS)} training objects, {result['training_cpu_seconds']:.0f} CPU s")
     print("| | CPU s | phase | amplitude | deviance |\n|---|---|---|---|---|")
