@@ -47,7 +47,7 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "subset_size": optional(counting),
         "every": counting,
         "min_distance_px": positive,
-        "index_file": names,
+        "index_file": names.map("{}.txt".format),  # a list named null would be none
         "subset_seed": seeds,
         "val_fraction": st.floats(0, 1, exclude_max=True),
         "group_size": counting,
