@@ -104,7 +104,7 @@ class DataConfig:
             modes = " or ".join(other for other, keys in _SAMPLING_KEYS.items() if key in keys)
             _require(value is None or key in needed, f"data.{key}", value, f"null where data.sampling is {mode}, not {modes}")
         given = [key for key in needed if getattr(self, key) is not None]
-        expected = " or ".join(f"data.{key}" for key in needed) + (", not both" if len(given) > 1 else "") + " with it"
+        expected = " or ".join(f"data.{key}" for key in needed) + " with it" + (", not both" if len(given) > 1 else "")
         _require(len(given) == min(1, len(needed)), "data.sampling", mode, expected)
 
     @property

@@ -248,8 +248,8 @@ def test_sampling_takes_one_of_its_own_keys_and_no_other(sampling: str, given: s
             f"data.{key} is {GIVEN[key]!r}, expected null where data.sampling is {sampling}, not " in str(refused.value) for key in stray
         )
     else:
-        expected = " or ".join(f"data.{key}" for key in SAMPLING[sampling]) + (", not both" if given else "")
-        assert f"data.sampling is {sampling!r}, expected {expected} with it" in str(refused.value)
+        expected = " or ".join(f"data.{key}" for key in SAMPLING[sampling]) + " with it" + (", not both" if given else "")
+        assert f"data.sampling is {sampling!r}, expected {expected}" in str(refused.value)
 
 
 def test_size_alone_draws_at_random_and_nothing_takes_all() -> None:

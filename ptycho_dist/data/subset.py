@@ -152,7 +152,7 @@ def _require_overlap(positions_px: np.ndarray, groups: np.ndarray, pattern_size:
         anchor = groups[int(offset.argmax()), 0]
         raise SubsetError(
             f"pattern {anchor} and its {groups.shape[1] - 1} nearest neighbours are up to {offset.max():.1f} px apart, so that patches of "
-            f"{pattern_size} px don't overlap; use a larger data.subset_size or data.group_size 1"
+            f"{pattern_size} px don't overlap; draw more patterns (data.sampling) or use data.group_size 1"
         )
 
 
