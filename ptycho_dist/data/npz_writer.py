@@ -24,7 +24,7 @@ def write_npz_scan(
     nphotons: float,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write a simulated scan to one uncompressed `.npz` (which can be memory-mapped), whole or not at all.
+    """Write a simulated scan to one uncompressed `.npz` (which is read in place), whole or not at all.
 
     Parameters
     ----------

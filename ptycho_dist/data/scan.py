@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +20,18 @@ class ScanError(ValueError):
         super().__init__(f"{path}: {key}: found {found}, expected {expected}")
 
 
+class Patterns(Protocol):
+    """Patterns (n, N, N) that are read when they are asked for, by number: int64 (k,), in any order and also repeated, to (k, N, N)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __getitem__(self, patterns: np.ndarray, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scan:
     """A scan as its file holds it, checked.
@@ -30,7 +43,7 @@ class Scan:
     key
         Name of the diffraction array in it, for messages.
     diffraction
-        (n, N, N), any real dtype, usually memory-mapped; zero frequency at [N // 2, N // 2].
+        (n, N, N), any real dtype, an array or a file's; zero frequency at [N // 2, N // 2].
     measurement
         Whether `diffraction` holds amplitudes (sqrt of counts) or counts.
     positions_px
@@ -47,7 +60,7 @@ class Scan:
 
     path: Path
     key: str
-    diffraction: np.ndarray
+    diffraction: Patterns
     measurement: Measurement
     positions_px: np.ndarray
     probe: np.ndarray
@@ -82,6 +95,11 @@ class Scan:
     @property
     def num_patterns(self) -> int:
         return self.diffraction.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all patterns, as the file holds them."""
+        return math.prod(self.diffraction.shape) * self.diffraction.dtype.itemsize
 
     @property
     def pattern_size(self) -> int:

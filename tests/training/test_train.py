@@ -19,6 +19,7 @@ import yaml
 
 from ptycho_dist import load_bundle, train
 from ptycho_dist.config import parse_mapping
+from ptycho_dist.data import placement
 from ptycho_dist.distributed import Interrupted
 from ptycho_dist.training import callbacks
 from ptycho_dist.training.callbacks import learning_rate_factor
@@ -86,6 +87,26 @@ def test_number_of_ranks_changes_nothing(runs: Callable[..., list[Path]], tmp_pa
         assert column(run_dir, "val_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "val_deviance_per_pixel"), rel=1e-3)
         assert column(run_dir, "val_nll") == pytest.approx(column(run_dirs[0], "val_nll"), rel=1e-3)
     assert hashlib.sha256((tmp_path / "scan.npz").read_bytes()).digest() == digest
+
+
+def train_streamed(concerns: dict[str, Any]) -> None:
+    placement.LARGEST_PART = 0.0  # this process ends with the test
+    train_one(concerns)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_held_and_streamed_patterns_give_the_same_bits(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path, world_size: int
+) -> None:
+    scan = write_scan()
+    for body, name in ((train_one, "held"), (train_streamed, "streamed")):
+        on_ranks(world_size, body, settings(scan, tmp_path / name, model__probe_trainable=True))
+        log = (tmp_path / name / "train.log").read_text()
+        assert ("patterns: held in memory: " in log, "patterns: streamed from disk: " in log) == (name == "held", name == "streamed")
+    assert metrics(tmp_path / "held") == metrics(tmp_path / "streamed")
+    one, other = (load_bundle(tmp_path / name / "bundle.zip") for name in ("held", "streamed"))
+    for name, weight in one.weights.items():
+        assert torch.equal(weight, other.weights[name]), name
 
 
 def test_run_directory(runs: Callable[..., list[Path]]) -> None:
