@@ -13,8 +13,10 @@ def main() -> None:
     parser = make_parser("Copy scan files to a directory on this node's disk, unless the same content lies there already.", config=False)
     parser.add_argument("scans", type=Path, nargs="+", metavar="SCAN", help="scan file")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="directory to copy to; made if missing")
+    parser.add_argument("--repack", action="store_true", help="write DIR/NAME.npz, whose patterns are read in place one by one")
+    parser.add_argument("--measurement", choices=["amplitude", "counts"], help="to repack a file that does not say what it holds")
     arguments = parser.parse_args()
-    for copy in stage_scans(arguments.scans, arguments.to):
+    for copy in stage_scans(arguments.scans, arguments.to, repack=arguments.repack, measurement=arguments.measurement):
         print(f"{socket.gethostname()}: {copy}")
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import multiprocessing
 import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ptycho_dist.data import staging
+from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.staging import StagingError, stage_scans
+from tests.conftest import small_scan_arrays
 
 CONTENT = bytes(range(256)) * 100
 
@@ -141,3 +147,92 @@ def test_processes_that_ask_at_once_get_one_copy(scan: Path, disk: Path) -> None
         process.join()
     assert len(found) == 1
     assert (disk / "scan.npz").read_bytes() == scan.read_bytes()
+
+
+# --- Repacked
+
+
+def scan_of_any_layout(path: Path, **changed: Any) -> Path:
+    metadata = np.array(json.dumps({"measurement": "counts", "physics_parameters": {"nphotons": 4321.5}}))
+    np.savez_compressed(path, **{**small_scan_arrays(modes=2), "_metadata": metadata, **changed})
+    return path
+
+
+def interleaved(dtype: str) -> np.ndarray:
+    counts = np.round(small_scan_arrays()["diffraction"] ** 2)
+    return np.ascontiguousarray(np.moveaxis(counts, 0, 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">u2", "<f8"])
+def test_repacked_scan_is_the_same_one_and_is_read_in_place(tmp_path: Path, disk: Path, dtype: str) -> None:
+    original = read_scan(path := scan_of_any_layout(tmp_path / "scan.npz", diffraction=interleaved(dtype)))
+    (copy,) = stage_scans([path], disk, repack=True)
+    repacked = read_scan(copy)
+    everything = np.arange(37)
+    assert repacked.diffraction.dtype == original.diffraction.dtype == np.dtype(dtype)
+    assert repacked.diffraction[everything].tobytes() == original.diffraction[everything].tobytes()
+    np.testing.assert_array_equal(repacked.amplitude(everything), original.amplitude(everything))
+    for name in ("measurement", "nphotons"):
+        assert getattr(repacked, name) == getattr(original, name)
+    for name in ("positions_px", "probe", "object_guess"):
+        np.testing.assert_array_equal(getattr(repacked, name), getattr(original, name))
+    assert str(copy) == os.readlink(f"/proc/self/fd/{repacked.diffraction._stream.fileno()}")  # type: ignore[attr-defined]
+
+
+def test_scan_is_repacked_in_pieces_of_any_size(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scan_of_any_layout(tmp_path / "scan.npz")
+    (whole,) = stage_scans([path], disk, repack=True)
+    for chunk_bytes in (1, 5 * 4 * 16**2):
+        monkeypatch.setattr("ptycho_dist.data.npz_writer.CHUNK_BYTES", chunk_bytes)
+        (copy,) = stage_scans([path], tmp_path / f"pieces of {chunk_bytes}", repack=True)
+        with np.load(copy) as one, np.load(whole) as other:
+            assert all(np.array_equal(one[key], other[key]) for key in other.files)
+
+
+def test_scan_is_repacked_once_and_again_where_anything_differs(tmp_path: Path, disk: Path) -> None:
+    path = scan_of_any_layout(tmp_path / "scan.npz")
+    (copy,) = stage_scans([path], disk, repack=True)
+    before = identity(copy)
+    assert stage_scans([path], disk, repack=True) == [copy]
+    assert identity(copy) == before
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    stage_scans([path], disk, repack=True)
+    assert copy.read_bytes() == content
+    stage_scans([path], disk)  # a plain copy has the same name
+    assert copy.read_bytes() == path.read_bytes()
+    stage_scans([path], disk, repack=True)
+    assert copy.read_bytes() == content
+
+
+def test_repacked_scan_says_what_the_command_line_said(tmp_path: Path, disk: Path) -> None:
+    path = scan_of_any_layout(tmp_path / "scan.npz", _metadata=np.array("{}"))
+    with pytest.raises(ScanError, match="measurement: found nothing"):
+        stage_scans([path], disk, repack=True)
+    for measurement in ("amplitude", "counts"):
+        (copy,) = stage_scans([path], disk, repack=True, measurement=measurement)  # type: ignore[arg-type]
+        assert read_scan(copy).measurement == measurement
+        assert read_scan(copy).nphotons is None
+
+
+def test_disk_that_changes_what_is_repacked_is_found(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite = staging.rewrite_scan
+
+    def rotten(scan: Scan, path: Path) -> None:
+        rewrite(scan, path)
+        with path.open("r+b") as stream:
+            stream.seek(2000)
+            stream.write(b"rot")
+
+    monkeypatch.setattr(staging, "rewrite_scan", rotten)
+    with pytest.raises(StagingError, match=r"scan\.npz: found that diffraction\.npy is not what was written"):
+        stage_scans([scan_of_any_layout(tmp_path / "scan.npz")], disk, repack=True)
+    assert not (disk / "scan.npz").exists()
+
+
+def test_scan_is_not_written_over_itself(scan: Path) -> None:
+    before = identity(scan)
+    assert stage_scans([scan], scan.parent) == [scan]
+    with pytest.raises(StagingError, match=r"found that it lies in .* itself"):
+        stage_scans([scan], scan.parent, repack=True)
+    assert identity(scan) == before
