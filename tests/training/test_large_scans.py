@@ -22,8 +22,9 @@ OnRanks = Callable[..., list[Any]]
 N = 64
 PATTERN_BYTES = 4 * N**2
 SMALL, LARGE = 64 << 20, 512 << 20
-LIMIT = 384 << 20
-"""Of a rank's private memory, in the test that is told to stay below it: less than the large scan, more than what a rank takes."""
+ROOM = 160 << 20
+"""What a rank may take beside Python and its libraries where it is given a limit: less than a third of the large scan. Two thirds of it
+are stacks of threads."""
 
 pytestmark = pytest.mark.slow
 
@@ -69,14 +70,19 @@ def kilobytes(key: str) -> int:
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)).split()[1])
 
 
-def train_and_measure(concerns: dict[str, Any], limit: int | None) -> dict[str, int]:
-    """Largest memory of this process while it trained, bytes: `VmHWM` counts what is mapped from files too."""
+def limit_memory() -> None:
+    limit = 1024 * kilobytes("VmData") + ROOM
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def train_and_measure(concerns: dict[str, Any], limited: bool) -> int:
+    """Largest memory of this process, bytes; what is mapped from files is counted too."""
     os.environ["SLURM_MEM_PER_NODE"] = "1"  # nothing is left to hold patterns in
     run.write_training_report = lambda *arguments: None  # its pictures take some seconds, and memory that is the same for both
-    if limit is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if limited:
+        limit_memory()
     train_one(concerns)
-    return {"peak": 1024 * kilobytes("VmHWM"), "data": 1024 * kilobytes("VmData")}
+    return 1024 * kilobytes("VmHWM")
 
 
 def short_run(scan: Path, run_dir: Path) -> dict[str, Any]:
@@ -90,16 +96,15 @@ def test_peak_memory_of_a_rank_is_that_of_a_scan_of_an_eighth(
 ) -> None:
     peaks = {}
     for size, scan in scans.items():
-        measured = on_ranks(world_size, train_and_measure, short_run(scan, tmp_path / f"{size}"), None)
+        peaks[size] = max(on_ranks(world_size, train_and_measure, short_run(scan, tmp_path / f"{size}"), False))
         assert "patterns: streamed from disk" in (tmp_path / f"{size}" / "train.log").read_text()
-        peaks[size] = max(one["peak"] for one in measured)
-    # 28 672 more patterns: 80 bytes each while it trains and some 260 while the subset is drawn are 8 MB. The rest is the allocator's.
-    assert peaks[LARGE] - peaks[SMALL] < 32 << 20, peaks
-    assert peaks[LARGE] - peaks[SMALL] < (LARGE - SMALL) / 10  # of the file
+    # 28 672 more patterns: 80 bytes each while it trains and some 260 while the subset is drawn are 8 MB. The rest is the allocator's:
+    # 5 to 16 MB were measured in all. The large scan has 470 MB more.
+    assert abs(peaks[LARGE] - peaks[SMALL]) < 32 << 20, peaks
 
 
-def read_whole(scan: Path, limit: int) -> str:
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def read_whole(scan: Path) -> str:
+    limit_memory()
     try:
         read_scan(scan).diffraction[np.arange(LARGE // PATTERN_BYTES)]
     except MemoryError:
@@ -109,6 +114,6 @@ def read_whole(scan: Path, limit: int) -> str:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_scan_larger_than_the_memory_trains(on_ranks: OnRanks, scans: dict[int, Path], tmp_path: Path, world_size: int) -> None:
-    assert on_ranks(1, read_whole, scans[LARGE], LIMIT) == ["no memory"]  # so the limit is one
-    on_ranks(world_size, train_and_measure, short_run(scans[LARGE], tmp_path / "run"), LIMIT)
+    assert on_ranks(1, read_whole, scans[LARGE]) == ["no memory"]  # so the limit is one
+    on_ranks(world_size, train_and_measure, short_run(scans[LARGE], tmp_path / "run"), True)
     assert (tmp_path / "run" / "bundle.zip").exists()
