@@ -334,14 +334,15 @@ def _overlapping_groups(scan: Scan, group_size: int) -> np.ndarray:
 def _batches(scan: Scan, groups: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pattern numbers (k,) or, of groups, (k, C), and their measured amplitudes (k, N, N) or (k, C, N, N); a long pass says how far it is.
 
-    In the order of the scan unless groups are given.
+    In the order of the scan unless groups are given. Of the groups of a batch, which are neighbours, each pattern is read once.
     """
     groups = np.arange(scan.num_patterns) if groups is None else groups
     progress = Progress(scan.path.name)
     step = max(BATCH_PATTERNS * len(groups) // groups.size, 1)
     for start in range(0, len(groups), step):
         patterns = groups[start : start + step]
-        yield patterns, scan.amplitude(patterns.reshape(-1)).reshape(*patterns.shape, scan.pattern_size, scan.pattern_size)
+        numbers, place = np.unique(patterns, return_inverse=True)
+        yield patterns, scan.amplitude(numbers)[place.reshape(patterns.shape)]
         progress(start + len(patterns), len(groups))
 
 

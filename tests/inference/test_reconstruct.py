@@ -215,6 +215,20 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
 
 
+def test_patterns_that_groups_share_are_read_once_a_batch(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = read(write_scan())
+    asked: list[list[int]] = []
+    amplitude = Scan.amplitude
+    monkeypatch.setattr(Scan, "amplitude", lambda self, patterns: asked.append(patterns.tolist()) or amplitude(self, patterns))
+    groups = np.array([[3, 2, 4], [2, 3, 2], [9, 0, 8]])
+    ((patterns, found),) = reconstruct_module._batches(scan, groups)
+    assert asked == [[0, 2, 3, 4, 8, 9]]
+    np.testing.assert_array_equal(patterns, groups)
+    np.testing.assert_array_equal(found, small_scan_arrays()["diffraction"][groups])
+
+
 @pytest.mark.parametrize(("normalization", "gain"), [("bundle", 1.0), ("bundle", 1.2), ("scan", 1.0)])
 def test_refinement_goes_on_from_the_networks_object(
     bundle: Bundle, write_scan: Callable[..., Path], normalization: str, gain: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import math
 import os
 import signal
@@ -107,6 +108,19 @@ def test_held_and_streamed_patterns_give_the_same_bits(
     one, other = (load_bundle(tmp_path / name / "bundle.zip") for name in ("held", "streamed"))
     for name, weight in one.weights.items():
         assert torch.equal(weight, other.weights[name]), name
+
+
+def test_each_run_of_a_process_writes_its_own_log(write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    scan = write_scan()
+    with pytest.raises(ValueError, match="subset_size"):
+        train_one(settings(scan, tmp_path / "refused", data__subset_size=1000))
+    for name in ("first", "second"):
+        train_one(settings(scan, tmp_path / name, train__epochs=1))
+    logging.getLogger("ptycho_dist").info("after the runs")
+    for name, bundles in (("refused", 0), ("first", 1), ("second", 1)):
+        log = (tmp_path / name / "train.log").read_text()
+        assert (log.count("bundle.zip"), log.count(f"wrote {tmp_path / name / 'bundle.zip'}")) == (bundles, bundles)
+        assert "after the runs" not in log
 
 
 def test_run_directory(runs: Callable[..., list[Path]]) -> None:
