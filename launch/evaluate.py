@@ -11,7 +11,7 @@ from ptycho_dist.inference.evaluate import evaluate
 def main() -> None:
     parser = make_parser("Compare a reconstruction with the object in a scan file.", config=False)
     parser.add_argument("--reconstruction", type=Path, required=True, help="reconstruction.npz, as launch/infer.py writes it")
-    parser.add_argument("--reference", type=Path, required=True, help="scan file with objectGuess: a simulation's truth, say")
+    parser.add_argument("--reference", type=Path, required=True, help="scan file with an object: a simulation's truth, say")
     parser.add_argument("--out", type=Path, required=True, help="directory to write to; made if missing")
     arguments = parser.parse_args()
     evaluate(arguments.reconstruction, arguments.reference, arguments.out)

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from ptycho_dist.command_line import run
-from ptycho_dist.config import make_parser
+from ptycho_dist.config import add_scan_keys, given_scan_keys, make_parser
 from ptycho_dist.inference.reconstruct import infer
 
 
@@ -13,6 +13,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="bundle.zip of a training run")
     parser.add_argument("--data", type=Path, required=True, help="scan file")
     parser.add_argument("--out", type=Path, required=True, help="directory to write to; made if missing")
+    add_scan_keys(parser, "read")
     parser.add_argument(
         "--measurement",
         choices=["amplitude", "counts"],
@@ -30,7 +31,11 @@ def main() -> None:
     parser.add_argument("--refine_probe", action="store_true", help="update the probe in them too")
     arguments = parser.parse_args()
     chosen = {"normalization": arguments.normalization, "probe": arguments.probe, "measurement": arguments.measurement}
-    chosen |= {"refine_iterations": arguments.refine, "refine_probe": arguments.refine_probe}
+    chosen |= {
+        "read": given_scan_keys(parser, arguments, "read"),
+        "refine_iterations": arguments.refine,
+        "refine_probe": arguments.refine_probe,
+    }
     infer(arguments.bundle, arguments.data, arguments.out, **chosen)
 
 

@@ -10,10 +10,12 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+
+T = TypeVar("T")
 
 _PLAIN_YAML = "plain yaml"
 _DEEPEST_YAML = 20
@@ -28,8 +30,95 @@ def _require(condition: bool, key: str, found: object, expected: str) -> None:
         raise ConfigError(f"config: {key} is {found!r}, expected {expected}")
 
 
+@dataclass(frozen=True, kw_only=True)  # no slots: the parser reads a nested concern's defaults from its __dict__
+class Hdf5Config:
+    """Where a plain HDF5 file, of no format that is known, holds its scan: names of datasets such as `/entry/data/data`.
+
+    Parameters
+    ----------
+    diffraction
+        Patterns (n, rows, columns). Where it is given, the file is read as plain HDF5; null: by its format.
+    positions
+        (n, 2) as (y, x) = (row, column): where the light was on the object. Or give `positions_y` and `positions_x`.
+    positions_y, positions_x
+        (n,) each: y grows with the rows of the object, x with its columns.
+    positions_unit
+        `m`, `mm`, `um`, `nm`, or `px`: pixels of the object, wavelength * distance / (N * detector pixel), N after `data.crop`.
+    probe
+        Complex (N, N) or (modes, N, N); another file's goes in `data.probe`.
+    mask
+        (rows, columns): true or 1 where a pixel counts, 0 where not; another file's goes in `data.mask`.
+    object
+        Complex (rows, columns): a reference to compare with, on whose pixel [0, 0] the position (0, 0) lies.
+    energy_eV, distance_m, detector_pixel_m
+        Datasets of one number each; or give the number itself as `data.energy_eV` and so on.
+    """
+
+    diffraction: str | None = None
+    positions: str | None = None
+    positions_y: str | None = None
+    positions_x: str | None = None
+    positions_unit: Literal["px", "m", "mm", "um", "nm"] | None = None
+    probe: str | None = None
+    mask: str | None = None
+    object: str | None = None
+    energy_eV: str | None = None
+    distance_m: str | None = None
+    detector_pixel_m: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
+class ScanConfig:
+    """What a scan file does not say of itself; docs/file_formats.md tells what each format says.
+
+    Parameters
+    ----------
+    energy_eV
+        Photon energy, where the file lacks it.
+    detector_distance_m
+        From the object to the detector, where the file lacks it.
+    detector_pixel_m
+        Pitch of the detector's pixels, where the file lacks it.
+    probe
+        File of the probe, complex (N, N) or (modes, N, N), instead of the scan file's own or where that has none: .npy, .npz
+        (`probeGuess` or `probe`), or HDF5 as `file.h5:/dataset`.
+    mask
+        File of the detector's mask, like `probe`: true or 1 where a pixel counts, 0 where not. The scan file's own holds too.
+    diffraction
+        File of the patterns of a ptychodus product: HDF5, `file.h5` or `file.h5:/dataset`. Not needed for `x_para.hdf5` with `x_dp.hdf5`.
+    crop
+        N: take the central N x N pixels of the detector; the pixel of the object grows accordingly. null: all.
+    centre_px
+        Row and column of the direct beam on the detector, the pixel that `crop` puts at [N/2, N/2]. null: the file's, else the middle.
+    transpose
+        Whether the file has rows and columns of the patterns exchanged, as MATLAB writes them. null: where it bears MATLAB's header.
+    hdf5
+        Datasets of a plain HDF5 file.
+    """
+
+    energy_eV: float | None = None
+    detector_distance_m: float | None = None
+    detector_pixel_m: float | None = None
+    probe: str | None = None
+    mask: str | None = None
+    diffraction: str | None = None
+    crop: int | None = None
+    centre_px: tuple[int, int] | None = None
+    transpose: bool | None = None
+    hdf5: Hdf5Config = field(default_factory=Hdf5Config)
+
+    def __post_init__(self) -> None:
+        for key in ("energy_eV", "detector_distance_m", "detector_pixel_m"):
+            value = getattr(self, key)
+            _require(value is None or (math.isfinite(value) and value > 0), f"data.{key}", value, "a positive number")
+        _require(self.crop is None or (self.crop >= 2 and self.crop % 2 == 0), "data.crop", self.crop, "an even number of pixels")
+        if self.centre_px is not None:
+            _require(self.crop is not None, "data.centre_px", self.centre_px, "data.crop with it")
+            _require(min(self.centre_px) >= 0, "data.centre_px", self.centre_px, "a row and a column of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(ScanConfig):
     """Which patterns are used, and what their numbers mean.
 
     Parameters
@@ -37,7 +126,7 @@ class DataConfig:
     path
         Scan file, or a list of scan files that are trained on together.
     measurement
-        What the file's diffraction array holds: `amplitude` (sqrt of counts) or `counts`. Needed unless the file's metadata says it.
+        What the file's diffraction array holds: `amplitude` (sqrt of counts) or `counts`. Needed unless the file or its format says it.
     nphotons
         Mean photons a pattern, or `measured`: the mean counts of the finalised training subset. The dataset's metadata goes before it.
     subset_size
@@ -59,6 +148,13 @@ class DataConfig:
     group_size: int = 4
 
     def __post_init__(self) -> None:
+        ScanConfig.__post_init__(self)
+        _require(
+            self.diffraction is None or not isinstance(self.path, list) or len(self.path) < 2,
+            "data.diffraction",
+            self.diffraction,
+            "one scan in data.path: it names the patterns of one; several are found by name, x_dp.hdf5 beside x_para.hdf5",
+        )
         if isinstance(self.nphotons, int | float):
             _require(math.isfinite(self.nphotons) and self.nphotons > 0, "data.nphotons", self.nphotons, "a positive number or 'measured'")
         _require(self.subset_size is None or self.subset_size >= 1, "data.subset_size", self.subset_size, "at least 1")
@@ -296,10 +392,29 @@ def read_config(parser: ArgumentParser, arguments: Namespace) -> Config:
 def _require_what_the_parser_lets_pass(arguments: Namespace) -> None:
     """A concern that is not a mapping, and null for a key that needs a value."""
     for concern in dataclasses.fields(Config):
-        keys = arguments[concern.name]
-        _require(isinstance(keys, Namespace), concern.name, keys, "a mapping of its keys")
-        for key, kind in get_type_hints(concern.default_factory).items():
-            _require(keys[key] is not None or type(None) in get_args(kind), f"{concern.name}.{key}", None, "a value")
+        _require_values(concern.name, concern.default_factory, arguments[concern.name])
+
+
+def _require_values(name: str, concern: Any, keys: Any) -> None:
+    _require(isinstance(keys, Namespace), name, keys, "a mapping of its keys")
+    for key, kind in get_type_hints(concern).items():
+        if dataclasses.is_dataclass(kind):
+            _require_values(f"{name}.{key}", kind, keys[key])
+        else:
+            _require(keys[key] is not None or type(None) in get_args(kind), f"{name}.{key}", None, "a value")
+
+
+def add_scan_keys(parser: ArgumentParser, name: str) -> None:
+    """Options `--NAME.KEY` for every key of `ScanConfig`: how a scan file is read, where no whole `Config` is."""
+    parser.add_class_arguments(ScanConfig, name)
+
+
+def given_scan_keys(parser: ArgumentParser, arguments: Namespace, name: str) -> dict[str, Any]:
+    """Of the options of `add_scan_keys`, those that somebody gave."""
+    _require_values(name, ScanConfig, arguments[name])
+    given, default = parser.instantiate(arguments)[name], ScanConfig()
+    keys = [field.name for field in dataclasses.fields(ScanConfig)]
+    return {key: getattr(given, key) for key in keys if getattr(given, key) != getattr(default, key)}
 
 
 def parse_mapping(mapping: dict[str, Any]) -> Config:
@@ -314,26 +429,34 @@ def parse_mapping(mapping: dict[str, Any]) -> Config:
     _add_config_keys(parser)
     if not isinstance(mapping, dict):
         raise ConfigError(f"config: found {type(mapping).__name__}, expected a mapping of data, model, train, simulation")
-    concerns = {concern.name: get_type_hints(concern.default_factory) for concern in dataclasses.fields(Config)}
-    for name, keys in mapping.items():
-        if name not in concerns:
-            raise ConfigError(f"config: {name!r} is not accepted, expected {', '.join(concerns)}")
-        for key in keys if isinstance(keys, dict) else ():
-            if key not in concerns[name]:
-                raise ConfigError(f"config: {name}: {key!r} is not accepted, expected {', '.join(concerns[name])}")
+    _require_known_keys("", Config, mapping)
     try:
         return _with_text_as_it_is(read_config(parser, parser.parse_object(mapping)), mapping)
     except (ArgumentError, TypeError, KeyError) as error:
         raise ConfigError(f"config: {error}") from error
 
 
-def _with_text_as_it_is(config: Config, mapping: dict[str, Any]) -> Config:
+def _require_known_keys(name: str, kind: Any, mapping: dict[str, Any]) -> None:
+    kinds = get_type_hints(kind)
+    for key, value in mapping.items():
+        if key not in kinds:
+            raise ConfigError(f"config: {f'{name}: ' if name else ''}{key!r} is not accepted, expected {', '.join(kinds)}")
+        if dataclasses.is_dataclass(kinds[key]):
+            full_name = f"{name}.{key}".lstrip(".")
+            _require(isinstance(value, dict), full_name, value, "a mapping of its keys")
+            _require_known_keys(full_name, kinds[key], value)
+
+
+def _with_text_as_it_is(config: T, mapping: dict[str, Any]) -> T:
     """Put text back where a key holds text or something else: the parser reads it as if typed, '[a]' as a list and 'null' as nothing."""
-    for concern, keys in mapping.items():
-        kinds = get_type_hints(type(getattr(config, concern)))
-        texts = {key: value for key, value in keys.items() if isinstance(value, str) and str in get_args(kinds[key])}
-        config = dataclasses.replace(config, **{concern: dataclasses.replace(getattr(config, concern), **texts)})
-    return config
+    kinds = get_type_hints(type(config))
+    changed = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            changed[key] = _with_text_as_it_is(getattr(config, key), value)
+        elif isinstance(value, str) and str in get_args(kinds[key]):
+            changed[key] = value
+    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
 
 
 def _add_config_keys(parser: ArgumentParser) -> None:

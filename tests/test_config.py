@@ -15,6 +15,7 @@ from ptycho_dist.config import (
     Config,
     ConfigError,
     DataConfig,
+    Hdf5Config,
     ModelConfig,
     SimulationConfig,
     TrainConfig,
@@ -23,7 +24,7 @@ from ptycho_dist.config import (
     read_config,
 )
 
-CONCERNS = [DataConfig, ModelConfig, TrainConfig, SimulationConfig]
+CONCERNS = [DataConfig, Hdf5Config, ModelConfig, TrainConfig, SimulationConfig]
 
 
 def from_command_line(*arguments: str) -> Config:
@@ -60,6 +61,7 @@ UNKNOWN = {
     "key of another concern": ("train: {subset_size: 5}", "subset_size"),
     "key at the top": ("epochs: 5", "epochs"),
     "concern without keys": ("dato: null", "dato"),
+    "key of a concern within": ("data: {hdf5: {difraction: /data}}", "difraction"),
 }
 
 
@@ -82,6 +84,16 @@ def test_unknown_or_abbreviated_option_is_refused_by_name(option: str) -> None:
 
 
 WRONG = {
+    "data.energy_eV": [True, "8 keV", [8000.0], 0, -8000.0, float("nan"), float("inf")],
+    "data.detector_distance_m": [True, "2 m", 0, -1.0, float("nan")],
+    "data.detector_pixel_m": [True, "55 um", 0, -1.0, float("inf")],
+    "data.probe": [5, True, ["probe.npy"]],
+    "data.mask": [5, True, ["mask.npy"]],
+    "data.diffraction": [5, True, ["a.h5", "b.h5"]],
+    "data.crop": [64.5, True, "half", 0, -64, 63],
+    "data.centre_px": [5, [5], [1, 2, 3], [1.5, 2]],
+    "data.transpose": ["maybe", 1],
+    "data.hdf5": [5, [1], {"positions_unit": "inch"}, {"diffraction": 3}, {"energy_eV": 8000.0}, {"probe": ["a"]}],
     "data.path": [5, [1, 2], {"a": 1}],
     "data.measurement": ["intensity", 1, True],
     "data.nphotons": [True, "guess", [1.0], 0, -1.0, float("nan"), float("inf")],
@@ -139,6 +151,17 @@ def test_concern_that_is_no_mapping_is_refused_by_name(from_yaml: Callable[..., 
     assert "functools" not in str(refused.value)
     with pytest.raises(ConfigError, match=concern):
         parse_mapping({concern: value})
+
+
+@pytest.mark.parametrize("centre", [[-1, 5], [5, 5]])
+def test_centre_needs_a_crop_and_lies_on_the_detector(centre: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.centre_px is"):
+        parse_mapping({"data": {"centre_px": centre, "crop": 16 if centre[0] < 0 else None}})
+
+
+def test_patterns_of_one_product_are_not_those_of_several() -> None:
+    with pytest.raises(ConfigError, match=r"data\.diffraction is 'dp\.h5', expected one scan in data\.path"):
+        parse_mapping({"data": {"path": ["a.h5", "b.h5"], "diffraction": "dp.h5"}})
 
 
 @pytest.mark.parametrize("content", [[1], "x", None, 3])
@@ -218,7 +241,17 @@ def test_precision_is_one_of_those_that_keep_the_scale(text: str, expected: obje
 
 UNUSUAL = Config(
     data=DataConfig(
-        path=["a.npz", "b.npz"],
+        energy_eV=8000.5,
+        detector_distance_m=2.5,
+        detector_pixel_m=5.5e-5,
+        probe="probe.h5:/entry/probe",
+        mask="mask.npy",
+        diffraction="patterns.h5",
+        crop=64,
+        centre_px=(3, 500),
+        transpose=True,
+        hdf5=Hdf5Config(**{**{field.name: f"/{field.name}" for field in dataclasses.fields(Hdf5Config)}, "positions_unit": "um"}),
+        path=["a.npz"],
         measurement="counts",
         nphotons="measured",
         subset_size=9,
@@ -277,7 +310,13 @@ def test_dataclasses_are_frozen_and_keyword_only(concern: type) -> None:
 
 @pytest.mark.parametrize("concern", CONCERNS)
 def test_every_key_is_explained(concern: type) -> None:
-    described = {name.strip() for line in (concern.__doc__ or "").splitlines() if line.startswith("    ") for name in line.split(",")}
+    described = {
+        name.strip()
+        for kind in concern.__mro__
+        for line in (kind.__doc__ or "").splitlines()
+        if line.startswith("    ")
+        for name in line.split(",")
+    }
     assert {field.name for field in dataclasses.fields(concern)} <= described
 
 

@@ -61,7 +61,7 @@ class ScanDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self._held = None
-        self.scans = tuple(read_scan(path, self.config.measurement) for path in self.config.paths)
+        self.scans = tuple(read_scan(path, options=self.config) for path in self.config.paths)
         run_together(self._require_like_scans)
         require_same({f"content of {scan.path.name}": scan.fingerprint for scan in self.scans})
         self.source = PatternSource(self.scans)
@@ -116,7 +116,8 @@ class ScanDataModule(L.LightningDataModule):
 
     def _require_like_scans(self) -> None:
         first = self.scans[0]
-        for scan in self.scans[1:]:
+        for scan in self.scans:
+            scan.require_probe()
             if scan.probe.shape != first.probe.shape:
                 raise ScanError(scan.path, "probe", f"shape {scan.probe.shape}", f"{first.probe.shape}, as {first.path} has")
 

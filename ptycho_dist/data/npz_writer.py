@@ -75,17 +75,21 @@ def write_npz_scan(
 def rewrite_scan(scan: Scan, path: Path) -> None:
     """Write a scan that was read to an NPZ file that needs no unpacking: the patterns uncompressed, one after the other, in their own type.
 
-    They are read and written in pieces, in their order. A probe has its modes first; the metadata hold what the reader asks of them. What a
-    pattern measures is not looked at, so the copy has the faults of the original.
+    They are read and written in pieces, in their order. What they hold is not looked at, so the copy has the faults of the original.
+    Positions are pixels; the geometry in metres, which some files say beside, is left out.
     """
     shape, dtype = scan.diffraction.shape, scan.diffraction.dtype
     rows, columns = scan.positions_px.T
     metadata: dict[str, Any] = {"measurement": scan.measurement, "software": f"ptycho_dist {version('ptycho_dist')}"}
     if scan.nphotons is not None:
         metadata["physics_parameters"] = {"nphotons": scan.nphotons}
-    arrays = {"xcoords": columns, "ycoords": rows, "probeGuess": scan.probe, "_metadata": np.array(json.dumps(metadata))}
+    arrays = {"xcoords": columns, "ycoords": rows, "_metadata": np.array(json.dumps(metadata))}
+    if len(scan.probe):
+        arrays["probeGuess"] = scan.probe
     if scan.object_guess is not None:
         arrays["objectGuess"] = scan.object_guess
+    if scan.mask is not None:
+        arrays["mask"] = scan.mask
     a_chunk = max(1, CHUNK_BYTES * shape[0] // scan.num_bytes)
     progress = Progress(f"rewriting {scan.path.name}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ptycho_dist.data.geometry import Geometry
+
 Measurement = Literal["amplitude", "counts"]
 LARGEST_EXTENT_PX = 32_768
 
@@ -21,7 +23,7 @@ class ScanError(ValueError):
 
 
 class Patterns(Protocol):
-    """Patterns (n, N, N) that are read when they are asked for, by number: int64 (k,), in any order and also repeated, to (k, N, N)."""
+    """Diffraction patterns that are read by number: an array, or what stays in its file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -29,7 +31,9 @@ class Patterns(Protocol):
     @property
     def dtype(self) -> np.dtype: ...
 
-    def __getitem__(self, patterns: np.ndarray, /) -> np.ndarray: ...
+    def __getitem__(self, patterns: np.ndarray, /) -> np.ndarray:
+        """The patterns of these numbers, int64 (k,), in any order, repeated or not: (k, rows, columns)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,19 +47,25 @@ class Scan:
     key
         Name of the diffraction array in it, for messages.
     diffraction
-        (n, N, N), any real dtype, an array or a file's; zero frequency at [N // 2, N // 2].
+        (n, N, N), any real dtype, usually left on disk; zero frequency at [N // 2, N // 2].
     measurement
         Whether `diffraction` holds amplitudes (sqrt of counts) or counts.
     positions_px
         (n, 2) float64 as (y, x) = (row, column): patch centres, pixels of the object grid. A larger y lies further down the object.
     probe
-        (modes, N, N) complex64, in the file's units.
+        (modes, N, N) complex64, in the file's units; no mode where neither the file nor the configuration has a probe.
     object_guess
         (H, W) complex64 or None: a reference, whose pixel [0, 0] has the position (0, 0).
     nphotons
         Mean photons a pattern by the file's metadata, or None.
     fingerprint
-        Tells this content from another, at no cost: SHA-256 of the checksums that the file holds of its arrays.
+        Tells this content from another, at little cost: SHA-256 of the checksums that the file holds of its arrays, or of a sample.
+    mask
+        (N, N) bool, True where a pixel counts, or None: all do. What the others hold is not read.
+    geometry
+        Where the file or the configuration says it, else None: a file may hold pixels alone.
+    origin_m
+        (y, x) in metres, as the file has them, of the position (0, 0) px; None where it holds pixels.
     """
 
     path: Path
@@ -67,11 +77,14 @@ class Scan:
     object_guess: np.ndarray | None
     nphotons: float | None
     fingerprint: str
+    mask: np.ndarray | None = None
+    geometry: Geometry | None = None
+    origin_m: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         shape = self.diffraction.shape
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or shape[1] < 2:
-            raise ScanError(self.path, self.key, f"shape {shape}", "square patterns of an even size, (n, N, N)")
+            raise ScanError(self.path, self.key, f"shape {shape}", "square patterns of an even size, (n, N, N); data.crop takes a part")
         if self.diffraction.dtype.kind not in "fiu":
             raise ScanError(self.path, self.key, f"type {self.diffraction.dtype}", "real numbers")
         if shape[0] == 0:
@@ -89,32 +102,44 @@ class Scan:
             raise ScanError(self.path, "probe", f"shape {self.probe.shape}", f"the patterns' size, (modes, {shape[1]}, {shape[2]})")
         if not np.isfinite(self.probe).all():
             raise ScanError(self.path, "probe", "NaN or infinity", "finite values")
-        if not np.any(self.probe):
+        if len(self.probe) and not np.any(self.probe):
             raise ScanError(self.path, "probe", "zeros only", "a probe with light in it")
+        if self.mask is not None:
+            if self.mask.shape != shape[1:] or self.mask.dtype != bool:
+                raise ScanError(self.path, "mask", f"{self.mask.dtype} {self.mask.shape}", f"bool {shape[1:]}")
+            if not self.mask.any():
+                raise ScanError(self.path, "mask", "no pixel that counts", "some")
 
     @property
     def num_patterns(self) -> int:
         return self.diffraction.shape[0]
 
     @property
-    def num_bytes(self) -> int:
-        """Of all patterns, as the file holds them."""
-        return math.prod(self.diffraction.shape) * self.diffraction.dtype.itemsize
-
-    @property
     def pattern_size(self) -> int:
         """N."""
         return self.diffraction.shape[-1]
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all patterns, as they are stored."""
+        return math.prod(self.diffraction.shape) * self.diffraction.dtype.itemsize
+
+    def require_probe(self) -> None:
+        """Raise where there is none: nothing can be trained or reconstructed without."""
+        if len(self.probe) == 0:
+            raise ScanError(self.path, "probe", "none in the file and no data.probe", "--data.probe FILE (.npy, .npz or file.h5:/dataset)")
+
     def amplitude(self, patterns: np.ndarray) -> np.ndarray:
-        """Measured amplitude X of some patterns, by number: (k, N, N) float32.
+        """Measured amplitude X of some patterns, by number: (k, N, N) float32, 0 where the mask says no.
 
         Raises
         ------
         ScanError
-            A value is NaN, infinite (in float32 too) or negative.
+            A value that counts is NaN, infinite (in float32 too) or negative.
         """
         measured = np.asarray(self.diffraction[patterns], dtype=np.float64)
+        if self.mask is not None:
+            measured = np.where(self.mask, measured, 0.0)
         with np.errstate(invalid="ignore", over="ignore"):  # said below, with file and pixel
             amplitude = (np.sqrt(measured) if self.measurement == "counts" else measured).astype(np.float32)
         valid = np.isfinite(amplitude) & (measured >= 0)
@@ -123,3 +148,14 @@ class Scan:
             found = f"{measured[tuple(where)]} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
             raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
         return amplitude
+
+
+def resolve_measurement(path: Path, in_file: object, asked: Measurement | None, default: Measurement | None = None) -> Measurement:
+    """What the diffraction numbers are: the file says it, or the user; never guessed."""
+    if in_file and asked and in_file != asked:
+        raise ScanError(path, "measurement", f"{in_file!r} in the file's metadata but {asked!r} in data.measurement", "one answer")
+    measurement = in_file or asked or default
+    if measurement not in ("amplitude", "counts"):
+        found = repr(measurement) if measurement else "nothing in the file's metadata nor in data.measurement"
+        raise ScanError(path, "measurement", found, "amplitude (the diffraction array holds sqrt of counts) or counts")
+    return measurement  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.config import DataConfig
 from ptycho_dist.data.npz_writer import rewrite_scan
 from ptycho_dist.data.readers import read_scan
-from ptycho_dist.data.scan import Measurement, Scan
+from ptycho_dist.data.scan import Scan
 from ptycho_dist.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class StagingError(ValueError):
     """A scan file that can't be copied to the node's disk; the message names the file, what was found and what was expected."""
 
 
-def stage_scans(scans: Sequence[Path], directory: Path, *, repack: bool = False, measurement: Measurement | None = None) -> list[Path]:
+def stage_scans(scans: Sequence[Path], directory: Path, *, repack: DataConfig | None = None) -> list[Path]:
     """Copy scan files into `directory`, unless the same content lies there already; gives their new paths.
 
     A lock keeps a second process or job on the node from writing too: it waits, and then finds the copy. The copy is read back and its
@@ -41,10 +43,9 @@ def stage_scans(scans: Sequence[Path], directory: Path, *, repack: bool = False,
     directory
         Where to; made if missing.
     repack
-        Write `NAME.npz` instead, whose patterns lie uncompressed one after the other: to read one of many that are packed together, or lie
-        interleaved, costs the reading of all of them. It is read back too, against the checksums that it was written with.
-    measurement
-        For `repack`, what the diffraction holds, where the file does not say it; the NPZ file then does.
+        Read the scan with these options, and write `NAME.npz` instead, whose patterns lie uncompressed one after the other: to read one of
+        many that are packed together costs the reading of all of them. What the options say (measurement, window, probe, mask) is then in
+        the file. It is read back too, against the checksums that it was written with.
 
     Raises
     ------
@@ -61,10 +62,10 @@ def stage_scans(scans: Sequence[Path], directory: Path, *, repack: bool = False,
         if repack and copy.exists() and copy.samefile(scan):
             raise StagingError(f"{scan}: found that it lies in {directory} itself, expected another directory to write to")
     directory.mkdir(parents=True, exist_ok=True)
-    return [_stage(scan, copy, repack=repack, measurement=measurement) for scan, copy in zip(scans, copies, strict=True)]
+    return [_stage(scan, copy, repack=repack) for scan, copy in zip(scans, copies, strict=True)]
 
 
-def _stage(path: Path, copy: Path, *, repack: bool, measurement: Measurement | None) -> Path:
+def _stage(path: Path, copy: Path, *, repack: DataConfig | None) -> Path:
     record_path = copy.with_name(f".{copy.name}.staged")
     with copy.with_name(f".{copy.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -72,12 +73,12 @@ def _stage(path: Path, copy: Path, *, repack: bool, measurement: Measurement | N
             logger.info("%s: lies there already", path)
             return copy
         source = _identity(path)
-        wanted = {**source, "repacked_as": measurement or "the file says"} if repack else source
+        wanted = {**source, "repacked": _record_of(repack)} if repack else source
         started = time.monotonic()
         if _is_whole(copy, record_path, wanted):
             logger.info("%s: found the same content at %s, SHA-256 compared in %.1f s", path, copy, time.monotonic() - started)
             return copy
-        scan = read_scan(path, measurement) if repack else None
+        scan = read_scan(path, options=repack) if repack else None
         _require_room(path, scan.num_bytes if scan else source["bytes"], copy)
         record_path.unlink(missing_ok=True)
         with replacing(copy) as temporary:
@@ -114,6 +115,12 @@ def _repack(scan: Scan, temporary: Path, copy: Path) -> str:
     if damaged:
         raise StagingError(f"{copy}: found that {damaged} is not what was written, expected it to be: the disk of this node is not sound")
     return _sha256_of(temporary, copy)
+
+
+def _record_of(options: DataConfig) -> dict[str, Any]:
+    """The options, and which files those are that they name; as JSON gives it back."""
+    files = [Path(name.partition(":")[0]) for name in (options.probe, options.mask, options.diffraction) if name is not None]
+    return json.loads(json.dumps({**dataclasses.asdict(options), "files": [_identity(file) for file in files if file.exists()]}))
 
 
 def _identity(path: Path) -> dict[str, Any]:

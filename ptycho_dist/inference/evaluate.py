@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.data.readers.npz import read_npz_object
+from ptycho_dist.data.readers import read_object
 from ptycho_dist.report.comparison import compare_with_reference
 from ptycho_dist.report.figures import draw_comparison
 
@@ -22,7 +22,7 @@ _KEYS = ("object", "origin_px", "positions_px", "valid", "illumination")
 
 
 def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> dict[str, Any]:
-    """Compare `reconstruction.npz` with the `objectGuess` of a scan file; write `metrics.json` and `comparison.png`.
+    """Compare `reconstruction.npz` with the object in a scan file; write `metrics.json` and `comparison.png`.
 
     What ptychography can't tell is fitted first: see `compare_with_reference`. The deviance is not of this comparison: it is that of the
     stitched object against all measured patterns, which inference found with the bundle's photon scale and left in `summary.json` beside
@@ -40,7 +40,7 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
         valid=arrays["valid"],
         illumination=arrays["illumination"],
         positions_px=arrays["positions_px"],
-        reference=read_npz_object(reference_path),
+        reference=read_object(reference_path),
     )
     numbers = {
         "reconstruction": str(reconstruction_path),

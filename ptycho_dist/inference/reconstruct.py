@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -110,13 +111,20 @@ def infer(
     normalization: NormalizationSource = "bundle",
     probe: ProbeSource | None = None,
     measurement: Measurement | None = None,
+    read: Mapping[str, Any] | None = None,
     refine_iterations: int = 0,
     refine_probe: bool = False,
 ) -> Reconstruction:
-    """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`."""
+    """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`.
+
+    What the scan file does not say of itself (`data.energy_eV`, `data.hdf5` and so on) is what the bundle was trained with, but for the
+    keys in `read`. `data.diffraction` is of one scan alone, and `data.measurement` only a default.
+    """
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
-    scan = read_scan(scan_path, measurement, default_measurement=bundle.config.data.measurement)
+    trained_with = bundle.config.data
+    options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **(read or {})})
+    scan = read_scan(scan_path, measurement, options=options, default_measurement=trained_with.measurement)
     seconds_read = time.perf_counter() - started
     reconstruction = reconstruct(
         bundle, scan, normalization=normalization, probe=probe, refine_iterations=refine_iterations, refine_probe=refine_probe
@@ -167,7 +175,7 @@ def reconstruct(
         function of the measured amplitude either way.
     probe
         `bundle` takes the bundle's probe: the one of this scan where training refined it, else that of the first scan trained on. `scan`
-        takes the scan's own. None is `bundle` where training refined the probe, else `scan`.
+        takes the scan's own. None is `bundle` where training refined the probe, else `scan`; a scan without one needs the bundle's.
     refine_iterations
         Maximum-likelihood updates of the stitched object, each a pass over the patterns; see `refine`.
     refine_probe
@@ -257,7 +265,7 @@ def reconstruct(
         positions_px=scan.positions_px,
         valid=stitched.valid(),
         illumination=stitched.illumination(),
-        initial_probe=normalize_probe(torch.from_numpy(scan.probe)).numpy(),
+        initial_probe=normalize_probe(torch.from_numpy(scan.probe if len(scan.probe) else modes)).numpy(),
         probe=stitched.probe.cpu().numpy(),
         photons=photons,
         summary=summary,
@@ -267,6 +275,8 @@ def reconstruct(
 def _choose_probe(bundle: Bundle, scan: Scan, source: ProbeSource | None) -> tuple[np.ndarray, dict[str, Any]]:
     """The probe to reconstruct with, (modes, N, N), and what `summary.json` tells of it."""
     source = source or ("bundle" if bundle.refined_probes else "scan")
+    if source == "scan":
+        scan.require_probe()
     of_this_scan = source == "scan" or scan.fingerprint in bundle.refined_probes
     modes = scan.probe if source == "scan" else bundle.refined_probes.get(scan.fingerprint, bundle.probe)
     refined = source == "bundle" and bool(bundle.refined_probes)

@@ -306,7 +306,7 @@ def _file_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
 
 
 def _open_scan(path: Path, config: Config) -> str:
-    return _describe_scan(read_scan(path, config.data.measurement))
+    return _describe_scan(read_scan(path, options=config.data))
 
 
 def _describe_scan(scan: Scan) -> str:

@@ -551,11 +551,16 @@ NOT_JSON = "JSON text"
 NOT_NPZ = "a zip archive as numpy.savez writes it"
 
 BROKEN: dict[str, tuple[Broken, str, str, str]] = {
-    "missing file": (lambda path: None, "file", "no such file", "an NPZ scan"),
-    "directory": (Path.mkdir, "file", "not a file", "an NPZ scan"),
-    "empty file": (lambda path: path.write_bytes(b""), "file", "not a readable NPZ archive", NOT_NPZ),
-    "text file": (lambda path: path.write_text("hello\n" * 99), "file", "not a readable NPZ archive", NOT_NPZ),
-    "npy in place of npz": (lambda path: path.write_bytes(npy(PATTERNS)), "file", "not a readable NPZ archive", NOT_NPZ),
+    "missing file": (lambda path: None, "file", "no such file", "a scan file"),
+    "directory": (Path.mkdir, "file", "not a file", "a scan file"),
+    "empty file": (lambda path: path.write_bytes(b""), "format", "at its beginning", "an NPZ archive (PK) or an HDF5 file"),
+    "text file": (lambda path: path.write_text("hello\n" * 99), "format", "at its beginning", "an NPZ archive (PK) or an HDF5 file"),
+    "npy in place of npz": (
+        lambda path: path.write_bytes(npy(PATTERNS)),
+        "format",
+        "at its beginning",
+        "an NPZ archive (PK) or an HDF5 file",
+    ),
     "truncated": (truncated(0.6), "file", "not a readable NPZ archive", NOT_NPZ),
     "truncated by little": (truncated(0.9999), "file", "not a readable NPZ archive", NOT_NPZ),
     "damaged directory": (damaged_central_directory, "file", "not a readable NPZ archive", NOT_NPZ),
@@ -625,9 +630,9 @@ def test_refusal_names_file_key_found_and_expected(
     assert list(temporary_folder.iterdir()) == []
 
 
-def test_format_that_nobody_reads_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ScanError, match=r"scan\.h5: format: found '\.h5', expected \.npz"):
-        read_scan(tmp_path / "scan.h5")
+def test_content_decides_not_the_name(write_scan: WriteScan) -> None:
+    path = write_scan()
+    require_same_scan(read_scan(path, "amplitude"), read_scan(path.rename(path.with_suffix(".h5")), "amplitude"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, -1e-30])

@@ -247,19 +247,22 @@ def evaluates(make: Make, message: str) -> Row:
 
 
 NOT_NPZ = r"FILE: file: found not a readable NPZ archive \(.*\), expected a zip archive as numpy.savez writes it"
+NO_FORMAT = r"FILE: format: found b.* at its beginning, expected an NPZ archive \(PK\) or an HDF5 file"
 NOT_FINITE = r" at pixel \[3, 5\] of pattern 7, expected finite amplitude of at least 0"
 POSITIVE = ", expected a positive number"
 
 ROWS: dict[str, Row] = {
     # Scan files
-    "no file": trains(lambda path: None, "FILE: file: found no such file, expected an NPZ scan", ranks=True),
-    "a directory": trains(Path.mkdir, "FILE: file: found not a file, expected an NPZ scan"),
-    "an empty file": trains(text(""), NOT_NPZ),
-    "text": trains(text("hello\n" * 99), NOT_NPZ),
-    "a single array": trains(text(npy(PATTERNS)), NOT_NPZ),
+    "no file": trains(lambda path: None, "FILE: file: found no such file, expected a scan file", ranks=True),
+    "a directory": trains(Path.mkdir, "FILE: file: found not a file, expected a scan file"),
+    "an empty file": trains(text(""), NO_FORMAT),
+    "text": trains(text("hello\n" * 99), NO_FORMAT),
+    "a single array": trains(text(npy(PATTERNS)), NO_FORMAT),
     "a truncated scan": trains(then(scan(), cut), NOT_NPZ, ranks=True),
     "a zip directory that points to nowhere": trains(then(scan(), lambda content: content.__setitem__(-4, 0xFF)), NOT_NPZ),
-    "a format that nobody reads": trains(scan(), r"FILE: format: found '\.h5', expected \.npz", name="scan.h5"),
+    "an HDF5 signature and nothing behind it": trains(
+        text(b"\x89HDF\r\n\x1a\n"), "FILE: file: found not a readable HDF5 file", name="scan.h5"
+    ),
     "other arrays": trains(
         lambda path: np.savez(path, a=np.ones(3)), r"FILE: file: found an archive of \['a.npy'\], expected arrays named"
     ),
@@ -390,7 +393,7 @@ ROWS: dict[str, Row] = {
         "a.yaml",
         text('data: {path: "a\\0.npz"}'),
         ("--config={}",),
-        r"a\x00\.npz: file: found no such file, expected an NPZ scan",
+        r"a\x00\.npz: file: found no such file, expected a scan file",
     ),
     # YAML files
     "an unknown key": configures("data: {pathh: x}", "pathh"),

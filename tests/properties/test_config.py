@@ -12,7 +12,7 @@ import yaml
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from ptycho_dist.config import Config, ConfigError, DataConfig, ModelConfig, SimulationConfig, TrainConfig, parse_mapping
+from ptycho_dist.config import Config, ConfigError, DataConfig, Hdf5Config, ModelConfig, SimulationConfig, TrainConfig, parse_mapping
 
 NO_SHRINKING = (Phase.explicit, Phase.generate)
 """For large examples: to make a failing one small takes minutes."""
@@ -40,6 +40,22 @@ def ranges(low: float | None = None) -> st.SearchStrategy[tuple[float, float]]:
 
 VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     DataConfig: {
+        "energy_eV": optional(positive),
+        "detector_distance_m": optional(positive),
+        "detector_pixel_m": optional(positive),
+        "probe": optional(names),
+        "mask": optional(names),
+        "diffraction": st.none(),  # not with several paths
+        "crop": st.integers(1, 2**60).map(lambda half: 2 * half),
+        "centre_px": optional(st.tuples(seeds, seeds)),
+        "transpose": st.sampled_from([None, True, False]),
+        "hdf5": st.builds(
+            Hdf5Config,
+            **{
+                field.name: st.sampled_from([None, "px", "m", "mm", "um", "nm"]) if field.name == "positions_unit" else optional(names)
+                for field in dataclasses.fields(Hdf5Config)
+            },
+        ),
         "path": optional(names | st.lists(names, max_size=3)),
         "measurement": st.sampled_from([None, "amplitude", "counts"]),
         "nphotons": optional(positive | counting | st.just("measured")),
@@ -144,6 +160,8 @@ def is_of(value: Any, kind: Any) -> bool:
     if origin in (list, tuple):
         kinds = arguments * (len(value) if origin is list and isinstance(value, list) else 1)
         return isinstance(value, list) and len(value) == len(kinds) and all(map(is_of, value, kinds))
+    if dataclasses.is_dataclass(kind):
+        return isinstance(value, dict)
     if arguments:
         return any(is_of(value, one) for one in arguments)
     if kind in (int, float) and isinstance(value, str):
@@ -168,7 +186,7 @@ def test_value_is_read_as_it_is_or_refused_by_name(concern: str, key: str, value
         assert f"{concern}.{key}" in message
     else:
         assert is_of(value, typing.get_type_hints(CONCERNS[concern])[key])
-        assert isinstance(value, str) or as_yaml(found) == value
+        assert isinstance(value, str | dict) or as_yaml(found) == value
 
 
 @pytest.mark.parametrize(

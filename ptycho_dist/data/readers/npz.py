@@ -23,7 +23,8 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from ptycho_dist.data.pattern_file import PatternFile, bring_patterns_first
-from ptycho_dist.data.scan import Measurement, Scan, ScanError
+from ptycho_dist.data.readers.array_file import as_mask
+from ptycho_dist.data.scan import Measurement, Scan, ScanError, resolve_measurement
 from ptycho_dist.distributed import run_once_a_node, run_together
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DIFFRACTION_KEYS = ("diffraction", "diff3d")
-_KEYS = (*_DIFFRACTION_KEYS, "xcoords", "ycoords", "probeGuess", "objectGuess", "_metadata")
+_KEYS = (*_DIFFRACTION_KEYS, "xcoords", "ycoords", "probeGuess", "objectGuess", "mask", "_metadata")
 _ZIP_LOCAL_HEADER_BYTES = 30
 _LARGEST_METADATA_BYTES = 1 << 20
 _LARGEST_SMALL_ARRAY_BYTES = 1 << 26
@@ -71,19 +72,29 @@ class _Member:
         return ScanError(self.path, self.key, found, expected)
 
 
-def read_npz_scan(path: Path, measurement: Measurement | None, default_measurement: Measurement | None) -> Scan:
-    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and if there `objectGuess` and `_metadata`; see `read_scan`."""
-    diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement))
+def read_npz_scan(
+    path: Path, measurement: Measurement | None, default_measurement: Measurement | None, *, needs_probe: bool = True
+) -> Scan:
+    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and `objectGuess`, `mask`, `_metadata` if there; see `read_scan`.
+
+    Where the probe comes from elsewhere (`needs_probe` false), the file's is neither asked for nor read.
+    """
+    diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement, needs_probe))
     copy = run_once_a_node(lambda: _copy_in_order(diffraction))
     try:
         patterns = run_together(lambda: _open_patterns(diffraction, copy))
     finally:
         run_once_a_node(lambda: copy.unlink() if copy else None)
-    return run_together(lambda: Scan(diffraction=patterns, **rest))
+    return run_together(lambda: _scan(patterns, rest))
+
+
+def _scan(patterns: PatternFile, rest: dict[str, Any]) -> Scan:
+    probe = np.empty((0, *patterns.shape[1:]), dtype=np.complex64) if rest["probe"] is None else rest["probe"]
+    return Scan(**{**rest, "diffraction": patterns, "probe": probe})
 
 
 def _read_all_but_patterns(
-    path: Path, measurement: Measurement | None, default_measurement: Measurement | None
+    path: Path, measurement: Measurement | None, default_measurement: Measurement | None, needs_probe: bool
 ) -> tuple[_Member, dict[str, Any]]:
     members = _read_headers(path)
 
@@ -98,7 +109,7 @@ def _read_all_but_patterns(
             f"an array of shape {diffraction.shape} and type {diffraction.dtype}", "diffraction patterns, (n, N, N), of real numbers"
         )
     largest_bytes = max(diffraction.num_bytes, _LARGEST_SMALL_ARRAY_BYTES)
-    for key in ("xcoords", "ycoords", "probeGuess"):  # read whole: what is compressed may be far larger than the file
+    for key in ("xcoords", "ycoords", "probeGuess", "mask"):  # read whole: what is compressed may be far larger than the file
         if key in members and members[key].num_bytes > largest_bytes:
             raise members[key].refused(f"{members[key].num_bytes} bytes", f"at most {largest_bytes} with such patterns")
     rows, columns = _coordinates(require("ycoords")), _coordinates(require("xcoords"))
@@ -108,10 +119,11 @@ def _read_all_but_patterns(
     return diffraction, {
         "path": path,
         "key": diffraction.key,
-        "measurement": _resolve_measurement(path, metadata.get("measurement"), measurement, default_measurement),
+        "measurement": resolve_measurement(path, metadata.get("measurement"), measurement, default_measurement),
         "positions_px": np.stack([rows, columns], axis=1),
-        "probe": _probe(require("probeGuess")),
+        "probe": _probe(require("probeGuess")) if needs_probe else None,
         "object_guess": _object_guess(members["objectGuess"]) if "objectGuess" in members else None,
+        "mask": as_mask(path, "mask", _read_array(members["mask"])) if "mask" in members else None,
         "nphotons": _nphotons(path, metadata),
         "fingerprint": _fingerprint(members),
     }
@@ -306,16 +318,6 @@ def _parse_json(member: _Member, text: str | bytes) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise member.refused(f"{type(metadata).__name__}", "a JSON object")
     return metadata
-
-
-def _resolve_measurement(path: Path, in_file: object, asked: Measurement | None, default: Measurement | None) -> Measurement:
-    if in_file and asked and in_file != asked:
-        raise ScanError(path, "measurement", f"{in_file!r} in the file's metadata but {asked!r} in data.measurement", "one answer")
-    measurement = in_file or asked or default
-    if measurement not in ("amplitude", "counts"):
-        found = repr(measurement) if measurement else "nothing in the file's metadata nor in data.measurement"
-        raise ScanError(path, "measurement", found, "amplitude (the diffraction array holds sqrt of counts) or counts")
-    return measurement  # type: ignore[return-value]
 
 
 def _nphotons(path: Path, metadata: dict[str, Any]) -> float | None:

@@ -1,0 +1,233 @@
+"""Diffraction patterns that stay in their HDF5 file and are read by number."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptycho_dist.data.readers.hdf5_file import Hdf5File
+from ptycho_dist.data.scan import Patterns, ScanError
+
+if TYPE_CHECKING:
+    import h5py
+
+LARGEST_PATTERN_BYTES = 1 << 30
+_BLOCK_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hdf5Patterns:
+    """A dataset (n, rows, columns), or a window of it.
+
+    Each process opens the file for itself, when it first reads: a handle that went through a fork or a pickle is of no use.
+
+    Attributes
+    ----------
+    path, key
+        File and dataset.
+    num_patterns, dtype
+        n, and the type of a pixel.
+    rows, columns
+        Window that is read, of the detector as the patterns show it.
+    is_transposed
+        Whether the file has (n, columns, rows).
+    chunk
+        Patterns that are stored together; one can't be unpacked alone.
+    needs_plugins
+        Whether hdf5plugin unpacks them.
+    """
+
+    path: Path
+    key: str
+    num_patterns: int
+    dtype: np.dtype
+    rows: slice
+    columns: slice
+    is_transposed: bool
+    chunk: int
+    needs_plugins: bool = False
+    _opened: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.num_patterns, self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __len__(self) -> int:
+        return self.num_patterns
+
+    def window(self, rows: slice, columns: slice) -> Hdf5Patterns:
+        """A part of the detector, counted from this one's first pixel; nothing else is read."""
+        rows, columns = (
+            slice(outer.start + inner.start, outer.start + inner.stop) for outer, inner in ((self.rows, rows), (self.columns, columns))
+        )
+        return replace(self, rows=rows, columns=columns, _opened={})
+
+    def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
+        """Patterns by number, in any order: what lies in one chunk or side by side is read once and together."""
+        wanted, back = np.unique(np.asarray(patterns, dtype=np.int64), return_inverse=True)
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.num_patterns:
+            raise IndexError(f"patterns {wanted[0]} to {wanted[-1]} of {self.num_patterns}")
+        read = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
+        parts = (self.columns, self.rows) if self.is_transposed else (self.rows, self.columns)
+        apart = (np.diff(wanted) > 1) & (np.diff(wanted // self.chunk) > 0)
+        starts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(wanted)]
+        for start, stop in pairwise(starts):
+            if start == stop:
+                continue
+            try:
+                block = self._dataset()[wanted[start] : wanted[stop - 1] + 1, parts[0], parts[1]]
+            except OSError as error:
+                found = f"patterns {wanted[start]} to {wanted[stop - 1]} that can't be read ({error})"
+                raise ScanError(self.path, self.key, found, "an intact file") from error
+            block = block[wanted[start:stop] - wanted[start]]
+            read[start:stop] = block.swapaxes(1, 2) if self.is_transposed else block
+        return read[back.reshape(-1)]
+
+    def _dataset(self) -> h5py.Dataset:
+        process = os.getpid()
+        if process not in self._opened:
+            import h5py
+
+            self._opened.clear()
+            if self.needs_plugins:
+                import hdf5plugin  # noqa: F401  registers its filters in this process
+            self._opened[process] = h5py.File(self.path, "r")[self.key]
+        return self._opened[process]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomePatterns:
+    """Patterns of several sources by a number of their own: pattern i is pattern `number[i]` of source `source[i]`."""
+
+    sources: Sequence[Patterns]
+    source: np.ndarray
+    number: np.ndarray
+
+    @classmethod
+    def one_after_the_other(cls, sources: Sequence[Patterns]) -> SomePatterns:
+        lengths = [source.shape[0] for source in sources]
+        return cls(
+            sources=sources,
+            source=np.repeat(np.arange(len(sources)), lengths),
+            number=np.concatenate([np.arange(length) for length in lengths]),
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.number), *self.sources[0].shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.result_type(*(source.dtype for source in self.sources))
+
+    def window(self, rows: slice, columns: slice) -> SomePatterns:
+        return replace(self, sources=[window_of(source, rows, columns) for source in self.sources])
+
+    def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
+        source, number = self.source[patterns], self.number[patterns]
+        read = np.empty((len(number), *self.shape[1:]), dtype=self.dtype)
+        for which in np.unique(source):
+            read[source == which] = self.sources[which][number[source == which]]
+        return read
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedPatterns:
+    """A part of the detector, of patterns that are read whole."""
+
+    whole: Patterns
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.whole.shape[0], self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.whole.dtype
+
+    def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
+        return np.asarray(self.whole[patterns])[:, self.rows, self.columns]
+
+
+def window_of(patterns: Patterns, rows: slice, columns: slice) -> Patterns:
+    """A part of the detector; where the patterns know how, nothing else is read."""
+    if isinstance(patterns, Hdf5Patterns | SomePatterns):
+        return patterns.window(rows, columns)
+    return WindowedPatterns(whole=patterns, rows=rows, columns=columns)
+
+
+def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> Hdf5Patterns:
+    """The patterns of a dataset, checked but not read.
+
+    Raises
+    ------
+    ScanError
+        There is no such dataset, it is not (n, rows, columns) of real numbers, or nothing was ever written to it.
+    """
+    dataset = file.dataset(key)
+    if dataset is None:
+        raise file.refused(key, f"no such dataset; the file has {file.names()[:12]}", "diffraction patterns, (n, rows, columns)")
+    shape: tuple[int, ...] = dataset.shape or ()
+    if len(shape) != 3 or 0 in shape or dataset.dtype.kind not in "fiu":
+        raise file.refused(key, f"shape {dataset.shape} of {dataset.dtype}", "diffraction patterns, (n, rows, columns), of real numbers")
+    pattern_bytes = math.prod(shape[1:]) * dataset.dtype.itemsize
+    if pattern_bytes > LARGEST_PATTERN_BYTES:
+        raise file.refused(key, f"shape {shape}: {pattern_bytes} bytes a pattern", f"at most {LARGEST_PATTERN_BYTES}")
+    if not dataset.is_virtual and dataset.id.get_storage_size() == 0:
+        raise file.refused(key, f"shape {shape} without any data in it", "patterns that were written")
+    rows, columns = (shape[2], shape[1]) if is_transposed else (shape[1], shape[2])
+    return Hdf5Patterns(
+        path=Path(dataset.file.filename),
+        key=dataset.name,
+        num_patterns=shape[0],
+        dtype=dataset.dtype,
+        rows=slice(0, rows),
+        columns=slice(0, columns),
+        is_transposed=is_transposed,
+        chunk=dataset.chunks[0] if dataset.chunks else 1,
+        needs_plugins=file.needs_plugins,
+    )
+
+
+def frame_of_all(file: Hdf5File, key: str, *, is_transposed: bool = False) -> np.ndarray | None:
+    """The one frame (rows, columns) of a dataset (rows, columns), or (n, rows, columns) whose frames are all the same; None if not there.
+
+    Raises
+    ------
+    ScanError
+        The frames differ: a mask that changes from pattern to pattern is not supported.
+    """
+    dataset = file.dataset(key) if file.has(key) else None
+    if dataset is None:
+        return None
+    shape: tuple[int, ...] = dataset.shape or ()
+    if len(shape) not in (2, 3) or 0 in shape or dataset.dtype.kind not in "biuf":
+        raise file.refused(key, f"shape {shape} of {dataset.dtype}", "(rows, columns), or (n, rows, columns)")
+    frame_bytes = math.prod(shape[-2:]) * dataset.dtype.itemsize
+    if frame_bytes > LARGEST_PATTERN_BYTES:
+        raise file.refused(key, f"{frame_bytes} bytes a frame", f"at most {LARGEST_PATTERN_BYTES}")
+    if len(shape) == 2:
+        return dataset[()].T if is_transposed else dataset[()]
+    first = dataset[0]
+    step = max(1, _BLOCK_BYTES // frame_bytes)
+    for start in range(1, shape[0], step):
+        differs = (dataset[start : start + step] != first).any(axis=(1, 2))
+        if differs.any():
+            number = start + int(differs.argmax())
+            raise file.refused(key, f"frame {number} differs from frame 0", "one mask for all patterns: leave it out and give data.mask")
+    return first.T if is_transposed else first
