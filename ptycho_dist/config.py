@@ -112,9 +112,7 @@ class ScanConfig:
             value = getattr(self, key)
             _require(value is None or (math.isfinite(value) and value > 0), f"data.{key}", value, "a positive number")
         _require(self.crop is None or (self.crop >= 2 and self.crop % 2 == 0), "data.crop", self.crop, "an even number of pixels")
-        if self.centre_px is not None:
-            _require(self.crop is not None, "data.centre_px", self.centre_px, "data.crop with it")
-            _require(min(self.centre_px) >= 0, "data.centre_px", self.centre_px, "a row and a column of at least 0")
+        _require(self.centre_px is None or min(self.centre_px) >= 0, "data.centre_px", self.centre_px, "a row and a column of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -410,11 +408,15 @@ def add_scan_keys(parser: ArgumentParser, name: str) -> None:
 
 
 def given_scan_keys(parser: ArgumentParser, arguments: Namespace, name: str) -> dict[str, Any]:
-    """Of the options of `add_scan_keys`, those that somebody gave."""
+    """Of the options of `add_scan_keys`, those on the command line, as a nested mapping; null is one of the values that may be given."""
     _require_values(name, ScanConfig, arguments[name])
-    given, default = parser.instantiate(arguments)[name], ScanConfig()
-    keys = [field.name for field in dataclasses.fields(ScanConfig)]
-    return {key: getattr(given, key) for key in keys if getattr(given, key) != getattr(default, key)}
+    given = parser.parse_args(defaults=False).get(name)
+    return {} if given is None else _only_given(parser.instantiate(arguments)[name], given)
+
+
+def _only_given(config: Any, given: Namespace) -> dict[str, Any]:
+    values = {key: (getattr(config, key), value) for key, value in vars(given).items()}
+    return {key: _only_given(own, value) if isinstance(value, Namespace) else own for key, (own, value) in values.items()}
 
 
 def parse_mapping(mapping: dict[str, Any]) -> Config:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.npz_writer import rewrite_scan
-from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.readers import other_files, read_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.progress import Progress
 
@@ -32,6 +32,8 @@ class StagingError(ValueError):
 
 def stage_scans(scans: Sequence[Path], directory: Path, *, repack: DataConfig | None = None) -> list[Path]:
     """Copy scan files into `directory`, unless the same content lies there already; gives their new paths.
+
+    The files that an HDF5 scan links to, and the other one of a pair, are copied too, to the same place relative to it.
 
     A lock keeps a second process or job on the node from writing too: it waits, and then finds the copy. The copy is read back and its
     SHA-256 compared with that of the bytes that were read from the source.
@@ -53,6 +55,7 @@ def stage_scans(scans: Sequence[Path], directory: Path, *, repack: DataConfig | 
         A file is missing, two have the same name, the disk has no room, the source changed meanwhile, or the copy differs; or, to be
         repacked, it can't be read.
     """
+    others: dict[Path, Path] = {}
     copies = [directory / (f"{scan.stem}.npz" if repack else scan.name) for scan in scans]
     for scan, copy in zip(scans, copies, strict=True):
         if not scan.is_file():
@@ -61,7 +64,13 @@ def stage_scans(scans: Sequence[Path], directory: Path, *, repack: DataConfig | 
             raise StagingError(f"{scan}: found another scan of the same name in the list, expected names that can lie in one directory")
         if repack and copy.exists() and copy.samefile(scan):
             raise StagingError(f"{scan}: found that it lies in {directory} itself, expected another directory to write to")
+        if not repack:
+            others |= {other: directory / other.relative_to(scan.resolve().parent) for other in other_files(scan)}
     directory.mkdir(parents=True, exist_ok=True)
+    for other, copy in others.items():
+        if other not in {scan.resolve() for scan in scans}:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _stage(other, copy, repack=None)
     return [_stage(scan, copy, repack=repack) for scan, copy in zip(scans, copies, strict=True)]
 
 
@@ -73,7 +82,7 @@ def _stage(path: Path, copy: Path, *, repack: DataConfig | None) -> Path:
             logger.info("%s: lies there already", path)
             return copy
         source = _identity(path)
-        wanted = {**source, "repacked": _record_of(repack)} if repack else source
+        wanted = {**source, "repacked": _record_of(path, repack)} if repack else source
         started = time.monotonic()
         if _is_whole(copy, record_path, wanted):
             logger.info("%s: found the same content at %s, SHA-256 compared in %.1f s", path, copy, time.monotonic() - started)
@@ -117,10 +126,11 @@ def _repack(scan: Scan, temporary: Path, copy: Path) -> str:
     return _sha256_of(temporary, copy)
 
 
-def _record_of(options: DataConfig) -> dict[str, Any]:
-    """The options, and which files those are that they name; as JSON gives it back."""
-    files = [Path(name.partition(":")[0]) for name in (options.probe, options.mask, options.diffraction) if name is not None]
-    return json.loads(json.dumps({**dataclasses.asdict(options), "files": [_identity(file) for file in files if file.exists()]}))
+def _record_of(path: Path, options: DataConfig) -> dict[str, Any]:
+    """The options, and which files those are that they or the scan name; as JSON gives it back."""
+    named = [Path(name.partition(":")[0]) for name in (options.probe, options.mask, options.diffraction) if name is not None]
+    files = [_identity(file) for file in (*named, *other_files(path)) if file.exists()]
+    return json.loads(json.dumps({**dataclasses.asdict(options), "files": files}))
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -148,6 +149,35 @@ def test_processes_that_ask_at_once_get_one_copy(scan: Path, disk: Path) -> None
         process.join()
     assert len(found) == 1
     assert (disk / "scan.npz").read_bytes() == scan.read_bytes()
+
+
+def test_files_that_a_scan_links_to_come_along(tmp_path: Path, disk: Path) -> None:
+    """To the same place beside the copy, where the links find them; what they may not lead to stays."""
+    (tmp_path / "experiment" / "raw").mkdir(parents=True)
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    layout = h5py.VirtualLayout(shape=(3,), dtype=np.float64)
+    layout[:] = h5py.VirtualSource("raw/source.h5", "data", shape=(3,))
+    links = {"linked": h5py.ExternalLink("raw/linked.h5", "/again"), "outside": h5py.ExternalLink("../elsewhere.h5", "/data")}
+    master = tmp_path / "experiment" / "scan_dp.hdf5"
+    with h5py.File(master, "w") as file:
+        file.create_virtual_dataset("group/virtual", layout)
+        file["group/here"] = file["group"]  # a circle
+        for name, link in links.items():
+            file[name] = link
+    for name, content in {"raw/source.h5": np.arange(3.0), "raw/linked.h5": None, "raw/second.h5": np.ones(2), "scan_para.hdf5": 5}.items():
+        with h5py.File(tmp_path / "experiment" / name, "w") as file:
+            if content is not None:
+                file["data"] = content
+            else:
+                file["again"] = h5py.ExternalLink("second.h5", "/data")
+    (copy,) = stage_scans([master], disk)
+    found = sorted(str(path.relative_to(disk)) for path in disk.rglob("*.h*5"))
+    assert found == ["raw/linked.h5", "raw/second.h5", "raw/source.h5", "scan_dp.hdf5", "scan_para.hdf5"]
+    shutil.rmtree(tmp_path / "experiment")
+    with h5py.File(copy) as file:
+        assert file["group/virtual"][()].tolist() == [0, 1, 2]
+        assert file["linked"][()].tolist() == [1, 1]
 
 
 # --- Repacked

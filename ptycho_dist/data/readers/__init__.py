@@ -88,6 +88,22 @@ def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.nd
     return content.object_guess
 
 
+def other_files(path: str | Path) -> list[Path]:
+    """What a scan file can't be read without: the other file of its pair, and what its links lead to; all in its folder or below."""
+    import h5py
+
+    path = Path(path)
+    if not h5py.is_hdf5(path):
+        return []
+    named = [one for one in (path, ptychodus.companion(path)) if one is not None]
+    found: dict[Path, None] = dict.fromkeys(one.resolve() for one in named)
+    for one in named:
+        with Hdf5File(one) as file:
+            found |= dict.fromkeys(file.linked_files())
+    found.pop(path.resolve())
+    return list(found)
+
+
 def _intact(path: Path, read: Callable[[], T]) -> T:
     """What h5py raises where the bytes of a file contradict each other, said as any other trouble with a file."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -138,6 +138,36 @@ class Hdf5File:
     def first(self, keys: Sequence[str]) -> str | None:
         """The first of these names that leads to something."""
         return next((key for key in keys if self.has(key)), None)
+
+    def linked_files(self) -> list[Path]:
+        """The other files that links and virtual datasets lead to, directly or by way of one another; without what may not be read."""
+        import h5py
+
+        seen: set[tuple[int, int]] = set()
+        todo: list[h5py.Group | h5py.Dataset] = [self._main]
+        while todo:
+            item = todo.pop()
+            info = h5py.h5o.get_info(item.id)
+            if (info.fileno, info.addr) in seen:
+                continue
+            seen.add((info.fileno, info.addr))
+            names: list[tuple[str, str]] = []
+            if isinstance(item, h5py.Dataset):
+                names = [(source.file_name, source.dset_name) for source in item.virtual_sources()] if item.is_virtual else []
+            else:
+                for name in item:
+                    link = item.get(name, getlink=True)
+                    if isinstance(link, h5py.ExternalLink):
+                        names.append((link.filename, link.path))
+                    elif isinstance(link, h5py.HardLink):
+                        child = item[name]
+                        todo += [child] if isinstance(child, h5py.Group | h5py.Dataset) else []
+            for file_name, name in names:
+                with suppress(ScanError):
+                    other = item.file if file_name == "." else self._open(self._within(item.file, file_name, name))
+                    target = self._find(other, name)
+                    todo += [target[0][target[1]]] if target else []
+        return [path for path in self._files if path != self.path.resolve()]
 
     def _finite(self, key: str, value: Any) -> float:
         number = float(np.asarray(value).reshape(()) if np.ndim(value) == 0 else np.asarray(value).reshape(-1)[0])

@@ -79,7 +79,7 @@ def test_mask_is_true_where_a_pixel_counts(path: Path) -> None:
 
 
 def test_what_the_numbers_are_must_be_said(path: Path) -> None:
-    with pytest.raises(ScanError, match="measurement: found nothing in the file's metadata nor in data.measurement"):
+    with pytest.raises(ScanError, match=r"measurement: found nothing in the file's metadata nor in data\.measurement"):
         read(path, None)
     assert read(path, "amplitude").measurement == "amplitude"
 
