@@ -366,7 +366,7 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
         batch = f"{config.train.global_batch_size} groups of {config.data.group_size} a step, at most {num_groups} at a time on a rank"
         yield Row(what="batch", found=f"{batch}; {num_steps} steps an epoch, {config.train.epochs} epochs")
         yield _memory_row(config, data, hosts, num_parameters=num_parameters, num_groups=num_groups, precision=precision)
-        yield Row(what="patterns", found=str(data.placement))
+        yield Row(what="patterns", found="; ".join([str(data.placement), *data.reading_advice()]))
     else:
         yield _not_looked_at("memory")
     yield _disk_row(config, num_parameters)
