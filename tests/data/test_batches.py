@@ -97,16 +97,28 @@ def test_reading_overlaps_with_the_step_and_is_never_far_ahead(source: PatternSo
     assert not any(name == threading.main_thread().name for name in threads)
 
 
-def test_iteration_that_is_given_up_leaves_no_thread(source: PatternSource) -> None:
+def test_iteration_that_is_given_up_reads_no_more_and_leaves_no_thread(source: PatternSource, monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
-    for _ in range(3):
-        iterator = iter(streamed(source))
-        next(iterator)
-        iterator.close()
+    given_up = threading.Event()
+    reads: list[list[int]] = []
+    read = StreamedBatches._read
+
+    def held_up(self: StreamedBatches, samples: list[int], pin: bool) -> Samples:
+        reads.append(samples)
+        if len(reads) > 1:
+            given_up.wait(10)
+        return read(self, samples, pin)
+
+    monkeypatch.setattr(StreamedBatches, "_read", held_up)
+    iterator = iter(streamed(source))
+    next(iterator)
+    iterator.close()
+    given_up.set()
     deadline = time.monotonic() + 10
     while threading.active_count() > before:
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.01)
+    assert len(reads) <= 2  # the one that was taken, and one that had begun
 
 
 def test_error_of_the_thread_is_raised_where_the_batch_is_taken(source: PatternSource) -> None:
