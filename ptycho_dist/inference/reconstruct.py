@@ -20,13 +20,12 @@ from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
-from ptycho_dist.data.subset import nearest_neighbours
+from ptycho_dist.inference.passes import correct_together, stitch_alone
 from ptycho_dist.inference.refine import refine
 from ptycho_dist.inference.report import report_reconstruction
 from ptycho_dist.inference.stitch import StitchedObject, stitching_order
-from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.model.loss import poisson_deviance
-from ptycho_dist.physics.probe import illumination, normalize_probe
+from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.progress import Progress
 from ptycho_dist.report.figures import draw_amplitude, draw_phase, draw_probe
@@ -212,23 +211,32 @@ def reconstruct(
     network = bundle.build_model(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
     stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
-    groups = _overlapping_groups(scan, bundle.config.data.group_size)[stitching_order(scan.positions_px, scan.pattern_size)]
-    for patterns, amplitude in _batches(scan, groups):
-        x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
-        corners, shifted_probe = stitched.place(scan.positions_px[patterns])
-        estimate = first_estimate(x_norm, shifted_probe, corners)
-        # Of each group only the pattern that it was made for: every other one has a group of its own.
-        patches = network(x_norm[:, 0], shifted_probe[:, 0], estimate[:, 0])
-        stitched.add(patches, illumination(shifted_probe[:, 0]), corners[:, 0])
-    seconds["network_and_stitching"] = _since(started)
-
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
     predicted_scale = bundle.intensity_scale * bundle.gain * bundle.rms_factor / rms_factor
+
+    def patterns_of(order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        for patterns, amplitude in _batches(scan, order):
+            x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
+            yield scan.positions_px[patterns], x_norm, _counts(bundle, amplitude).to(device)
+
+    corrections = {}
+    if bundle.config.data.group_size == 1:
+        stitch_alone(network, stitched, lambda: patterns_of(stitching_order(scan.positions_px, scan.pattern_size)))
+    else:
+        corrections["corrections"] = correct_together(
+            network,
+            stitched,
+            patterns_of,
+            num_patterns=scan.num_patterns,
+            photons_per_intensity=_photons_per_energy(bundle) * (bundle.rms_factor / rms_factor) ** 2,
+        )
+    seconds["network_and_stitching"] = _since(started)
+
     refinement = {}
     if refine_iterations:
         refined = refine(
             stitched,
-            lambda: ((scan.positions_px[patterns], _counts(bundle, amplitude).to(device)) for patterns, amplitude in _batches(scan)),
+            lambda: ((positions_px, counts) for positions_px, _, counts in patterns_of()),
             num_patterns=scan.num_patterns,
             photons_per_intensity=predicted_scale**2,
             iterations=refine_iterations,
@@ -252,6 +260,7 @@ def reconstruct(
             "subset_fingerprint": bundle.subset_fingerprint,
         },
         **photons.numbers(),
+        **corrections,
         **refinement,
         "num_patterns": scan.num_patterns,
         "pattern_size": scan.pattern_size,
@@ -330,31 +339,24 @@ def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predi
     )
 
 
+def _photons_per_energy(bundle: Bundle) -> float:
+    """Of the training set, so what counts photons that were measured does not depend on the scale that predicts."""
+    return bundle.scale.nphotons / bundle.scale.mean_energy
+
+
 def _counts(bundle: Bundle, amplitude: np.ndarray) -> Tensor:
-    """Photons that were measured: by the training set's photons a unit of energy, so they do not depend on the scale that predicts."""
-    photons_per_energy = bundle.scale.nphotons / bundle.scale.mean_energy
-    return photons_per_energy * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).square()
+    """Photons that were measured."""
+    return _photons_per_energy(bundle) * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).square()
 
 
-def _overlapping_groups(scan: Scan, group_size: int) -> np.ndarray:
-    """(n, C): each pattern and its nearest neighbours, as in training. It stands in itself for one too far away to overlap."""
-    groups = nearest_neighbours(scan.positions_px, min(group_size, scan.num_patterns))
-    offset = np.abs(scan.positions_px[groups] - scan.positions_px[groups[:, :1]]).max(axis=-1)
-    return np.where(offset < scan.pattern_size, groups, groups[:, :1])
-
-
-def _batches(scan: Scan, groups: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pattern numbers (k,) or, of groups, (k, C), and their measured amplitudes (k, N, N) or (k, C, N, N); a long pass says how far it is.
-
-    In the order of the scan unless groups are given.
-    """
-    groups = np.arange(scan.num_patterns) if groups is None else groups
+def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pattern numbers (k,) and their measured amplitudes (k, N, N), in the order of the scan or another; a long pass says how far it is."""
+    order = np.arange(scan.num_patterns) if order is None else order
     progress = Progress(scan.path.name)
-    step = max(BATCH_PATTERNS * len(groups) // groups.size, 1)
-    for start in range(0, len(groups), step):
-        patterns = groups[start : start + step]
-        yield patterns, scan.amplitude(patterns.reshape(-1)).reshape(*patterns.shape, scan.pattern_size, scan.pattern_size)
-        progress(start + len(patterns), len(groups))
+    for start in range(0, len(order), BATCH_PATTERNS):
+        patterns = order[start : start + BATCH_PATTERNS]
+        yield patterns, scan.amplitude(patterns)
+        progress(start + len(patterns), len(order))
 
 
 def _since(started: float) -> float:

@@ -11,10 +11,9 @@ from torch import Tensor
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from ptycho_dist.model.first_estimate import first_estimate
+from ptycho_dist.model.corrections import corrected_patches
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.model.trainable_probe import TrainableProbe
-from ptycho_dist.physics.patches import merge_patches
 from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.scale.intensity_scale import IntensityScale
@@ -98,11 +97,8 @@ class PtychographyModule(L.LightningModule):
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
             # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
             known_probe = probe.detach()
-            estimate = first_estimate(samples.x_norm, known_probe, whole_px)
-        patches = self.network(samples.x_norm, known_probe, estimate)
+        patches = corrected_patches(self.network, samples.x_norm, known_probe, whole_px, illumination(probe))
         with torch.autocast(self.device.type, enabled=False):
-            if patches.shape[1] > 1:
-                patches = merge_patches(patches, illumination(probe), whole_px)
             return diffracted_intensity(patches, probe)
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:

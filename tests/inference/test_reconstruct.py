@@ -23,7 +23,6 @@ from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from ptycho_dist.model.first_estimate import first_estimate
 from tests.conftest import small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
 
@@ -206,12 +205,14 @@ def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], 
     monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
     streamed = reconstruct(bundle, scan, normalization="scan")
     assert max(asked) == 5
-    # Normalisation and photons; for the network each pattern with its neighbours.
-    assert sum(asked) == (2 + bundle.config.data.group_size) * scan.num_patterns
+    # Normalisation, first estimate, passes of the network, photons.
+    assert sum(asked) == (3 + streamed.summary["corrections"]["passes"]) * scan.num_patterns
     asked.clear()
-    reconstruct(bundle, scan, refine_iterations=4)
+    refined = reconstruct(bundle, scan, refine_iterations=4)
     assert max(asked) == 5
-    assert sum(asked) == (bundle.config.data.group_size + 1 + 1 + 4) * scan.num_patterns  # network, photons; start, iterations
+    assert (
+        sum(asked) == (2 + refined.summary["corrections"]["passes"] + 1 + 4) * scan.num_patterns
+    )  # start and iterations, for normalisation
     np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
 
 
@@ -264,57 +265,40 @@ def test_refined_probe_is_kept_and_shown(bundle: Bundle, write_scan: Callable[..
     assert heights[1] > 1.5 * heights[0]  # before, and below it after
 
 
-def patches_of(bundle: Bundle, scan: Scan, group_size: int, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], np.ndarray]:
-    """The network's patches by their corner, before they are stitched."""
-    config = dataclasses.replace(bundle.config, data=dataclasses.replace(bundle.config.data, group_size=group_size))
-    found = {}
+def with_group_size(bundle: Bundle, group_size: int) -> Bundle:
+    return dataclasses.replace(
+        bundle, config=dataclasses.replace(bundle.config, data=dataclasses.replace(bundle.config.data, group_size=group_size))
+    )
+
+
+def test_a_network_of_single_patterns_sees_each_alone(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = small_scan_arrays()["diffraction"].copy()
+    changed[7] = changed[7].T
+    found: dict[tuple[int, ...], np.ndarray] = {}
     add = StitchedObject.add
 
     def note(self: StitchedObject, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
         found.update({tuple(corner): patch for corner, patch in zip(corners.tolist(), patches.numpy(), strict=True)})
         add(self, patches, weights, corners)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(StitchedObject, "add", note)
-        reconstruct(dataclasses.replace(bundle, config=config), scan)
-    return found
-
-
-@pytest.mark.parametrize("group_size", [1, 4])
-def test_a_pattern_is_seen_with_its_nearest_neighbours(
-    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, group_size: int
-) -> None:
-    arrays = small_scan_arrays()
-    changed = arrays["diffraction"].copy()
-    changed[7] = changed[7].T
-    before = patches_of(bundle, scan := read(write_scan()), group_size, monkeypatch)
-    after = patches_of(bundle, read(write_scan("changed.npz", diffraction=changed)), group_size, monkeypatch)
+    monkeypatch.setattr(StitchedObject, "add", note)
+    reconstruct(with_group_size(bundle, 1), scan := read(write_scan()))
+    before = dict(found)
+    reconstruct(with_group_size(bundle, 1), read(write_scan("changed.npz", diffraction=changed)))
     corners = np.floor(scan.positions_px + 0.5).astype(int) - SIZE // 2
     corners -= corners.min(axis=0)
-    distance = np.linalg.norm(scan.positions_px[:, None] - scan.positions_px, axis=-1)
-    groups = np.argsort(distance, axis=1)[:, :group_size]
-    sees_it = {tuple(corner) for corner, group in zip(corners.tolist(), groups, strict=True) if 7 in group}
-    assert {corner for corner in before if not np.allclose(before[corner], after[corner], atol=1e-5)} == sees_it
+    assert [corner for corner in before if not np.allclose(before[corner], found[corner], atol=1e-5)] == [tuple(corners[7].tolist())]
 
 
-def test_a_neighbour_too_far_away_to_overlap_is_left_out(
-    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would tell nothing of the patch, and the canvas of its group could be larger than memory."""
+def test_a_pattern_far_from_all_others_is_reconstructed_too(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
     arrays = small_scan_arrays()
     far = {"xcoords": arrays["xcoords"].copy(), "ycoords": arrays["ycoords"].copy()}
     far["xcoords"][5] = far["ycoords"][5] = 500.0
-    offsets = []
-
-    def note(x_norm: torch.Tensor, probe: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-        offsets.append((corners - corners[:, :1]).abs().amax(dim=(1, 2)))
-        return first_estimate(x_norm, probe, corners)
-
-    monkeypatch.setattr(reconstruct_module, "first_estimate", note)
-    assert np.isfinite(reconstruct(bundle, read(write_scan("far.npz", **far))).object).all()
-    found = torch.cat(offsets)
-    assert found.max() < SIZE
-    assert (found == 0).sum() == 1  # the lonely one
+    result = reconstruct(bundle, read(write_scan("far.npz", **far)))
+    assert np.isfinite(result.object).all()
+    assert result.valid[-SIZE // 2, -SIZE // 2]
 
 
 def test_a_scan_of_fewer_patterns_than_a_group(bundle: Bundle, write_scan: Callable[..., Path]) -> None:

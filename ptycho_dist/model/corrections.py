@@ -1,0 +1,53 @@
+"""The network applied again and again: each time it corrects the patches that the patterns of a group agreed on the time before.
+
+One correction mends what a pattern and its estimate show. That neighbours agree on the outcome is news to each of them, from which the
+next correction starts. So the network learns a step that can be repeated, as in unrolled optimisation (Monga, Li & Eldar 2021,
+doi:10.1109/MSP.2020.3016905), and a scan can be corrected as one whole, more often than any group was in training.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.model.first_estimate import first_estimate
+from ptycho_dist.physics.patches import merge_patches
+
+CORRECTIONS = 3
+"""Of a group, in training."""
+
+
+def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+    """Patches of groups of patterns: their first estimate, corrected `CORRECTIONS` times, neighbours made to agree each time.
+
+    The gradient goes through the last correction alone: the ones before it only make the estimates that it must learn to correct. With a
+    gradient through all of them a step takes 1.6 times as long and three times the memory, for the same quality in the same time.
+
+    Parameters
+    ----------
+    network
+        Corrects patches.
+    x_norm : (B, C, N, N) float32, normalised amplitude, DC at [N//2, N//2].
+    probe : (B, C, modes, N, N) complex64, normalised units, at the subpixel positions.
+    corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
+    weights : (B, C, N, N) float32, of each patch where patches overlap: the illumination.
+
+    Returns
+    -------
+    (B, C, N, N) complex64, the object read back at each position.
+    """
+
+    def correct(estimate: Tensor) -> Tensor:
+        patches = network(x_norm, probe, estimate)
+        if patches.shape[1] == 1:
+            return patches
+        with torch.autocast(x_norm.device.type, enabled=False):
+            return merge_patches(patches, weights, corners)
+
+    with torch.no_grad():
+        with torch.autocast(x_norm.device.type, enabled=False):
+            estimate = first_estimate(x_norm, probe, corners)
+        for _ in range(CORRECTIONS - 1):
+            estimate = correct(estimate)
+    return correct(estimate)
