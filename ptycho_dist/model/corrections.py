@@ -18,7 +18,9 @@ CORRECTIONS = 3
 """Of a group, in training."""
 
 
-def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+def corrected_patches(
+    network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Patches of groups of patterns: their first estimate, corrected `CORRECTIONS` times, neighbours made to agree each time.
 
     The gradient goes through the last correction alone: the ones before it only make the estimates that it must learn to correct. With a
@@ -32,6 +34,7 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     probe : (B, C, modes, N, N) complex64, normalised units, at the subpixel positions.
     corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
     weights : (B, C, N, N) float32, of each patch where patches overlap: the illumination.
+    mask : bool, broadcasts to `x_norm`: pixels that count; None: all do.
 
     Returns
     -------
@@ -39,7 +42,7 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     """
 
     def correct(estimate: Tensor) -> Tensor:
-        patches = network(x_norm, probe, estimate)
+        patches = network(x_norm, probe, estimate, mask)
         if patches.shape[1] == 1:
             return patches
         with torch.autocast(x_norm.device.type, enabled=False):
@@ -47,7 +50,7 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
 
     with torch.no_grad():
         with torch.autocast(x_norm.device.type, enabled=False):
-            estimate = first_estimate(x_norm, probe, corners)
+            estimate = first_estimate(x_norm, probe, corners, mask)
         for _ in range(CORRECTIONS - 1):
             estimate = correct(estimate)
     return correct(estimate)

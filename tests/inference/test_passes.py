@@ -20,7 +20,7 @@ from ptycho_dist.physics.propagation import diffracted_intensity
 SIZE = 16
 PHOTONS = 1e4
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def positions_px() -> np.ndarray:
@@ -71,7 +71,7 @@ class Known:
         """A network that goes a part of the way to the true patches, brightness times some factor."""
         seen = iter(())
 
-        def network(x_norm: Tensor, probe: Tensor, estimate: Tensor) -> Tensor:
+        def network(x_norm: Tensor, probe: Tensor, estimate: Tensor, mask: Tensor | None) -> Tensor:
             nonlocal seen
             corners = next(seen, None)
             if corners is None:
@@ -122,7 +122,7 @@ def test_brightness_does_not_enter_the_judgement(known: Known) -> None:
 
 def test_a_network_that_only_does_harm_changes_nothing(known: Known) -> None:
     first = first_estimate_of_scan(StitchedObject(positions_px(), beam()), known.patterns)
-    summary = known.correct(lambda x_norm, probe, estimate: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm))
+    summary = known.correct(lambda x_norm, probe, estimate, mask: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm))
     assert len(summary["deviance_per_pixel"]) == 1
     np.testing.assert_allclose(known.stitched.object()[lit(known)], first.numpy()[lit(known)], rtol=1e-5)
     assert summary["passes"] < MOST_PASSES  # it does not try for ever
@@ -143,5 +143,5 @@ def test_passes_end_where_they_gain_little(known: Known) -> None:
 
 
 def test_a_network_that_answers_nan_leaves_the_first_estimate(known: Known) -> None:
-    known.correct(lambda x_norm, probe, estimate: estimate * float("nan"))
+    known.correct(lambda x_norm, probe, estimate, mask: estimate * float("nan"))
     assert np.isfinite(known.stitched.object()[lit(known)]).all()

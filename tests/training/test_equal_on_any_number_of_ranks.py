@@ -151,12 +151,12 @@ def test_pass_that_goes_on_takes_the_rest_once() -> None:
     assert list(rest) == list(whole)  # the next epoch is whole again
 
 
-def test_num_samples_in_a_batch_are_those_that_all_ranks_get() -> None:
+def test_weight_of_a_batch_is_that_of_all_ranks() -> None:
     samplers = [
         GlobalBatchSampler(37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2) for rank in range(3)
     ]
     for batch, parts in enumerate(zip(*samplers, strict=True)):
-        in_micro_batch, in_step = samplers[0].num_samples_in(batch)
+        in_micro_batch, in_step = samplers[0].weight_in(batch)
         assert in_micro_batch == sum(map(len, parts))
         assert in_step == (2 if batch >= 10 else 7)
 
