@@ -68,7 +68,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self._batches_done = num_steps * self.num_micro_batches
 
     def weight_in(self, batch: int) -> tuple[int, int]:
-        """Of micro-batch number `batch` of an epoch, over all ranks, and of the whole step that it belongs to: samples, or their weights."""
+        """Samples, or their weights, over all ranks: in micro-batch number `batch` of an epoch, and in the whole step it belongs to."""
         step, micro_batch = divmod(batch, self.num_micro_batches)
         in_step = min(self.global_batch_size, self.num_samples - step * self.global_batch_size)
         if self.weights is None:

@@ -93,6 +93,7 @@ def refine(
         bool (N, N), True where a pixel counts; None: all do. Counts are 0 at the others.
     """
     started = time.perf_counter()
+    mask = None if mask is None else mask.clone()  # autograd keeps nothing that was made in inference mode
     deviance_per_pixel: list[float] = []
 
     def judge(unknowns: Unknowns) -> tuple[float, Unknowns]:

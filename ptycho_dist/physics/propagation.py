@@ -23,7 +23,8 @@ def diffracted_intensity(patches: Tensor, probe: Tensor, mask: Tensor | None = N
     Returns
     -------
     Tensor
-        float32 (..., N, N), zero frequency at [N // 2, N // 2], 0 where the detector sees nothing. The "ortho" norm keeps the energy of the exit wave (Parseval).
+        float32 (..., N, N), zero frequency at [N // 2, N // 2]; the "ortho" norm keeps the energy of the exit wave (Parseval). 0 where the
+        detector sees nothing.
     """
     exit_waves = probe * patches.unsqueeze(-3)
     # A rank may have no sample at an epoch's last step; the FFT libraries refuse what is empty.
