@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+
+from ptycho_dist.config import SimulationConfig
+from ptycho_dist.data.npz_writer import write_npz_scan
+from ptycho_dist.physics.simulation import simulate_scan
 
 RANK_TIMEOUT_SECONDS = 120
 
@@ -92,6 +97,22 @@ def realdata() -> Path:
     if not folder:
         pytest.skip("PTYCHO_REALDATA does not point to the real scans")
     return Path(folder)
+
+
+def write_simulated_scan(path: Path, **settings: Any) -> Path:
+    """A simulated scan as `launch/simulate.py` writes it; keys of `SimulationConfig`."""
+    told = dataclasses.asdict(SimulationConfig(**settings))
+    simulation = simulate_scan(**told)
+    write_npz_scan(
+        path,
+        diffraction=simulation.diffraction,
+        positions_px=simulation.positions_px,
+        probe=simulation.probe,
+        transmission=simulation.object,
+        nphotons=simulation.nphotons,
+        settings=told,
+    )
+    return path
 
 
 def small_scan_arrays(*, num_patterns: int = 37, pattern_size: int = 16, modes: int = 1, seed: int = 0) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """The network applied again and again: each time it corrects the patches that the patterns of a group agreed on the time before.
 
-One correction mends what a pattern and its estimate show. That neighbours agree on the outcome is news to each of them, from which the
-next correction starts. So the network learns a step that can be repeated, as in unrolled optimisation (Monga, Li & Eldar 2021,
-doi:10.1109/MSP.2020.3016905), and a scan can be corrected as one whole, more often than any group was in training.
+One correction mends what a pattern and its estimate show. What neighbours then agree on is news to each of them, from which the next
+correction starts. So the network learns a step that can be repeated, as in unrolled optimisation (Monga, Li & Eldar 2021,
+doi:10.1109/MSP.2020.3016905), and a scan can be corrected as one whole, more often than any group was in training. A single pattern has no
+neighbours and gets one correction: more would only confirm what it can't tell, its twin image where that explains it as well.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import merge_patches
 
 CORRECTIONS = 3
-"""Of a group, in training."""
+"""Of a group of more than one pattern, in training."""
 
 
 def corrected_patches(
     network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """Patches of groups of patterns: their first estimate, corrected `CORRECTIONS` times, neighbours made to agree each time.
+
+    Groups of one pattern are corrected once.
 
     The gradient goes through the last correction alone: the ones before it only make the estimates that it must learn to correct. With a
     gradient through all of them a step takes 1.6 times as long and three times the memory, for the same quality in the same time.
@@ -41,9 +44,11 @@ def corrected_patches(
     (B, C, N, N) complex64, the object read back at each position.
     """
 
+    has_neighbours = x_norm.shape[1] > 1
+
     def correct(estimate: Tensor) -> Tensor:
         patches = network(x_norm, probe, estimate, mask)
-        if patches.shape[1] == 1:
+        if not has_neighbours:
             return patches
         with torch.autocast(x_norm.device.type, enabled=False):
             return merge_patches(patches, weights, corners)
@@ -51,6 +56,6 @@ def corrected_patches(
     with torch.no_grad():
         with torch.autocast(x_norm.device.type, enabled=False):
             estimate = first_estimate(x_norm, probe, corners, mask)
-        for _ in range(CORRECTIONS - 1):
+        for _ in range(CORRECTIONS - 1 if has_neighbours else 0):
             estimate = correct(estimate)
     return correct(estimate)

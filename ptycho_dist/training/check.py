@@ -263,7 +263,10 @@ _STAGES = ("subset", "normalization", "nphotons", "intensity_scale", "validation
 """What the data module's setup finds, in this order; where it stops is what failed."""
 
 _MENDS = {
-    "subset": "Change data.subset_size, data.val_fraction or data.group_size; where ranks differ, give all nodes the same file.",
+    "subset": (
+        "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; name each scan once, all of "
+        "one pattern size; where ranks differ, give all nodes the same files."
+    ),
     "normalization": "Repair the file, or leave it out; --data.measurement says whether it holds amplitude or counts.",
     "nphotons": "Say the dose: --data.nphotons NUMBER, or measured where the file holds counts or their square root.",
     "intensity_scale": "Repair the file, or leave it out.",
@@ -291,7 +294,7 @@ def _data_and_size_rows(config: Config, hosts: Sequence[_Host]) -> Iterator[Row]
 
 def _file_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
     """One a file. Where the data module stopped at one, the others are opened here, so that all that fail are shown."""
-    mend = "Give --data.path files that every node sees, in the form that README.md describes."
+    mend = "Give --data.path files that every node sees, in a form that docs/file_formats.md describes."
     if hasattr(data, "scans"):
         yield from (Row(what="data file", found=_describe_scan(scan)) for scan in data.scans)
         return
@@ -331,7 +334,7 @@ def _describe_stage(data: ScanDataModule, stage: str) -> str:
         case "subset":
             train, validation = len(data.subset.train), len(data.subset.validation)
             counts = f"{train} training patterns, {validation} validation patterns, groups of {data.config.group_size}"
-            return f"{counts}; fingerprint {data.subset.fingerprint}"
+            return f"{data.subset.description}; {counts}; fingerprint {data.subset.fingerprint}"
         case "normalization":
             return f"r = {data.normalization.factor!r} from {data.normalization.num_patterns} patterns"
         case "nphotons":

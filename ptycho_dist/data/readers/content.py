@@ -129,7 +129,7 @@ def with_options(scan: Scan, options: ScanConfig) -> Scan:
     if scan.geometry is None and None not in numbers:
         energy_eV, distance_m, pixel_m = numbers
         scan = replace(scan, geometry=Geometry(energy_eV=energy_eV, distance_m=distance_m, detector_pixel_m=pixel_m))  # type: ignore[arg-type]
-    if options.crop is None and options.probe is None and options.mask is None:
+    if options.crop is None and options.centre_px is None and options.probe is None and options.mask is None:
         return scan
     content = ScanContent(
         path=scan.path, key=scan.key, diffraction=scan.diffraction, positions_px=scan.positions_px, probe=scan.probe, mask=scan.mask
@@ -157,6 +157,8 @@ def _window(content: ScanContent, options: ScanConfig) -> tuple[slice, slice]:
     middle = (num_rows // 2, num_columns // 2)
     said = content.centre_px
     if options.crop is None:
+        if options.centre_px is not None:
+            raise ScanError(content.path, "data.centre_px", options.centre_px, "data.crop with it")
         if num_rows != num_columns or num_rows % 2:
             raise ScanError(
                 content.path,

@@ -62,6 +62,11 @@ def test_window_of_a_large_detector(tmp_path: Path, truth: FarField, centre: tup
     assert np.abs(scan.positions_px - scan.positions_px[0] - (truth.corners_px - truth.corners_px[0])).max() < 1e-6
 
 
+def test_centre_needs_a_window(tmp_path: Path, truth: FarField) -> None:
+    with pytest.raises(ScanError, match=r"data\.centre_px: found \(8, 8\), expected data\.crop with it"):
+        read(write(tmp_path / "scan.h5", truth), truth, centre_px=(8, 8))
+
+
 def test_probe_follows_the_window(tmp_path: Path) -> None:
     """Cut a detector in half: a smooth object under the band-limited probe, on a grid twice as coarse, gives the counts in the window."""
     size, half = 64, 32
@@ -198,11 +203,11 @@ def test_mask_is_of_the_detector_or_of_the_window(tmp_path: Path, truth: FarFiel
     path = write(tmp_path / "scan.h5", truth)
     whole = np.ones((16, 16), dtype=bool)
     whole[5, 6] = False
-    for name, mask in {"whole": whole, "window": whole[4:12, 4:12]}.items():
+    for name, mask in {"whole": whole, "window": whole[1:9, 5:13]}.items():
         np.save(tmp_path / f"{name}.npy", mask)
-        scan = read(path, truth, crop=8, mask=str(tmp_path / f"{name}.npy"))
+        scan = read(path, truth, crop=8, centre_px=(5, 9), mask=str(tmp_path / f"{name}.npy"))
         assert scan.mask is not None
-        assert np.argwhere(~scan.mask).tolist() == [[1, 2]]
+        assert np.argwhere(~scan.mask).tolist() == [[4, 1]]
     with pytest.raises(ScanError, match=r"data\.mask: found shape \(8, 8\), expected the detector's, \(16, 16\)"):
         read(path, truth, mask=str(tmp_path / "window.npy"))
 
