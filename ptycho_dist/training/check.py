@@ -27,7 +27,7 @@ from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.readers import read_scan
-from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.scan import Scan, stack_masks
 from ptycho_dist.distributed import (
     FailedTogether,
     Outcome,
@@ -457,8 +457,12 @@ def _describe_step(step: StepMemory) -> str:
 def _build_module(config: Config, data: ScanDataModule) -> PtychographyModule:
     """Network and loss. Where nphotons is missing, with a scale of 1: it changes no size."""
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
+    masks = stack_masks(data.scans)
     module.build(
-        torch.from_numpy(np.stack([scan.probe for scan in data.scans])), getattr(data, "intensity_scale", 1.0), seed=config.train.seed
+        torch.from_numpy(np.stack([scan.probe for scan in data.scans])),
+        getattr(data, "intensity_scale", 1.0),
+        seed=config.train.seed,
+        masks=None if masks is None else torch.from_numpy(masks),
     )
     return module
 
