@@ -1,8 +1,9 @@
-"""Write a scan as PtychoPINN's NPZ, so that its users and ours can exchange files."""
+"""Write a scan as PtychoPINN's NPZ, so that its users and ours can exchange files, and patterns can be read in place."""
 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.data.scan import Scan
+from ptycho_dist.progress import Progress
+
+CHUNK_BYTES = 1 << 24
+"""How much is held at a time while a scan is written again."""
 
 
 def write_npz_scan(
@@ -24,7 +30,7 @@ def write_npz_scan(
     nphotons: float,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write a simulated scan to one uncompressed `.npz` (which can be memory-mapped), whole or not at all.
+    """Write a simulated scan to one uncompressed `.npz` (which is read in place), whole or not at all.
 
     Parameters
     ----------
@@ -64,6 +70,39 @@ def write_npz_scan(
     arrays["_metadata"] = np.array(json.dumps(described, allow_nan=False))
     with replacing(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stub takes any keyword for allow_pickle
+
+
+def rewrite_scan(scan: Scan, path: Path) -> None:
+    """Write a scan that was read to an NPZ file that needs no unpacking: the patterns uncompressed, one after the other, in their own type.
+
+    They are read and written in pieces, in their order. What they hold is not looked at, so the copy has the faults of the original.
+    Positions are pixels; the geometry in metres, which some files say beside, is left out.
+    """
+    shape, dtype = scan.diffraction.shape, scan.diffraction.dtype
+    rows, columns = scan.positions_px.T
+    metadata: dict[str, Any] = {"measurement": scan.measurement, "software": f"ptycho_dist {version('ptycho_dist')}"}
+    if scan.nphotons is not None:
+        metadata["physics_parameters"] = {"nphotons": scan.nphotons}
+    arrays = {"xcoords": columns, "ycoords": rows, "_metadata": np.array(json.dumps(metadata))}
+    if len(scan.probe):
+        arrays["probeGuess"] = scan.probe
+    if scan.object_guess is not None:
+        arrays["objectGuess"] = scan.object_guess
+    if scan.mask is not None:
+        arrays["mask"] = scan.mask
+    a_chunk = max(1, CHUNK_BYTES * shape[0] // scan.num_bytes)
+    progress = Progress(f"rewriting {scan.path.name}")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("diffraction.npy", "w", force_zip64=True) as stream:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for first in range(0, shape[0], a_chunk):
+                patterns = np.arange(first, min(first + a_chunk, shape[0]))
+                stream.write(np.ascontiguousarray(scan.diffraction[patterns], dtype=dtype).data.cast("B"))
+                progress(first + len(patterns), shape[0])
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmission: NDArray) -> dict[str, NDArray]:

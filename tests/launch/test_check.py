@@ -17,12 +17,12 @@ import pytest
 import torch.distributed as dist
 import yaml
 
+from ptycho_dist import memory_supply as memory_module
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.subset import select_subset
 from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.training import check as check_module
-from ptycho_dist.training import memory as memory_module
 from ptycho_dist.training.check import check
 from ptycho_dist.training.processes import Processes
 from tests.conftest import small_scan_arrays
