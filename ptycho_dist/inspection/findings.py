@@ -265,8 +265,8 @@ def _positions(scan: Scan) -> Iterator[Finding]:
         most = max(0.0, 1 - np.median(distances) / size)
         yield Finding(
             severity="warning",
-            what=f"neighbouring positions are {np.median(distances):.4g} px apart: even a beam that fills the patch of {size} px overlaps by "
-            f"{100 * most:.0f} % only",
+            what=f"neighbouring positions are {np.median(distances):.4g} px apart: even a beam that fills the patch of {size} px overlaps "
+            f"by {100 * most:.0f} % only",
             mend="Check energy, distance, detector pixel and the unit of the positions. Or is it near field? That is not modelled.",
         )
     elif len(distances) and len(scan.probe):

@@ -69,16 +69,18 @@ def draw_scan_overview(
         A path that does not end in .png.
     """
     modes = probe[:MOST_MODES]
-    figure = Figure(figsize=(15, 9.6 if len(modes) else 5.4), layout="constrained")
+    columns = 2 * max(len(modes), 2)
+    heights = (5.4, 15 / columns + 1.1)[: 2 if len(modes) else 1]
+    figure = Figure(figsize=(15, sum(heights)), layout="constrained")
     figure.suptitle(title.replace("$", r"\$"), fontsize=13)
-    rows = figure.add_gridspec(2 if len(modes) else 1, 1, height_ratios=(1.15, 1)[: 2 if len(modes) else 1])
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     top = rows[0].subgridspec(1, 3).subplots()
     _draw_mean(figure, top[0], mean_pattern, mask, centre_of_mass)
     _draw_positions(figure, top[1], positions_px, object_guess, mean_pattern.shape[-1], beam_diameter_px)
     _draw_counts(top[2], counts, nphotons)
     if len(modes):
         energies = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=(1, 2))
-        axes = rows[1].subgridspec(1, 2 * max(len(modes), 2)).subplots()
+        axes = rows[1].subgridspec(1, columns).subplots()
         for ax in axes[2 * len(modes) :]:
             ax.set_axis_off()
         _draw_modes(figure, axes, modes, energies / energies.sum())
