@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def main() -> None:
     parser.add_argument("--patterns", type=int, default=8192, help="of the scan that is written")
     parser.add_argument("--size", type=int, default=64, help="N")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=10, help="training steps a turn")
+    parser.add_argument("--steps", type=int, default=5, help="training steps a turn")
     parser.add_argument("--batches", type=int, default=100, help="batches a turn of the loader alone")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=21)
     arguments = parser.parse_args()
     scan = write_scan(arguments.out / f"{arguments.patterns}_{arguments.size}.npz", arguments.patterns, arguments.size)
     rows: list[dict[str, Any]] = []
@@ -176,12 +177,12 @@ class Rank:
 
     def turns(self) -> dict[str, list[Turn]]:
         steps, batches = self.arguments.steps, self.arguments.batches
-        self._timed(lambda: [self._step(self.resident) for _ in range(3)], 1)  # what the first steps do once
+        resident = repeat(self.resident)
+        self._timed(3, resident, self._step)  # what the first steps do once
         turns: dict[str, list[Turn]] = {}
         for _ in range(self.arguments.turns):
             for state in STATES:
-                turn = self._timed(lambda: [self._step(self.resident) for _ in range(steps)], steps)
-                turns.setdefault(f"SYNTHETIC {state}", []).append(turn)
+                turns.setdefault(f"SYNTHETIC {state}", []).append(self._timed(steps, resident, self._step))
                 for what, count, use in (("IO", batches, lambda batch: None), ("FULL", steps, self._step)):
                     turns.setdefault(f"{what} {state}", []).append(self._loaded(state, count, use))
         return turns
@@ -192,9 +193,9 @@ class Rank:
         loader = self.loaders[state == "held"]
         self.epoch += 1
         loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]
-        batches = iter(loader)
-        use(self._on_device(next(batches)))
-        return replace(self._timed(lambda: [use(self._on_device(next(batches))) for _ in range(count)], count), cached=cached)
+        batches = map(self._on_device, loader)
+        use(next(batches))
+        return replace(self._timed(count, batches, use), cached=cached)
 
     def _step(self, batch: Samples) -> None:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed"):
@@ -204,11 +205,12 @@ class Rank:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _timed(self, action: Callable[[], Any], count: int) -> Turn:
-        """The slowest rank's time, and all ranks' CPU time."""
+    def _timed(self, count: int, batches: Iterator[Samples], use: Callable[[Samples], None]) -> Turn:
+        """Of `count` batches the slowest rank's time, and all ranks' CPU time."""
         largest([0.0])  # all begin together
         started, cpu_started = time.perf_counter(), time.process_time()
-        action()
+        for _ in range(count):
+            use(next(batches))
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         cpu = time.process_time() - cpu_started

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from ptycho_dist.command_line import run
-from ptycho_dist.config import DataConfig, add_scan_keys, given_scan_keys, make_parser
+from ptycho_dist.config import DataConfig, Hdf5Config, add_scan_keys, given_scan_keys, make_parser
 from ptycho_dist.data.staging import stage_scans
 
 
@@ -17,7 +17,8 @@ def main() -> None:
     parser.add_argument("--measurement", choices=["amplitude", "counts"], help="to repack a file that does not say what it holds")
     add_scan_keys(parser, "read")
     arguments = parser.parse_args()
-    options = DataConfig(measurement=arguments.measurement, **given_scan_keys(parser, arguments, "read"))
+    given = given_scan_keys(parser, arguments, "read")
+    options = DataConfig(measurement=arguments.measurement, **{**given, "hdf5": Hdf5Config(**given.get("hdf5", {}))})
     for copy in stage_scans(arguments.scans, arguments.to, repack=options if arguments.repack else None):
         print(f"{socket.gethostname()}: {copy}")
 

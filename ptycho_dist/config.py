@@ -112,9 +112,7 @@ class ScanConfig:
             value = getattr(self, key)
             _require(value is None or (math.isfinite(value) and value > 0), f"data.{key}", value, "a positive number")
         _require(self.crop is None or (self.crop >= 2 and self.crop % 2 == 0), "data.crop", self.crop, "an even number of pixels")
-        if self.centre_px is not None:
-            _require(self.crop is not None, "data.centre_px", self.centre_px, "data.crop with it")
-            _require(min(self.centre_px) >= 0, "data.centre_px", self.centre_px, "a row and a column of at least 0")
+        _require(self.centre_px is None or min(self.centre_px) >= 0, "data.centre_px", self.centre_px, "a row and a column of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -91,7 +91,7 @@ WRONG = {
     "data.mask": [5, True, ["mask.npy"]],
     "data.diffraction": [5, True, ["a.h5", "b.h5"]],
     "data.crop": [64.5, True, "half", 0, -64, 63],
-    "data.centre_px": [5, [5], [1, 2, 3], [1.5, 2]],
+    "data.centre_px": [5, [5], [1, 2, 3], [1.5, 2], [-1, 5]],
     "data.transpose": ["maybe", 1],
     "data.hdf5": [5, [1], {"positions_unit": "inch"}, {"diffraction": 3}, {"energy_eV": 8000.0}, {"probe": ["a"]}],
     "data.path": [5, [1, 2], {"a": 1}],
@@ -151,12 +151,6 @@ def test_concern_that_is_no_mapping_is_refused_by_name(from_yaml: Callable[..., 
     assert "functools" not in str(refused.value)
     with pytest.raises(ConfigError, match=concern):
         parse_mapping({concern: value})
-
-
-@pytest.mark.parametrize("centre", [[-1, 5], [5, 5]])
-def test_centre_needs_a_crop_and_lies_on_the_detector(centre: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"data\.centre_px is"):
-        parse_mapping({"data": {"centre_px": centre, "crop": 16 if centre[0] < 0 else None}})
 
 
 def test_patterns_of_one_product_are_not_those_of_several() -> None:

@@ -100,13 +100,13 @@ def bring_patterns_first(
         for pixel in range(pixels):
             if not _read_into(source, block[pixel], offset + (pixel * num_patterns + first) * dtype.itemsize):
                 raise EOFError(f"the file ends within pattern {first}")
-        target.write(np.ascontiguousarray(block.T))
+        target.write(np.ascontiguousarray(block.T).data)
         progress(first + count, num_patterns)
 
 
 def _read_into(stream: IO[bytes], array: np.ndarray, offset: int) -> bool:
     """Fill a contiguous array from a place in a file; whether the file reaches so far."""
-    target = memoryview(array.reshape(-1).view(np.uint8))
+    target = array.reshape(-1).view(np.uint8).data
     while target:
         try:
             done = os.preadv(stream.fileno(), [target], offset)

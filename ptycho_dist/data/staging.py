@@ -55,8 +55,8 @@ def stage_scans(scans: Sequence[Path], directory: Path, *, repack: DataConfig | 
         A file is missing, two have the same name, the disk has no room, the source changed meanwhile, or the copy differs; or, to be
         repacked, it can't be read.
     """
-    copies = [directory / (f"{scan.stem}.npz" if repack else scan.name) for scan in scans]
     others: dict[Path, Path] = {}
+    copies = [directory / (f"{scan.stem}.npz" if repack else scan.name) for scan in scans]
     for scan, copy in zip(scans, copies, strict=True):
         if not scan.is_file():
             raise StagingError(f"{scan}: found {'no file' if not scan.exists() else 'a directory'}, expected a scan file to copy")
@@ -82,7 +82,7 @@ def _stage(path: Path, copy: Path, *, repack: DataConfig | None) -> Path:
             logger.info("%s: lies there already", path)
             return copy
         source = _identity(path)
-        wanted = {**source, "repacked": _record_of(repack)} if repack else source
+        wanted = {**source, "repacked": _record_of(path, repack)} if repack else source
         started = time.monotonic()
         if _is_whole(copy, record_path, wanted):
             logger.info("%s: found the same content at %s, SHA-256 compared in %.1f s", path, copy, time.monotonic() - started)
@@ -126,10 +126,11 @@ def _repack(scan: Scan, temporary: Path, copy: Path) -> str:
     return _sha256_of(temporary, copy)
 
 
-def _record_of(options: DataConfig) -> dict[str, Any]:
-    """The options, and which files those are that they name; as JSON gives it back."""
-    files = [Path(name.partition(":")[0]) for name in (options.probe, options.mask, options.diffraction) if name is not None]
-    return json.loads(json.dumps({**dataclasses.asdict(options), "files": [_identity(file) for file in files if file.exists()]}))
+def _record_of(path: Path, options: DataConfig) -> dict[str, Any]:
+    """The options, and which files those are that they or the scan name; as JSON gives it back."""
+    named = [Path(name.partition(":")[0]) for name in (options.probe, options.mask, options.diffraction) if name is not None]
+    files = [_identity(file) for file in (*named, *other_files(path)) if file.exists()]
+    return json.loads(json.dumps({**dataclasses.asdict(options), "files": files}))
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -321,7 +321,7 @@ def _data_rows(config: Config, data: ScanDataModule, failure: str | None) -> Ite
 
 def _file_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
     """One a file. Where the data module stopped at one, the others are opened here, so that all that fail are shown."""
-    mend = "Give --data.path files that every node sees, in the form that README.md describes."
+    mend = "Give --data.path files that every node sees, in a form that docs/file_formats.md describes."
     if hasattr(data, "scans"):
         yield from (Row(what="data file", found=_describe_scan(scan)) for scan in data.scans)
         return

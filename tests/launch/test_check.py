@@ -342,7 +342,7 @@ def check_with_fault_on_rank_1(concerns: dict[str, Any], fault: str) -> str:
 @pytest.mark.parametrize(
     ("fault", "row", "message"),
     [
-        ("file", "data file", "rank 1: scan.npz: file: found no such file, expected an NPZ scan"),
+        ("file", "data file", "rank 1: scan.npz: file: found no such file, expected a scan file"),
         ("memory", "memory", "the machine has 1 kB left"),
         ("version", "software, config", "ranks differ: torch is '1.0' on rank 1"),
         ("sample", "memory", "rank 1: ZeroDivisionError: division by zero"),

@@ -138,7 +138,7 @@ def with_options(scan: Scan, options: ScanConfig) -> Scan:
             _require_agreement(scan.path, name, getattr(scan.geometry, name), configured)
     elif None not in said.values():
         scan = replace(scan, geometry=Geometry(**said))  # type: ignore[arg-type]
-    if options.crop is None and options.probe is None and options.mask is None:
+    if options.crop is None and options.centre_px is None and options.probe is None and options.mask is None:
         return scan
     content = ScanContent(
         path=scan.path, key=scan.key, diffraction=scan.diffraction, positions_px=scan.positions_px, probe=scan.probe, mask=scan.mask
@@ -166,6 +166,8 @@ def _window(content: ScanContent, options: ScanConfig) -> tuple[slice, slice]:
     middle = (num_rows // 2, num_columns // 2)
     said = content.centre_px
     if options.crop is None:
+        if options.centre_px is not None:
+            raise ScanError(content.path, "data.centre_px", options.centre_px, "data.crop with it")
         if num_rows != num_columns or num_rows % 2:
             raise ScanError(
                 content.path,

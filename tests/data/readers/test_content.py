@@ -62,6 +62,11 @@ def test_window_of_a_large_detector(tmp_path: Path, truth: FarField, centre: tup
     assert np.abs(scan.positions_px - scan.positions_px[0] - (truth.corners_px - truth.corners_px[0])).max() < 1e-6
 
 
+def test_centre_needs_a_window(tmp_path: Path, truth: FarField) -> None:
+    with pytest.raises(ScanError, match=r"data\.centre_px: found \(8, 8\), expected data\.crop with it"):
+        read(write(tmp_path / "scan.h5", truth), truth, centre_px=(8, 8))
+
+
 def test_probe_follows_the_window(tmp_path: Path) -> None:
     """Cut a detector in half: a smooth object under the band-limited probe, on a grid twice as coarse, gives the counts in the window."""
     size, half = 64, 32
