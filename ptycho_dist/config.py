@@ -17,6 +17,18 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, s
 
 T = TypeVar("T")
 
+Sampling = Literal["full", "random", "central_block", "every", "poisson_disc", "index_file"]
+
+_SAMPLING_KEYS: dict[Sampling, tuple[str, ...]] = {
+    "full": (),
+    "random": ("subset_size",),
+    "central_block": ("subset_size",),
+    "every": ("every",),
+    "poisson_disc": ("subset_size", "min_distance_px"),
+    "index_file": ("index_file",),
+}
+"""The keys of which a way of sampling needs exactly one."""
+
 _PLAIN_YAML = "plain yaml"
 _DEEPEST_YAML = 20
 
@@ -127,8 +139,18 @@ class DataConfig(ScanConfig):
         What the file's diffraction array holds: `amplitude` (sqrt of counts) or `counts`. Needed unless the file or its format says it.
     nphotons
         Mean photons a pattern, or `measured`: the mean counts of the finalised training subset. The dataset's metadata goes before it.
+    sampling
+        Which patterns to use, training and validation together: `full` (all), `random`, `central_block` (those nearest to the middle of
+        their scan: a contiguous part of it, as densely sampled as the whole), `every` (k-th, in scan order), `poisson_disc` (thinned by
+        position, as evenly as can be), `index_file` (a list). null: `random` where data.subset_size says how many, else `full`.
     subset_size
-        How many patterns to use, training and validation together, drawn at random; null: all.
+        How many patterns `random`, `central_block` and `poisson_disc` draw.
+    every
+        k of `every`: the first pattern of each scan, and each k-th after it.
+    min_distance_px
+        Instead of a size for `poisson_disc`: as many patterns as can lie at least this far from each other, pixels.
+    index_file
+        `.npy` file of integers, or text with a number a line: patterns counted from 0 through all scans in the order of data.path.
     subset_seed
         Seed of that draw, of the split and of nothing else.
     val_fraction
@@ -140,7 +162,11 @@ class DataConfig(ScanConfig):
     path: list[str] | str | None = None
     measurement: Literal["amplitude", "counts"] | None = None
     nphotons: float | Literal["measured"] | None = None
+    sampling: Sampling | None = None
     subset_size: int | None = None
+    every: int | None = None
+    min_distance_px: float | None = None
+    index_file: str | None = None
     subset_seed: int = 0
     val_fraction: float = 0.05
     group_size: int = 4
@@ -156,9 +182,29 @@ class DataConfig(ScanConfig):
         if isinstance(self.nphotons, int | float):
             _require(math.isfinite(self.nphotons) and self.nphotons > 0, "data.nphotons", self.nphotons, "a positive number or 'measured'")
         _require(self.subset_size is None or self.subset_size >= 1, "data.subset_size", self.subset_size, "at least 1")
+        _require(self.every is None or self.every >= 1, "data.every", self.every, "at least 1")
+        distance_px = self.min_distance_px
+        _require(distance_px is None or 0 < distance_px < math.inf, "data.min_distance_px", distance_px, "a positive number")
+        self._require_what_sampling_needs()
         _require(self.subset_seed >= 0, "data.subset_seed", self.subset_seed, "at least 0")
         _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "a number in [0, 1)")
         _require(self.group_size >= 1, "data.group_size", self.group_size, "at least 1")
+
+    def _require_what_sampling_needs(self) -> None:
+        mode = self.sampling_mode
+        needed = _SAMPLING_KEYS[mode]
+        for key in ("subset_size", "every", "min_distance_px", "index_file"):
+            value = getattr(self, key)
+            modes = " or ".join(other for other, keys in _SAMPLING_KEYS.items() if key in keys)
+            _require(value is None or key in needed, f"data.{key}", value, f"null where data.sampling is {mode}, not {modes}")
+        given = [key for key in needed if getattr(self, key) is not None]
+        expected = " or ".join(f"data.{key}" for key in needed) + " with it" + (", not both" if len(given) > 1 else "")
+        _require(len(given) == min(1, len(needed)), "data.sampling", mode, expected)
+
+    @property
+    def sampling_mode(self) -> Sampling:
+        """`sampling`, or what its null stands for."""
+        return self.sampling or ("full" if self.subset_size is None else "random")
 
     @property
     def paths(self) -> tuple[Path, ...]:

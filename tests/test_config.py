@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,10 @@ WRONG = {
     "data.measurement": ["intensity", 1, True],
     "data.nphotons": [True, "guess", [1.0], 0, -1.0, float("nan"), float("inf")],
     "data.subset_size": [2.5, "many", True, 0, -3],
+    "data.sampling": ["half", 1, True, "random", "every"],
+    "data.every": [2.5, "third", True, 0, -3],
+    "data.min_distance_px": ["far", True, 0, -1.0, float("nan"), float("inf")],
+    "data.index_file": [5, ["a.txt"]],
     "data.subset_seed": [None, 1.5, "x", -1],
     "data.val_fraction": [True, "x", None, -0.1, 1, 1.5, float("nan")],
     "data.group_size": [None, 1.5, True, 0],
@@ -233,6 +238,44 @@ def test_precision_is_one_of_those_that_keep_the_scale(text: str, expected: obje
     assert from_command_line("--train.precision", text).train.precision == expected
 
 
+SAMPLING = {
+    "full": (),
+    "random": ("subset_size",),
+    "central_block": ("subset_size",),
+    "every": ("every",),
+    "poisson_disc": ("subset_size", "min_distance_px"),
+    "index_file": ("index_file",),
+}
+GIVEN = {"subset_size": 9, "every": 3, "min_distance_px": 4.5, "index_file": "keep.txt"}
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("given", [set(keys) for size in range(3) for keys in itertools.combinations(GIVEN, size)], ids=str)
+def test_sampling_takes_one_of_its_own_keys_and_no_other(sampling: str, given: set[str]) -> None:
+    own = set(SAMPLING[sampling])
+    told: dict[str, Any] = {"sampling": sampling, **{key: GIVEN[key] for key in given}}
+    if given <= own and len(given) == min(1, len(own)):
+        assert DataConfig(**told).sampling_mode == sampling
+        return
+    with pytest.raises(ConfigError) as refused:
+        DataConfig(**told)
+    stray = sorted(given - own)
+    if stray:
+        assert any(
+            f"data.{key} is {GIVEN[key]!r}, expected null where data.sampling is {sampling}, not " in str(refused.value) for key in stray
+        )
+    else:
+        expected = " or ".join(f"data.{key}" for key in SAMPLING[sampling]) + " with it" + (", not both" if given else "")
+        assert f"data.sampling is {sampling!r}, expected {expected}" in str(refused.value)
+
+
+def test_size_alone_draws_at_random_and_nothing_takes_all() -> None:
+    assert DataConfig().sampling_mode == "full"
+    assert DataConfig(subset_size=5).sampling_mode == "random"
+    with pytest.raises(ConfigError, match=r"data\.every is 3, expected null where data\.sampling is full, not every"):
+        DataConfig(every=3)
+
+
 UNUSUAL = Config(
     data=DataConfig(
         energy_eV=8000.5,
@@ -248,6 +291,7 @@ UNUSUAL = Config(
         path=["a.npz"],
         measurement="counts",
         nphotons="measured",
+        sampling="poisson_disc",
         subset_size=9,
         subset_seed=4,
         val_fraction=0.1,
@@ -270,7 +314,20 @@ UNUSUAL = Config(
 )
 
 
-@pytest.mark.parametrize("config", [Config(), UNUSUAL], ids=["defaults", "unusual"])
+OTHER_SAMPLING = {"every": 3, "min_distance_px": 4.5, "index_file": "keep.txt"}
+"""No two of them, nor one and a size, can be told at once."""
+SAMPLED = [
+    dataclasses.replace(
+        UNUSUAL,
+        data=dataclasses.replace(
+            UNUSUAL.data, subset_size=None, sampling="poisson_disc" if key == "min_distance_px" else key, **{key: OTHER_SAMPLING[key]}
+        ),
+    )
+    for key in OTHER_SAMPLING
+]
+
+
+@pytest.mark.parametrize("config", [Config(), UNUSUAL, *SAMPLED], ids=["defaults", "unusual", *OTHER_SAMPLING])
 def test_config_survives_dict_and_yaml(config: Config, from_yaml: Callable[..., Config]) -> None:
     assert parse_mapping(config.to_dict()) == config
     text = yaml.safe_dump(config.to_dict())
@@ -290,7 +347,8 @@ def test_unusual_config_differs_from_the_defaults_in_every_key_but_the_simulatio
     """Otherwise the round trip would not show that the key is kept."""
     for concern in ("data", "model", "train"):
         unusual, default = getattr(UNUSUAL, concern), getattr(Config(), concern)
-        assert [field.name for field in dataclasses.fields(default) if getattr(unusual, field.name) == getattr(default, field.name)] == []
+        same = [field.name for field in dataclasses.fields(default) if getattr(unusual, field.name) == getattr(default, field.name)]
+        assert same == (list(OTHER_SAMPLING) if concern == "data" else [])
 
 
 @pytest.mark.parametrize("concern", [*CONCERNS, Config])

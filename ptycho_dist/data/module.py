@@ -65,16 +65,20 @@ class ScanDataModule(L.LightningDataModule):
         run_together(self._require_like_scans)
         require_same({f"content of {scan.path.name}": scan.fingerprint for scan in self.scans})
         self.source = PatternSource(self.scans)
-        self.subset = run_together(lambda: select_subset(self.scans, self.config))
+        subset = run_together(lambda: select_subset(self.scans, self.config))
+        require_same({f"the subset drawn by {self.config.sampling_mode}": subset.fingerprint})  # an index file may differ from node to node
+        self.subset = subset
         pattern_bytes = 4 * self.scans[0].pattern_size ** 2
         self.placement = choose_placement((len(self.subset.train) + len(self.subset.validation)) * pattern_bytes)
         shard = self._own_part(self.subset.train)
         self.normalization = derive_rms_normalization(self.source.chunks(shard), self.scans[0].pattern_size)
+        num_patterns = np.bincount(self.source.scan_of(self.subset.train), minlength=len(self.scans))
         self.nphotons = run_together(
             lambda: resolve_nphotons(
                 {str(scan.path): scan.nphotons for scan in self.scans},
                 self.config.nphotons,
                 measured=lambda: self.normalization.mean_energy,
+                num_patterns={str(scan.path): int(count) for scan, count in zip(self.scans, num_patterns, strict=True)},
             )
         )
         x_norm = (normalize(amplitude, self.normalization.factor) for amplitude in self.source.chunks(shard))
@@ -116,10 +120,18 @@ class ScanDataModule(L.LightningDataModule):
 
     def _require_like_scans(self) -> None:
         first = self.scans[0]
+        same: dict[str, Scan] = {}
         for scan in self.scans:
             scan.require_probe()
-            if scan.probe.shape != first.probe.shape:
-                raise ScanError(scan.path, "probe", f"shape {scan.probe.shape}", f"{first.probe.shape}, as {first.path} has")
+            if scan.pattern_size != first.pattern_size:
+                found, expected = (f"{size} x {size}" for size in (scan.pattern_size, first.pattern_size))
+                raise ScanError(scan.path, scan.key, f"patterns of {found}", f"{expected}, as {first.path} has: one network takes one size")
+            if len(scan.probe) != len(first.probe):
+                found, expected = f"{len(scan.probe)} mode(s)", f"{len(first.probe)}, as {first.path} has"
+                raise ScanError(scan.path, "probe", found, f"{expected}; save each scan with as many")
+            if scan.fingerprint in same:  # its patterns would count twice, and some validate what their copies train
+                raise ScanError(scan.path, "content", f"the same as that of {same[scan.fingerprint].path}", "each scan once in data.path")
+            same[scan.fingerprint] = scan
 
     def _check_validation_patterns(self) -> None:
         """Read this rank's share once, so that a bad value is met before training, not at the end of the first epoch."""
@@ -139,13 +151,18 @@ class ScanDataModule(L.LightningDataModule):
             first.measurement,
         )
         logger.info(
-            "subset: %d training patterns, %d validation patterns, groups of %d, fingerprint %s",
+            "subset: %s; %d training patterns, %d validation patterns, groups of %d, fingerprint %s",
+            self.subset.description,
             len(self.subset.train),
             len(self.subset.validation),
             self.config.group_size,
             self.subset.fingerprint,
         )
         logger.info("patterns: %s", self.placement)
+        for number, scan in enumerate(self.scans if len(self.scans) > 1 else ()):
+            train, validation = (int((self.source.scan_of(side) == number).sum()) for side in (self.subset.train, self.subset.validation))
+            says = "nothing of nphotons" if scan.nphotons is None else f"nphotons {float(scan.nphotons)!r}"
+            logger.info("scan: %s: %d training patterns, %d validation patterns; its metadata say %s", scan.path, train, validation, says)
         logger.info("normalization: rms, factor r = %r from %d patterns", self.normalization.factor, self.normalization.num_patterns)
         logger.info("nphotons: %r (source: %s)", self.nphotons.value, self.nphotons.source)
         logger.info("intensity_scale: %r from %d patterns on %d rank(s)", scale.value, scale.num_patterns, world_size())

@@ -10,11 +10,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ptycho_dist.config import DataConfig
+from ptycho_dist.data.sampling import SubsetError, draw_patterns
 from ptycho_dist.data.scan import Scan
-
-
-class SubsetError(ValueError):
-    """The scans can't give the subset that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +27,8 @@ class Subset:
         patterns; every validation pattern is in exactly one validation group.
     fingerprint
         SHA-256 of the scans' contents and positions and of the groups of both sides.
+    description
+        How many patterns of how many were drawn, and how.
     """
 
     train: np.ndarray
@@ -37,6 +36,7 @@ class Subset:
     train_groups: np.ndarray
     validation_groups: np.ndarray
     fingerprint: str
+    description: str
 
 
 def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
@@ -52,29 +52,24 @@ def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
     """
     positions_px = np.concatenate([scan.positions_px for scan in scans])
     scan_of_pattern = np.repeat(np.arange(len(scans)), [scan.num_patterns for scan in scans])
-    num_patterns = len(positions_px)
-    size = num_patterns if config.subset_size is None else config.subset_size
-    if size > num_patterns:
-        raise SubsetError(f"data.subset_size is {size}, but {_names(scans)} has {num_patterns} patterns")
-
-    random = np.random.default_rng(config.subset_seed)
-    drawn = random.permutation(num_patterns)[:size]
-    is_free = np.zeros(num_patterns, dtype=bool)
-    is_free[drawn] = True
+    draw = draw_patterns(scans, config, np.random.default_rng(config.subset_seed))
+    size = len(draw.patterns)
+    is_free = np.zeros(len(positions_px), dtype=bool)
+    is_free[draw.patterns] = True
+    drawn_of_scan = [np.flatnonzero(is_free & (scan_of_pattern == number)) for number in range(len(scans))]
+    find_free = [_FreeNeighbours(positions_px, drawn, is_free) for drawn in drawn_of_scan]
     num_validation_groups = round(config.val_fraction * size / config.group_size)
     validation_groups = np.empty((num_validation_groups, config.group_size), dtype=np.int64)
-    next_anchor = iter(drawn)
+    next_anchor = iter(draw.patterns)
     for group in range(num_validation_groups):
         anchor = next((pattern for pattern in next_anchor if is_free[pattern]), None)
-        free = np.flatnonzero(is_free & (scan_of_pattern == scan_of_pattern[anchor])) if anchor is not None else np.empty(0, dtype=np.int64)
-        if len(free) < config.group_size:
+        nearest = None if anchor is None else find_free[scan_of_pattern[anchor]].nearest(anchor, config.group_size)
+        if nearest is None:
             raise SubsetError(
                 f"data.val_fraction {config.val_fraction} of {size} patterns leaves too few for groups of {config.group_size}"
             )
-        distance = np.square(positions_px[free] - positions_px[anchor]).sum(axis=1)
-        distance[free == anchor] = -1  # before another pattern at the same position
-        validation_groups[group] = free[np.argsort(distance, kind="stable")[: config.group_size]]
-        is_free[validation_groups[group]] = False
+        validation_groups[group] = nearest
+        is_free[nearest] = False
 
     train = np.flatnonzero(is_free)
     if len(train) == 0:
@@ -90,8 +85,42 @@ def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
     validation = np.sort(validation_groups.reshape(-1))
     fingerprint = _sha256([scan.fingerprint for scan in scans], positions_px, scan_of_pattern, train_groups, validation_groups)
     return Subset(
-        train=train, validation=validation, train_groups=train_groups, validation_groups=validation_groups, fingerprint=fingerprint
+        train=train,
+        validation=validation,
+        train_groups=train_groups,
+        validation_groups=validation_groups,
+        fingerprint=fingerprint,
+        description=draw.description,
     )
+
+
+class _FreeNeighbours:
+    """Of the patterns drawn from one scan, those nearest to one of them that are still free."""
+
+    def __init__(self, positions_px: np.ndarray, drawn: np.ndarray, is_free: np.ndarray) -> None:
+        self.positions_px = positions_px
+        self.drawn = drawn
+        self.is_free = is_free  # what its owner changes is seen here
+        self.tree = cKDTree(positions_px[drawn])
+
+    def nearest(self, anchor: int, count: int) -> np.ndarray | None:
+        """(count,): `anchor` first, then by distance, at equal distances by number; None where fewer are free."""
+        position = self.positions_px[anchor]
+        num_asked = count
+        while True:
+            distance, found = self.tree.query(position, k=range(1, min(num_asked, len(self.drawn)) + 1))
+            free_distance = distance[self.is_free[self.drawn[found]]]
+            if len(free_distance) >= count:
+                break
+            if num_asked >= len(self.drawn):
+                return None
+            num_asked *= 2
+        # All that may be among them, as the tree rounds distances in its own way and tells equal ones apart in any.
+        candidates = self.drawn[np.sort(self.tree.query_ball_point(position, free_distance[count - 1] * (1 + 1e-9)))]
+        candidates = candidates[self.is_free[candidates]]
+        squared_distance = np.square(self.positions_px[candidates] - position).sum(axis=1)
+        squared_distance[candidates == anchor] = -1  # before another pattern at the same position
+        return candidates[np.argsort(squared_distance, kind="stable")[:count]]
 
 
 def _nearest_neighbour_groups(positions_px: np.ndarray, patterns: np.ndarray, group_size: int, scan: Scan) -> np.ndarray:
@@ -123,7 +152,7 @@ def _require_overlap(positions_px: np.ndarray, groups: np.ndarray, pattern_size:
         anchor = groups[int(offset.argmax()), 0]
         raise SubsetError(
             f"pattern {anchor} and its {groups.shape[1] - 1} nearest neighbours are up to {offset.max():.1f} px apart, so that patches of "
-            f"{pattern_size} px don't overlap; use a larger data.subset_size or data.group_size 1"
+            f"{pattern_size} px don't overlap; draw more patterns (data.sampling) or use data.group_size 1"
         )
 
 
@@ -134,7 +163,3 @@ def _sha256(contents: Sequence[str], *arrays: np.ndarray) -> str:
         digest.update(f"{little_endian.dtype.str}{little_endian.shape}".encode())
         digest.update(little_endian.tobytes())
     return digest.hexdigest()
-
-
-def _names(scans: Sequence[Scan]) -> str:
-    return ", ".join(str(scan.path) for scan in scans)

@@ -60,6 +60,7 @@ class HandOver(L.Callback):
                 "mean_energy": data.intensity_scale.mean_energy,
                 "num_patterns": data.intensity_scale.num_patterns,
                 "normalization": {"mode": "rms", "factor": data.normalization.factor},
+                "subset": data.subset.description,
                 "subset_fingerprint": data.subset.fingerprint,
                 "world_size": trainer.world_size,
                 "config": self.config.to_dict(),

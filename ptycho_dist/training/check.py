@@ -261,7 +261,7 @@ def _run_directory_rows(config: Config) -> Iterator[Row]:
 
 
 _STAGES = {
-    "source": "probe",
+    "source": "probe and size",
     "subset": "subset",
     "normalization": "normalization",
     "nphotons": "nphotons",
@@ -271,8 +271,11 @@ _STAGES = {
 """What the data module's setup finds, in this order, and the name of its row; where it stops is what failed."""
 
 _MENDS = {
-    "source": "Give the probe with --data.probe FILE, of the patterns' size; scans that are trained on together need as many modes each.",
-    "subset": "Change data.subset_size, data.val_fraction or data.group_size; where ranks differ, give all nodes the same file.",
+    "source": "Give a probe of the patterns' size with --data.probe FILE; name each scan once, all of one pattern size and number of modes.",
+    "subset": (
+        "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; "
+        "where ranks differ, give all nodes the same files."
+    ),
     "normalization": "Repair the file, or leave it out; --data.measurement says whether it holds amplitude or counts.",
     "nphotons": "Say the dose: --data.nphotons NUMBER, or measured where the file holds counts or their square root.",
     "intensity_scale": "Repair the file, or leave it out.",
@@ -359,11 +362,11 @@ def _describe_stage(data: ScanDataModule, stage: str) -> str:
     match stage:
         case "source":
             modes, size, _ = data.scans[0].probe.shape
-            return f"{modes} mode(s) of {size} x {size}"
+            return f"{modes} mode(s) of {size} x {size}, as the patterns"
         case "subset":
             train, validation = len(data.subset.train), len(data.subset.validation)
             counts = f"{train} training patterns, {validation} validation patterns, groups of {data.config.group_size}"
-            return f"{counts}; fingerprint {data.subset.fingerprint}"
+            return f"{data.subset.description}; {counts}; fingerprint {data.subset.fingerprint}"
         case "normalization":
             return f"r = {data.normalization.factor!r} from {data.normalization.num_patterns} patterns"
         case "nphotons":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -334,13 +335,14 @@ def test_nobody_says_nphotons_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "message"),
-    [(5e5, 6e5, "metadata disagree"), (5e5, None, r"but .*two\.npz says nothing"), (None, 5e5, r"but .*one\.npz says nothing")],
+    [(5e5, None, r"but .*two\.npz says nothing"), (None, 5e5, r"but .*one\.npz says nothing")],
 )
-def test_scans_that_do_not_agree_on_nphotons_are_refused(
+def test_scans_of_which_one_is_silent_on_nphotons_are_refused(
     write_scan: WriteScan, first: float | None, second: float | None, message: str
 ) -> None:
     paths = [
-        write_scan(f"{name}.npz", arrays={**uneven_arrays(), **saying(nphotons)}) for name, nphotons in (("one", first), ("two", second))
+        write_scan(f"{name}.npz", arrays={**uneven_arrays(seed), **saying(nphotons)})
+        for seed, (name, nphotons) in enumerate((("one", first), ("two", second)))
     ]
     with pytest.raises(ValueError, match=message):
         ready(paths)
@@ -390,11 +392,123 @@ def test_two_scans_have_one_scale(two_scans: tuple[list[Path], list[dict[str, np
     assert module.intensity_scale.value == pytest.approx(scale, rel=1e-12)  # float64 rounding
 
 
-@pytest.mark.parametrize("settings", [{"pattern_size": 32}, {"modes": 2}])
-def test_scans_of_unlike_probes_are_refused_by_name(write_scan: WriteScan, settings: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pattern_size": 32}, "diffraction: found patterns of 32 x 32, expected 16 x 16, as {} has"),
+        ({"modes": 2}, r"probe: found 2 mode\(s\), expected 1, as {} has"),
+    ],
+)
+def test_scans_that_one_network_can_not_take_are_refused_by_name(write_scan: WriteScan, settings: dict[str, int], message: str) -> None:
     paths = [write_scan("one.npz"), write_scan("two.npz", arrays=small_scan_arrays(**settings))]
-    with pytest.raises(ScanError, match=rf"{paths[1]}: probe: found shape .*, expected \(1, 16, 16\), as {paths[0]} has"):
+    with pytest.raises(ScanError, match=f"{paths[1]}: {message.format(paths[0])}"):
         ready(paths, subset_size=None)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_scan_that_is_there_twice_is_refused(write_scan: WriteScan, compressed: bool) -> None:
+    """By its content: under another name, or the same name twice."""
+    paths = [
+        write_scan("one.npz"),
+        write_scan("other.npz", arrays=small_scan_arrays(seed=1)),
+        write_scan("copy.npz", compressed=compressed),
+    ]
+    for last in (paths[2], paths[0]):
+        with pytest.raises(ScanError, match=f"{last}: content: found the same as that of {paths[0]}, expected each scan once in data.path"):
+            ready([paths[0], paths[1], last], subset_size=None)
+
+
+THREE_DOSES = (1e6, 1e4, 3e6)
+
+
+@pytest.fixture
+def three_scans(write_scan: WriteScan) -> list[Path]:
+    """Of different size, probe and dose."""
+    paths = []
+    for seed, (nphotons, num_patterns) in enumerate(zip(THREE_DOSES, (60, 30, 45), strict=True)):
+        arrays = small_scan_arrays(num_patterns=num_patterns, seed=seed)
+        arrays["diffraction"] = (np.sqrt(nphotons / 5000) * arrays["diffraction"]).astype(np.float32)
+        arrays["probeGuess"] = (seed + 1j) * arrays["probeGuess"]
+        paths.append(write_scan(f"scan{seed}.npz", arrays={**arrays, **saying(nphotons)}))
+    return paths
+
+
+@pytest.mark.parametrize("settings", [{}, {"subset_size": 70}, {"sampling": "poisson_disc", "min_distance_px": 5.0}], ids=str)
+def test_scans_of_different_dose_have_the_mean_nphotons_of_their_training_patterns(
+    three_scans: list[Path], settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ptycho_dist")
+    module = ready(three_scans, **{"nphotons": None, "subset_size": None, **settings})
+    train = np.repeat([0, 1, 2], [60, 30, 45])[module.subset.train]
+    assert module.nphotons.value == pytest.approx(np.mean(np.take(THREE_DOSES, train)), rel=1e-12)  # float64 rounding
+    assert module.nphotons.source == "metadata, mean over the training patterns of all scans"
+    assert module.intensity_scale.nphotons == module.nphotons.value
+    for number, (path, nphotons) in enumerate(zip(three_scans, THREE_DOSES, strict=True)):
+        count = int((train == number).sum())
+        assert f"scan: {path}: {count} training patterns, " in caplog.text
+        assert f"its metadata say nphotons {nphotons!r}" in caplog.text
+
+
+def test_three_scans_have_the_same_bits_on_any_number_of_ranks(on_ranks: OnRanks, three_scans: list[Path]) -> None:
+    settings = {"nphotons": None, "sampling": "poisson_disc", "subset_size": 100}
+    alone = _numbers_on_a_rank(three_scans, settings)  # type: ignore[arg-type]
+    for world_size in (2, 3):
+        assert on_ranks(world_size, _numbers_on_a_rank, three_scans, settings) == [alone] * world_size
+
+
+# --- Sampling
+
+
+def chosen(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "keep.txt").write_text("".join(f"{number}\n" for number in range(5, 45)))
+    return {"sampling": "index_file", "index_file": str(tmp_path / "keep.txt")}
+
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "full": {"sampling": "full"},
+    "central_block": {"sampling": "central_block", "subset_size": 40},
+    "every": {"sampling": "every", "every": 2},
+    "poisson_disc": {"sampling": "poisson_disc", "subset_size": 40},
+}
+
+
+@pytest.mark.parametrize("mode", [*SAMPLED, "index_file"])
+def test_scale_follows_the_sampled_training_patterns_on_any_number_of_ranks(
+    on_ranks: OnRanks, path: Path, tmp_path: Path, mode: str
+) -> None:
+    settings = {"subset_size": None, "nphotons": "measured", **(SAMPLED[mode] if mode in SAMPLED else chosen(tmp_path))}
+    module = ready(path, **settings)
+    train = uneven_arrays()["diffraction"][module.subset.train]
+    # Sums and a root in float64.
+    assert module.normalization.factor == pytest.approx((N / 2) / np.sqrt(energies(train).mean()), rel=1e-12)
+    assert module.nphotons.value == pytest.approx(energies(train).mean(), rel=1e-12)
+    x_norm = times(module.normalization.factor, train)
+    assert module.intensity_scale.value == pytest.approx(np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12)
+    assert on_ranks(2, _numbers_on_a_rank, path, settings) == [_numbers_on_a_rank(path, settings)] * 2
+
+
+def _refusal_of_own_index_file(path: Path, contents: list[str]) -> str:
+    """Each rank on a node of its own, as far as the index file goes."""
+    folder = path.parent / f"node{rank()}"
+    folder.mkdir()
+    (folder / "keep.txt").write_text(contents[rank()])
+    os.chdir(folder)
+    try:
+        ready(path, subset_size=None, sampling="index_file", index_file="keep.txt", val_fraction=0.0, group_size=1)
+    except FailedTogether as error:
+        return str(error)
+    return "no error"
+
+
+def test_bad_index_file_of_one_rank_fails_every_rank(on_ranks: OnRanks, path: Path) -> None:
+    first, second = on_ranks(2, _refusal_of_own_index_file, path, ["1\n2\n", "1\n60\n"])
+    assert first == second == "rank 1: keep.txt: line 2: found 60, expected a pattern's number, 0 to 59"
+
+
+def test_index_files_that_differ_between_ranks_fail_every_rank(on_ranks: OnRanks, path: Path) -> None:
+    first, second = on_ranks(2, _refusal_of_own_index_file, path, ["1\n2\n", "1\n3\n"])
+    assert first == second
+    assert first.startswith("ranks differ: the subset drawn by index_file is ")
 
 
 # --- The log

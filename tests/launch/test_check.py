@@ -83,7 +83,7 @@ def test_good_job_shows_what_the_run_then_finds(
     assert f"r = {hparams['normalization']['factor']!r} from 33 patterns" in rows["normalization"][1]
     assert rows["nphotons"][1] == "1000000.0 (source: config)"
     assert hparams["subset_fingerprint"] in rows["subset"][1]
-    assert rows["subset"][1].startswith("33 training patterns, 4 validation patterns, groups of 4")
+    assert rows["subset"][1].startswith("37 of 37 patterns, full; 33 training patterns, 4 validation patterns, groups of 4")
     assert f"torch {hparams['versions']['torch']}" in rows["software, config"][1]
     launcher = "torchrun; world size 2, 1 node(s), backend gloo" if nproc else "python alone; world size 1, 1 node(s), backend none"
     assert rows["processes"][1].startswith(launcher)
@@ -144,6 +144,12 @@ def test_missing_data(write_scan: Callable[..., Path], tmp_path: Path, refused: 
         ({"data__path": None}, "data file", "data.path is None", "Give --data.path"),
         ({"data__nphotons": None}, "nphotons", "no _metadata physics_parameters.nphotons", "Say the dose: --data.nphotons NUMBER"),
         ({"data__subset_size": 38}, "subset", "data.subset_size is 38, but", "Change data.subset_size"),
+        (
+            {"data__sampling": "index_file", "data__index_file": "gone.txt"},
+            "subset",
+            "gone.txt: file: found no such file, expected a list of pattern numbers",
+            "Change data.subset_size or what else data.sampling draws by",
+        ),
         ({"train__resume": "gone.ckpt"}, "run directory", "found no file gone.ckpt", "Name another --train.run_dir"),
     ],
 )

@@ -59,7 +59,11 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "path": optional(names | st.lists(names, max_size=3)),
         "measurement": st.sampled_from([None, "amplitude", "counts"]),
         "nphotons": optional(positive | counting | st.just("measured")),
+        "sampling": st.sampled_from([None, "full"]),
         "subset_size": optional(counting),
+        "every": counting,
+        "min_distance_px": positive,
+        "index_file": names.map("{}.txt".format),  # a list named null would be none
         "subset_seed": seeds,
         "val_fraction": st.floats(0, 1, exclude_max=True),
         "group_size": counting,
@@ -97,6 +101,17 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "seed": seeds,
     },
 }
+WITH: dict[str, dict[str, Any]] = {
+    "every": {"sampling": "every"},
+    "min_distance_px": {"sampling": "poisson_disc"},
+    "index_file": {"sampling": "index_file"},
+}
+"""What goes with a key that is refused alone."""
+
+sampling_keys: list[st.SearchStrategy[dict[str, Any]]] = [
+    st.fixed_dictionaries({key: VALID[DataConfig][key], **{other: st.just(value) for other, value in WITH.get(key, {}).items()}})
+    for key in ("sampling", "subset_size", *WITH)
+] + [st.fixed_dictionaries({"sampling": st.sampled_from(["random", "central_block", "poisson_disc"]), "subset_size": counting})]
 CONCERNS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "simulation": SimulationConfig}
 
 
@@ -105,7 +120,15 @@ def known_keys(concern: type) -> dict[str, st.SearchStrategy[Any]]:
     return {field.name: VALID[concern][field.name] for field in dataclasses.fields(concern) if field.name in VALID[concern]}
 
 
-configs = st.builds(Config, **{name: st.builds(concern, **known_keys(concern)) for name, concern in CONCERNS.items()})
+def whole(concern: type) -> st.SearchStrategy[Any]:
+    keys = known_keys(concern)
+    if concern is not DataConfig:
+        return st.builds(concern, **keys)
+    rest = st.fixed_dictionaries({key: strategy for key, strategy in keys.items() if key not in ("sampling", "subset_size", *WITH)})
+    return st.builds(lambda rest, sampling: DataConfig(**rest, **sampling), rest, st.one_of(sampling_keys))
+
+
+configs = st.builds(Config, **{name: whole(concern) for name, concern in CONCERNS.items()})
 KEYS = [(name, key) for name, concern in CONCERNS.items() for key in known_keys(concern)]
 
 junk: st.SearchStrategy[Any] = st.recursive(
@@ -143,7 +166,8 @@ def test_config_comes_back_from_yaml(config: Config) -> None:
 @given(data=st.data())
 def test_each_key_comes_back_alone_with_its_type(concern: str, key: str, data: st.DataObject) -> None:
     value = data.draw(VALID[CONCERNS[concern]][key])
-    found = getattr(getattr(parse_mapping(yaml.safe_load(yaml.safe_dump({concern: {key: as_yaml(value)}}))), concern), key)
+    told = {concern: {key: as_yaml(value), **WITH.get(key, {})}}
+    found = getattr(getattr(parse_mapping(yaml.safe_load(yaml.safe_dump(told))), concern), key)
     assert found == value
     assert type(found) is type(value) or (isinstance(value, int) and type(found) is float)
 
@@ -177,7 +201,7 @@ def is_of(value: Any, kind: Any) -> bool:
 def test_value_is_read_as_it_is_or_refused_by_name(concern: str, key: str, value: Any) -> None:
     """No other exception, and nothing that is of another type is bent into shape."""
     try:
-        found = getattr(getattr(parse_mapping({concern: {key: value}}), concern), key)
+        found = getattr(getattr(parse_mapping({concern: {key: value, **WITH.get(key, {})}}), concern), key)
     except ConfigError as error:
         found, message = None, str(error)
     else:

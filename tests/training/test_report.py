@@ -16,6 +16,7 @@ from ptycho_dist import load_bundle, read_scan, train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.training import report as report_module
 from ptycho_dist.training.report import central_part
+from tests.conftest import small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
 from tests.training.test_train import column, settings, train_one
 
@@ -95,7 +96,7 @@ def test_only_the_middle_of_a_large_scan_is_shown(write_scan: Callable[..., Path
     np.testing.assert_array_equal(part.amplitude(np.arange(9)), scan.amplitude(np.array(nearest)))
     assert dataclasses.replace(part, diffraction=scan.diffraction, positions_px=scan.positions_px) == scan
 
-    scans = [str(write_scan(name)) for name in ("first.npz", "second.npz")]
+    scans = [str(write_scan(name, arrays=small_scan_arrays(seed=seed))) for seed, name in enumerate(("first.npz", "second.npz"))]
     train(parse_mapping(settings(tmp_path / "scan.npz", tmp_path / "run", train__epochs=1, data__path=scans)))
     text = ReadPage(tmp_path / "run" / "report.html").text
     assert "Shown are the 9 of 37 patterns nearest to the centre of first.npz, the first of 2 scans" in text
