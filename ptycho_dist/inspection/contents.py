@@ -54,7 +54,8 @@ def list_contents(path: Path) -> list[Entry]:
     """
     with path.open("rb") as stream:
         entries = _of_npz(path) if stream.read(2) == b"PK" else _of_hdf5(path)
-    shown, others = [], 0
+    shown: list[Entry] = []
+    others = 0
     try:
         for entry in entries:
             if len(shown) < MOST_ENTRIES:

@@ -151,7 +151,7 @@ def _faulty_pixels(scan: Scan, statistics: PatternStatistics) -> Iterator[Findin
             mend=mend,
         )
     for axis, name in ((1, "rows"), (0, "columns")):
-        gap = _dark_lines(total.sum(axis=axis), counted.any(axis=axis))
+        gap = _dark_lines(total.sum(axis=axis), np.any(counted, axis=axis))
         if len(gap):
             yield Finding(
                 severity="warning",

@@ -117,7 +117,7 @@ def _corners(positions_px: np.ndarray, size: int) -> np.ndarray:
 
 def _lies_on(positions_px: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
     corners = _corners(positions_px, size)
-    return ((corners >= 0) & (corners + size <= np.array(shape))).all(axis=1)
+    return np.all((corners >= 0) & (corners + size <= np.array(shape)), axis=1)
 
 
 def _residual(scan: Scan, positions_px: np.ndarray, measured: np.ndarray) -> float:

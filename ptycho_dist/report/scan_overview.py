@@ -74,13 +74,15 @@ def draw_scan_overview(
     figure = Figure(figsize=(15, sum(heights)), layout="constrained")
     figure.suptitle(title.replace("$", r"\$"), fontsize=13)
     rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    top = rows[0].subgridspec(1, 3).subplots()
+    cells = rows[0].subgridspec(1, 3)
+    top = [figure.add_subplot(cells[0, number]) for number in range(3)]
     _draw_mean(figure, top[0], mean_pattern, mask, centre_of_mass)
     _draw_positions(figure, top[1], positions_px, object_guess, mean_pattern.shape[-1], beam_diameter_px)
     _draw_counts(top[2], counts, nphotons)
     if len(modes):
         energies = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=(1, 2))
-        axes = rows[1].subgridspec(1, columns).subplots()
+        cells = rows[1].subgridspec(1, columns)
+        axes = [figure.add_subplot(cells[0, number]) for number in range(columns)]
         for ax in axes[2 * len(modes) :]:
             ax.set_axis_off()
         _draw_modes(figure, axes, modes, energies / energies.sum())
@@ -179,6 +181,7 @@ def _draw_modes(figure: Figure, axes: Sequence[Axes], modes: NDArray[np.complexf
         shown = phase.imshow(np.angle(mode), cmap="twilight", vmin=-math.pi, vmax=math.pi, alpha=lit, interpolation="nearest")
         phase.set_title("phase\nwhere there is light", fontsize=10)
         bar = figure.colorbar(shown, ax=phase, orientation="horizontal", shrink=0.8, pad=0.02)
+        assert bar.solids is not None
         bar.solids.set_alpha(1)
         bar.set_ticks([math.pi / 2 * quarter for quarter in _QUARTERS.values()], labels=list(_QUARTERS))
         for ax in (amplitude, phase):

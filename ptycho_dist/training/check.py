@@ -271,7 +271,7 @@ _STAGES = {
 """What the data module's setup finds, in this order, and the name of its row; where it stops is what failed."""
 
 _MENDS = {
-    "source": "Give a probe of the patterns' size with --data.probe FILE; name each scan once, all of one pattern size and number of modes.",
+    "source": "Give a probe of the patterns' size with --data.probe FILE; name each scan once, all of one size, as many modes each.",
     "subset": (
         "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; "
         "where ranks differ, give all nodes the same files."

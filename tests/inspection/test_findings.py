@@ -68,7 +68,8 @@ PROVOKED: dict[str, tuple[Callable[[Arrays], Arrays], str, str, str]] = {
     "infinite": (changed_at((3, 4, 5), np.inf), "amplitude", "warning", "1 infinite numbers"),
     "negative": (changed_at((slice(None), 4, 5), -1), "amplitude", "warning", "37 negative numbers"),
     "counts called amplitude": (
-        lambda arrays: {"diffraction": as_counts(arrays)}, "amplitude", "warning", "said to hold amplitude, but the numbers are whole numbers",
+        lambda arrays: {"diffraction": as_counts(arrays)},
+        "amplitude", "warning", "said to hold amplitude, but the numbers are whole numbers",
     ),
     "amplitude called counts": (
         lambda arrays: {}, "counts", "warning", "said to hold counts, but the numbers are roots of whole numbers",
@@ -78,7 +79,9 @@ PROVOKED: dict[str, tuple[Callable[[Arrays], Arrays], str, str, str]] = {
         lambda arrays: {"diffraction": np.sqrt(np.minimum(20 * as_counts(arrays), 4000)).astype(np.float32)},
         "amplitude", "warning", "numbers equal the largest, 63.2456, at pixels",
     ),
-    "dead pixel": (changed_at((slice(None), 7, 9), 0), "amplitude", "warning", "1 pixels are 0 in every pattern, among bright ones: [7, 9]"),
+    "dead pixel": (
+        changed_at((slice(None), 7, 9), 0), "amplitude", "warning", "1 pixels are 0 in every pattern, among bright ones: [7, 9]",
+    ),
     "gap of rows": (changed_at((slice(None), slice(5, 7)), 0), "amplitude", "warning", "the rows 5, 6 are 0 in every pattern"),
     "gap of columns": (
         changed_at((slice(None), slice(None), slice(5, 7)), 0), "amplitude", "warning", "the columns 5, 6 are 0 in every pattern",
