@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "bundle": {"model", "scale", "config", "atomic_file"},
     "training": {"data", "model", "bundle", "config", "distributed", "report", "atomic_file", "memory_supply"},
     "inference": {"bundle", "data", "model", "physics", "scale", "report", "atomic_file", "progress"},
+    "inspection": {"data", "physics", "config", "training", "report", "atomic_file", "progress", "memory_supply"},
     "report": {"atomic_file"},
     "command_line": {"config", "distributed"},
 }

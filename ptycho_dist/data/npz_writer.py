@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,23 @@ def rewrite_scan(scan: Scan, path: Path) -> None:
     """Write a scan that was read to an NPZ file that needs no unpacking: the patterns uncompressed, one after the other, in their own type.
 
     They are read and written in pieces, in their order. What they hold is not looked at, so the copy has the faults of the original.
-    Positions are pixels; the geometry in metres, which some files say beside, is left out.
+    What `_metadata` says, `measurement`, `physics_parameters.nphotons`, `geometry` and `origin_m`, is there as far as the scan has it. A
+    scan without a probe has a `probeGuess` of no mode.
     """
     shape, dtype = scan.diffraction.shape, scan.diffraction.dtype
     rows, columns = scan.positions_px.T
     metadata: dict[str, Any] = {"measurement": scan.measurement, "software": f"ptycho_dist {version('ptycho_dist')}"}
     if scan.nphotons is not None:
         metadata["physics_parameters"] = {"nphotons": scan.nphotons}
-    arrays = {"xcoords": columns, "ycoords": rows, "_metadata": np.array(json.dumps(metadata))}
-    if len(scan.probe):
-        arrays["probeGuess"] = scan.probe
+    if scan.geometry is not None:
+        metadata["geometry"] = asdict(scan.geometry)
+    if scan.origin_m is not None:
+        metadata["origin_m"] = scan.origin_m
+    arrays = {
+        **_coordinates(rows, columns),
+        "probeGuess": scan.probe[0] if len(scan.probe) == 1 else scan.probe,
+        "_metadata": np.array(json.dumps(metadata)),
+    }
     if scan.object_guess is not None:
         arrays["objectGuess"] = scan.object_guess
     if scan.mask is not None:
@@ -115,15 +123,9 @@ def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmi
         raise ValueError(f"scan file: probe has shape {probe.shape}, expected ({size}, {size}) or (modes, {size}, {size})")
     if transmission.ndim != 2:
         raise ValueError(f"scan file: object has shape {transmission.shape}, expected (rows, columns)")
-    ycoords, xcoords = np.array(positions_px.T, dtype=np.float64)
     arrays = {
         "diffraction": diffraction.astype(np.float32, copy=False),
-        "xcoords": xcoords,
-        "ycoords": ycoords,
-        # PtychoPINN's files name the planned positions too; ours are known exactly, so there is nothing to tell apart.
-        "xcoords_start": xcoords,
-        "ycoords_start": ycoords,
-        "scan_index": np.zeros(count, dtype=np.int64),
+        **_coordinates(*np.array(positions_px.T, dtype=np.float64)),
         "probeGuess": (probe[0] if probe.shape[:-2] == (1,) else probe).astype(np.complex64),
         "objectGuess": transmission.astype(np.complex64),
     }
@@ -131,3 +133,14 @@ def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmi
         if not np.isfinite(array).all():
             raise ValueError(f"scan file: {name} holds values that are not finite")
     return arrays
+
+
+def _coordinates(rows: NDArray, columns: NDArray) -> dict[str, NDArray]:
+    # PtychoPINN's files name the planned positions too; here there is one answer, and nothing to tell apart.
+    return {
+        "xcoords": columns,
+        "ycoords": rows,
+        "xcoords_start": columns,
+        "ycoords_start": rows,
+        "scan_index": np.zeros(len(rows), dtype=np.int64),
+    }

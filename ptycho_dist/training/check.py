@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -260,13 +260,21 @@ def _run_directory_rows(config: Config) -> Iterator[Row]:
 # --- Data
 
 
-_STAGES = ("subset", "normalization", "nphotons", "intensity_scale", "validation")
-"""What the data module's setup finds, in this order; where it stops is what failed."""
+_STAGES = {
+    "source": "probe and size",
+    "subset": "subset",
+    "normalization": "normalization",
+    "nphotons": "nphotons",
+    "intensity_scale": "intensity scale",
+    "validation": "validation",
+}
+"""What the data module's setup finds, in this order, and the name of its row; where it stops is what failed."""
 
 _MENDS = {
+    "source": "Give a probe of the patterns' size with --data.probe FILE; name each scan once, all of one size, as many modes each.",
     "subset": (
-        "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; name each scan once, all of "
-        "one pattern size; where ranks differ, give all nodes the same files."
+        "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; "
+        "where ranks differ, give all nodes the same files."
     ),
     "normalization": "Repair the file, or leave it out; --data.measurement says whether it holds amplitude or counts.",
     "nphotons": "Say the dose: --data.nphotons NUMBER, or measured where the file holds counts or their square root.",
@@ -275,22 +283,43 @@ _MENDS = {
 }
 
 
+def rows_of_data(config: Config) -> tuple[ScanDataModule, list[Row]]:
+    """What a run of this one process would take from its scans, from the files to the memory of a step; and the module that found it.
+
+    The rows are those of `check`. The module has what its setup found before it failed, if it did.
+    """
+    data, failure = _set_up(config)
+    return data, [*_data_rows(config, data, failure), *_size_rows(config, data, [_Host.of_this_rank()])]
+
+
 def _data_and_size_rows(config: Config, hosts: Sequence[_Host]) -> Iterator[Row]:
+    data, failure = _set_up(config)
+    yield from _data_rows(config, data, failure)
+    num_parameters = yield from _size_rows(config, data, hosts)
+    yield _disk_row(config, num_parameters)
+    if num_parameters:
+        yield from _resume_rows(config, data)
+
+
+def _set_up(config: Config) -> tuple[ScanDataModule, str | None]:
+    """The data module, and what its setup failed at."""
     data = ScanDataModule(
         config.data,
         global_batch_size=config.train.global_batch_size,
         num_micro_batches=config.train.accumulate_grad_batches,
         seed=config.train.seed,
     )
-    failure = None
     try:
         data.setup("fit")
     except Exception as error:
-        failure = _failure_of_all(error)
+        return data, _failure_of_all(error)
+    return data, None
+
+
+def _data_rows(config: Config, data: ScanDataModule, failure: str | None) -> Iterator[Row]:
     file_rows = list(_file_rows(config, data))
     yield from file_rows
     yield from _scale_rows(data, failure, files_are_read=all(row.verdict == "ok" for row in file_rows))
-    yield from _size_rows(config, data, hosts)
 
 
 def _file_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
@@ -319,8 +348,7 @@ def _describe_scan(scan: Scan) -> str:
 
 def _scale_rows(data: ScanDataModule, failure: str | None, *, files_are_read: bool) -> Iterator[Row]:
     stopped = not files_are_read
-    for stage in _STAGES:
-        what = stage.replace("_", " ")
+    for stage, what in _STAGES.items():
         if stopped:
             yield _not_looked_at(what)
         elif hasattr(data, stage) or failure is None:
@@ -332,6 +360,9 @@ def _scale_rows(data: ScanDataModule, failure: str | None, *, files_are_read: bo
 
 def _describe_stage(data: ScanDataModule, stage: str) -> str:
     match stage:
+        case "source":
+            modes, size, _ = data.scans[0].probe.shape
+            return f"{modes} mode(s) of {size} x {size}, as the patterns"
         case "subset":
             train, validation = len(data.subset.train), len(data.subset.validation)
             counts = f"{train} training patterns, {validation} validation patterns, groups of {data.config.group_size}"
@@ -349,7 +380,8 @@ def _describe_stage(data: ScanDataModule, stage: str) -> str:
 # --- Network, memory, disk
 
 
-def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> Iterator[Row]:
+def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> Generator[Row, None, int]:
+    """Gives the number of the network's parameters, 0 where it can't be built."""
     precision = resolve_precision(config.train.precision)
     num_parameters = 0
 
@@ -372,9 +404,7 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
         yield Row(what="patterns", found="; ".join([str(data.placement), *data.reading_advice()]))
     else:
         yield _not_looked_at("memory")
-    yield _disk_row(config, num_parameters)
-    if row.verdict == "ok":
-        yield from _resume_rows(config, data)
+    return num_parameters
 
 
 def _largest_micro_batch(data: ScanDataModule) -> tuple[int, int]:

@@ -16,12 +16,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from ptycho_dist.data.geometry import Geometry
 from ptycho_dist.data.pattern_file import PatternFile, bring_patterns_first
 from ptycho_dist.data.readers.array_file import as_mask
 from ptycho_dist.data.scan import Measurement, Scan, ScanError, resolve_measurement
@@ -126,6 +127,8 @@ def _read_all_but_patterns(
         "mask": as_mask(path, "mask", _read_array(members["mask"])) if "mask" in members else None,
         "nphotons": _nphotons(path, metadata),
         "fingerprint": _fingerprint(members),
+        "geometry": _geometry(path, metadata),
+        "origin_m": _origin_m(path, metadata),
     }
 
 
@@ -325,6 +328,29 @@ def _nphotons(path: Path, metadata: dict[str, Any]) -> float | None:
     if not isinstance(parameters, dict):
         raise ScanError(path, "_metadata physics_parameters", type(parameters).__name__, "a JSON object")
     return parameters.get("nphotons")
+
+
+def _geometry(path: Path, metadata: dict[str, Any]) -> Geometry | None:
+    said = metadata.get("geometry")
+    if said is None:
+        return None
+    names = {field.name for field in fields(Geometry)}
+    if not isinstance(said, dict) or set(said) != names or not all(_is_number(value) and value > 0 for value in said.values()):
+        raise ScanError(path, "_metadata geometry", said, f"{', '.join(sorted(names))}, positive numbers")
+    return Geometry(**said)
+
+
+def _origin_m(path: Path, metadata: dict[str, Any]) -> tuple[float, float] | None:
+    said = metadata.get("origin_m")
+    if said is None:
+        return None
+    if not isinstance(said, list) or len(said) != 2 or not all(map(_is_number, said)):
+        raise ScanError(path, "_metadata origin_m", said, "(y, x) in metres, two finite numbers")
+    return float(said[0]), float(said[1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_npz_object(path: Path) -> np.ndarray:
