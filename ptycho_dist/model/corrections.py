@@ -19,7 +19,9 @@ CORRECTIONS = 3
 """Of a group of more than one pattern, in training."""
 
 
-def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+def corrected_patches(
+    network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Patches of groups of patterns: their first estimate, corrected `CORRECTIONS` times, neighbours made to agree each time.
 
     Groups of one pattern are corrected once.
@@ -35,6 +37,7 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     probe : (B, C, modes, N, N) complex64, normalised units, at the subpixel positions.
     corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
     weights : (B, C, N, N) float32, of each patch where patches overlap: the illumination.
+    mask : bool, broadcasts to `x_norm`: pixels that count; None: all do.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     has_neighbours = x_norm.shape[1] > 1
 
     def correct(estimate: Tensor) -> Tensor:
-        patches = network(x_norm, probe, estimate)
+        patches = network(x_norm, probe, estimate, mask)
         if not has_neighbours:
             return patches
         with torch.autocast(x_norm.device.type, enabled=False):
@@ -52,7 +55,7 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
 
     with torch.no_grad():
         with torch.autocast(x_norm.device.type, enabled=False):
-            estimate = first_estimate(x_norm, probe, corners)
+            estimate = first_estimate(x_norm, probe, corners, mask)
         for _ in range(CORRECTIONS - 1 if has_neighbours else 0):
             estimate = correct(estimate)
     return correct(estimate)

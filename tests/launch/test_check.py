@@ -17,12 +17,12 @@ import pytest
 import torch.distributed as dist
 import yaml
 
+from ptycho_dist import memory_supply as memory_module
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.subset import select_subset
 from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.training import check as check_module
-from ptycho_dist.training import memory as memory_module
 from ptycho_dist.training.check import check
 from ptycho_dist.training.processes import Processes
 from tests.conftest import small_scan_arrays
@@ -313,7 +313,7 @@ def test_memory_of_a_real_run_is_as_estimated(tmp_path: Path, capsys: Capture, a
     estimated = float(re.match(r"(\S+) MB a rank", table(capsys.readouterr().out)["memory"][1]).group(1))
     done = subprocess.run([sys.executable, "-c", PEAK_OF_A_RUN, json.dumps([first, concerns])], capture_output=True, text=True, check=True)
     measured = int(done.stdout.split()[-1]) / 1e6
-    # Measured 0.87 to 0.94 of the estimate: the allocator keeps less than it may, and a batch is gone before the activations' peak.
+    # Measured 0.83 to 1.01 of the estimate: the allocator keeps less than it may, and a batch is gone before the activations' peak.
     assert 0.7 * estimated < measured < 1.05 * estimated
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import math
 import os
 import signal
@@ -17,12 +18,14 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from ptycho_dist import load_bundle, train
+from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import parse_mapping
+from ptycho_dist.data import placement
 from ptycho_dist.distributed import Interrupted
 from ptycho_dist.training import callbacks
 from ptycho_dist.training.callbacks import learning_rate_factor
 from ptycho_dist.training.checkpointing import Checkpointing, checkpoint_to_resume
+from tests.conftest import MASKED_HDF5, dead_pixels
 
 
 def settings(scan: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -86,6 +89,39 @@ def test_number_of_ranks_changes_nothing(runs: Callable[..., list[Path]], tmp_pa
         assert column(run_dir, "val_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "val_deviance_per_pixel"), rel=1e-3)
         assert column(run_dir, "val_nll") == pytest.approx(column(run_dirs[0], "val_nll"), rel=1e-3)
     assert hashlib.sha256((tmp_path / "scan.npz").read_bytes()).digest() == digest
+
+
+def train_streamed(concerns: dict[str, Any]) -> None:
+    placement.LARGEST_PART = 0.0  # this process ends with the test
+    train_one(concerns)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_held_and_streamed_patterns_give_the_same_bits(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path, world_size: int
+) -> None:
+    scan = write_scan()
+    for body, name in ((train_one, "held"), (train_streamed, "streamed")):
+        on_ranks(world_size, body, settings(scan, tmp_path / name, model__probe_trainable=True))
+        log = (tmp_path / name / "train.log").read_text()
+        assert ("patterns: held in memory: " in log, "patterns: streamed from disk: " in log) == (name == "held", name == "streamed")
+    assert metrics(tmp_path / "held") == metrics(tmp_path / "streamed")
+    one, other = (load_bundle(tmp_path / name / "bundle.zip") for name in ("held", "streamed"))
+    for name, weight in one.weights.items():
+        assert torch.equal(weight, other.weights[name]), name
+
+
+def test_each_run_of_a_process_writes_its_own_log(write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    scan = write_scan()
+    with pytest.raises(ValueError, match="subset_size"):
+        train_one(settings(scan, tmp_path / "refused", data__subset_size=1000))
+    for name in ("first", "second"):
+        train_one(settings(scan, tmp_path / name, train__epochs=1))
+    logging.getLogger("ptycho_dist").info("after the runs")
+    for name, bundles in (("refused", 0), ("first", 1), ("second", 1)):
+        log = (tmp_path / name / "train.log").read_text()
+        assert (log.count("bundle.zip"), log.count(f"wrote {tmp_path / name / 'bundle.zip'}")) == (bundles, bundles)
+        assert "after the runs" not in log
 
 
 def test_run_directory(runs: Callable[..., list[Path]]) -> None:
@@ -212,3 +248,35 @@ def test_learning_rate_rises_and_falls_to_zero() -> None:
     assert int(np.argmax(factors)) == 5
     assert np.all(np.diff(factors[5:]) <= 0)
     assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_what_masked_pixels_hold_changes_no_bit_of_a_run(write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """From the file to the reconstruction, a refined probe included: zeros, NaN and four billions where no pixel counts."""
+    found = []
+    for garbage in (0.0, math.nan, 4e9):
+        scan_path, run_dir = write_masked_scan(f"{garbage}.h5", dead_pixels(0), garbage), tmp_path / f"run{garbage}"
+        train_one(
+            settings(scan_path, run_dir, data__hdf5=MASKED_HDF5, data__nphotons="measured", model__probe_trainable=True, train__epochs=1)
+        )
+        bundle = load_bundle(run_dir / "bundle.zip")
+        scan = read_scan(scan_path, options=bundle.config.data)
+        result = reconstruct(bundle, scan, probe="bundle", refine_iterations=2, refine_probe=True)
+        numbers = [bundle.rms_factor, bundle.intensity_scale, bundle.scale.nphotons, result.summary["deviance_per_pixel"]]
+        weights = [bundle.weights[name] for name in sorted(bundle.weights)]
+        found.append((numbers, metrics(run_dir), bundle.probe, *weights, result.object, result.probe))
+    for other in found[1:]:
+        assert other[:2] == found[0][:2]
+        assert all(np.array_equal(one, two) for one, two in zip(found[0][2:], other[2:], strict=True))
+    assert np.isfinite(found[0][0]).all()
+
+
+def test_masked_training_on_ranks(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """Lightning and DDP with buffers of bool; the report of a masked scan."""
+    scan = write_masked_scan("scan.h5", dead_pixels(0))
+    curves = []
+    for world_size in (1, 2):
+        run_dir = tmp_path / f"run{world_size}"
+        on_ranks(world_size, train_one, settings(scan, run_dir, data__hdf5=MASKED_HDF5))
+        curves.append(column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel"))
+        assert f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out" in (run_dir / "report.html").read_text()
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)  # float32 convolutions of other batch sizes, through ten steps of Adam
