@@ -226,7 +226,9 @@ class Rank:
             os.fsync(stream.fileno())
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         largest([0.0])
-        return self._part_in_cache()
+        cached = self._part_in_cache()
+        largest([0.0])  # nobody reads before all have looked
+        return cached
 
     def _fill_cache(self) -> float:
         with self.scan.open("rb") as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+
+from ptycho_dist.config import SimulationConfig
+from ptycho_dist.data.npz_writer import write_npz_scan
+from ptycho_dist.physics.simulation import simulate_scan
 
 RANK_TIMEOUT_SECONDS = 120
 
@@ -93,6 +99,22 @@ def realdata() -> Path:
     return Path(folder)
 
 
+def write_simulated_scan(path: Path, **settings: Any) -> Path:
+    """A simulated scan as `launch/simulate.py` writes it; keys of `SimulationConfig`."""
+    told = dataclasses.asdict(SimulationConfig(**settings))
+    simulation = simulate_scan(**told)
+    write_npz_scan(
+        path,
+        diffraction=simulation.diffraction,
+        positions_px=simulation.positions_px,
+        probe=simulation.probe,
+        transmission=simulation.object,
+        nphotons=simulation.nphotons,
+        settings=told,
+    )
+    return path
+
+
 def small_scan_arrays(*, num_patterns: int = 37, pattern_size: int = 16, modes: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
     """Arrays of a small NPZ scan: Poisson counts of a random object, about 5000 photons a pattern, stored as amplitude."""
     random = np.random.default_rng(seed)
@@ -130,3 +152,31 @@ def write_scan(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+MASKED_HDF5 = {"diffraction": "diffraction", "positions": "positions", "positions_unit": "px", "probe": "probe", "mask": "mask"}
+"""`data.hdf5` of what `write_masked_scan` writes."""
+
+
+@pytest.fixture
+def write_masked_scan(tmp_path: Path) -> Callable[..., Path]:
+    """`write_masked_scan(name, mask, garbage=0, arrays=None)` writes a small HDF5 scan with its mask, and garbage where no pixel counts."""
+
+    def write(name: str, mask: np.ndarray, garbage: float = 0.0, arrays: Any = None) -> Path:
+        content = small_scan_arrays() if arrays is None else arrays
+        with h5py.File(tmp_path / name, "w") as file:
+            file["diffraction"] = np.where(mask, content["diffraction"], np.float32(garbage))
+            file["positions"] = np.stack([content["ycoords"], content["xcoords"]], axis=1)
+            file["probe"] = content["probeGuess"]
+            file["mask"] = mask.astype(np.uint8)
+        return tmp_path / name
+
+    return write
+
+
+def dead_pixels(seed: int, part: float = 0.1, pattern_size: int = 16) -> np.ndarray:
+    """A mask (N, N) with dead pixels, a gap of two columns and a beam stop that hides the brightest pixel."""
+    mask = np.random.default_rng(seed).uniform(size=(pattern_size, pattern_size)) > part
+    mask[:, seed % 5 + 1 : seed % 5 + 3] = False
+    mask[pattern_size // 2, pattern_size // 2] = False
+    return mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import lightning as L
 import numpy as np
@@ -13,6 +14,7 @@ from ptycho_dist.data.normalization import RmsNormalization, derive_rms_normaliz
 from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.placement import Placement, choose_placement
 from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.readers.hdf5_patterns import Hdf5Patterns
 from ptycho_dist.data.sampler import BlockSampler, GlobalBatchSampler
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.subset import Subset, select_subset
@@ -95,6 +97,7 @@ class ScanDataModule(L.LightningDataModule):
             world_size=world_size(),
             shuffle_seed=self.seed,
             num_micro_batches=self.num_micro_batches,
+            weights=self._pixels_that_count(groups),
         )
 
     def train_dataloader(self) -> StreamedBatches | HeldBatches:
@@ -114,9 +117,24 @@ class ScanDataModule(L.LightningDataModule):
             self._held = run_together(lambda: HeldPatterns(self.source, patterns, factor, self.placement.device))
         return HeldBatches(self._held, self.source, groups, sampler)
 
+    def reading_advice(self) -> Iterator[str]:
+        """What would make training faster, where it streams patterns that can't be had one by one."""
+        for scan in self.scans if not self.placement.held else ():
+            together = scan.diffraction.chunk if isinstance(scan.diffraction, Hdf5Patterns) else 1
+            if together > 1:
+                yield (
+                    f"{scan.path}: {together} patterns are packed together, and to read one costs the reading of all of them; "
+                    "launch/stage.py --repack writes a copy that is read one by one"
+                )
+
     def _own_part(self, patterns: np.ndarray) -> np.ndarray:
         """This rank's share of a pass over patterns: neighbours, which are read together."""
         return np.array_split(patterns, world_size())[rank()]
+
+    def _pixels_that_count(self, groups: np.ndarray) -> np.ndarray | None:
+        """Of each group, a pattern; None where all scans have as many."""
+        of_scan = np.array([scan.num_counted for scan in self.scans])
+        return None if (of_scan == of_scan[0]).all() else of_scan[self.source.scan_of(groups[:, 0])]
 
     def _require_like_scans(self) -> None:
         first = self.scans[0]
@@ -158,11 +176,13 @@ class ScanDataModule(L.LightningDataModule):
             self.config.group_size,
             self.subset.fingerprint,
         )
-        logger.info("patterns: %s", self.placement)
         for number, scan in enumerate(self.scans if len(self.scans) > 1 else ()):
             train, validation = (int((self.source.scan_of(side) == number).sum()) for side in (self.subset.train, self.subset.validation))
             says = "nothing of nphotons" if scan.nphotons is None else f"nphotons {float(scan.nphotons)!r}"
             logger.info("scan: %s: %d training patterns, %d validation patterns; its metadata say %s", scan.path, train, validation, says)
+        logger.info("patterns: %s", self.placement)
+        for advice in self.reading_advice():
+            logger.warning("%s", advice)
         logger.info("normalization: rms, factor r = %r from %d patterns", self.normalization.factor, self.normalization.num_patterns)
         logger.info("nphotons: %r (source: %s)", self.nphotons.value, self.nphotons.source)
         logger.info("intensity_scale: %r from %d patterns on %d rank(s)", scale.value, scale.num_patterns, world_size())

@@ -28,6 +28,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
         Seed of the order, together with the epoch.
     num_micro_batches
         Micro-batches a step.
+    weights
+        int64 (num_samples,): terms that each sample brings to a mean over a step, e.g. pixels that count; None: all as many.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         world_size: int,
         shuffle_seed: int,
         num_micro_batches: int = 1,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
@@ -46,8 +49,10 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.world_size = world_size
         self.shuffle_seed = shuffle_seed
         self.num_micro_batches = num_micro_batches
+        self.weights = weights
         self.epoch = 0
         self._batches_done = 0
+        self._kept_order: tuple[int, np.ndarray] | None = None
 
     @property
     def sampler(self) -> GlobalBatchSampler:
@@ -62,11 +67,14 @@ class GlobalBatchSampler(Sampler[list[int]]):
         """Begin the next pass where one that took `num_steps` steps of its epoch was interrupted."""
         self._batches_done = num_steps * self.num_micro_batches
 
-    def num_samples_in(self, batch: int) -> tuple[int, int]:
-        """Samples over all ranks in micro-batch number `batch` of an epoch, and in the whole step that it belongs to."""
+    def weight_in(self, batch: int) -> tuple[int, int]:
+        """Samples, or their weights, over all ranks: in micro-batch number `batch` of an epoch, and in the whole step it belongs to."""
         step, micro_batch = divmod(batch, self.num_micro_batches)
         in_step = min(self.global_batch_size, self.num_samples - step * self.global_batch_size)
-        return len(range(micro_batch, in_step, self.num_micro_batches)), in_step
+        if self.weights is None:
+            return len(range(micro_batch, in_step, self.num_micro_batches)), in_step
+        weights = self.weights[self._order()[step * self.global_batch_size :][: self.global_batch_size]]
+        return int(weights[micro_batch :: self.num_micro_batches].sum()), int(weights.sum())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,13 +84,20 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return self.steps_per_epoch * self.num_micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.num_samples)
-        np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
+        order = self._order()
         first, self._batches_done = self._batches_done, 0
         for batch in range(first, len(self)):
             step, micro_batch = divmod(batch, self.num_micro_batches)
             global_batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
             yield global_batch[micro_batch :: self.num_micro_batches][self.rank :: self.world_size].tolist()
+
+    def _order(self) -> np.ndarray:
+        """Of the samples in this epoch; the last one asked for is kept."""
+        if self._kept_order is None or self._kept_order[0] != self.epoch:
+            order = np.arange(self.num_samples)
+            np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
+            self._kept_order = (self.epoch, order)
+        return self._kept_order[1]
 
 
 class BlockSampler(Sampler[list[int]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -124,6 +125,11 @@ class Scan:
         """Of all patterns, as they are stored."""
         return math.prod(self.diffraction.shape) * self.diffraction.dtype.itemsize
 
+    @property
+    def num_counted(self) -> int:
+        """Pixels of a pattern that count."""
+        return self.pattern_size**2 if self.mask is None else int(np.count_nonzero(self.mask))
+
     def require_probe(self) -> None:
         """Raise where there is none: nothing can be trained or reconstructed without."""
         if len(self.probe) == 0:
@@ -148,6 +154,13 @@ class Scan:
             found = f"{measured[tuple(where)]} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
             raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
         return amplitude
+
+
+def stack_masks(scans: Sequence[Scan]) -> np.ndarray | None:
+    """The scans' masks, bool (scans, N, N), or None: no scan has one."""
+    if all(scan.mask is None for scan in scans):
+        return None
+    return np.stack([np.ones((scan.pattern_size, scan.pattern_size), dtype=bool) if scan.mask is None else scan.mask for scan in scans])
 
 
 def resolve_measurement(path: Path, in_file: object, asked: Measurement | None, default: Measurement | None = None) -> Measurement:

@@ -20,6 +20,7 @@ from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import corrected_patches
 from ptycho_dist.model.first_estimate import DIM_LIGHT, back_propagate
 from ptycho_dist.model.loss import poisson_deviance
+from ptycho_dist.physics.mask import num_counted
 from ptycho_dist.physics.patches import add_patches, extract_patches
 from ptycho_dist.physics.probe import illumination
 from ptycho_dist.physics.propagation import diffracted_intensity
@@ -42,17 +43,23 @@ Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor, Tensor]]]
 """Starts a pass over a scan: positions (k, 2) as (y, x), pixels, normalised amplitudes (k, N, N) and measured counts (k, N, N)."""
 
 
-def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns) -> None:
+def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
     """Reconstruct each pattern alone and add its patch, in the order in which the patterns come: see `stitching_order`."""
     for positions_px, x_norm, _ in patterns():
         corners, probe = stitched.place(positions_px)
         light = illumination(probe)
         as_groups = (x_norm[:, None], probe[:, None], corners[:, None], light[:, None])
-        stitched.add(corrected_patches(network, *as_groups)[:, 0], light, corners)
+        stitched.add(corrected_patches(network, *as_groups, mask)[:, 0], light, corners)
 
 
 def correct_together(
-    network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, num_patterns: int, photons_per_intensity: float
+    network: PtychoAutoencoder,
+    stitched: StitchedObject,
+    patterns: Patterns,
+    *,
+    num_patterns: int,
+    photons_per_intensity: float,
+    mask: Tensor | None = None,
 ) -> dict[str, Any]:
     """Begin with the first estimate of all patterns together, and correct it for as long as that helps.
 
@@ -68,6 +75,8 @@ def correct_together(
         How many patterns a pass has.
     photons_per_intensity
         Counts that intensity 1 of `x_norm` stands for.
+    mask
+        bool (N, N), True where a pixel counts; None: all do. Patterns hold 0 at the others.
 
     Returns
     -------
@@ -75,13 +84,13 @@ def correct_together(
         Figures for `summary.json`: `deviance_per_pixel` of the first estimate and after each correction that was kept, with the brightness
         that suits the scan best; `passes`, how many times the network saw the scan.
     """
-    here = first_estimate_of_scan(stitched, patterns)
-    deviance, corrected = _judge_and_correct(network, here, stitched, patterns, photons_per_intensity)
-    per_pixel = 2 / (num_patterns * stitched.patch_size**2)
+    here = first_estimate_of_scan(stitched, patterns, mask)
+    deviance, corrected = _judge_and_correct(network, here, stitched, patterns, photons_per_intensity, mask)
+    per_pixel = 2 / (num_patterns * num_counted(stitched.probe[0], mask))
     kept, length, passes = [deviance * per_pixel], 1.0, 1
     while passes < MOST_PASSES and length >= SHORTEST:
         there = here + length * (corrected - here)
-        deviance_there, corrected_there = _judge_and_correct(network, there, stitched, patterns, photons_per_intensity)
+        deviance_there, corrected_there = _judge_and_correct(network, there, stitched, patterns, photons_per_intensity, mask)
         passes += 1
         if not deviance_there < deviance:  # NaN is not
             length *= SHORTER
@@ -96,12 +105,12 @@ def correct_together(
     return {"passes": passes, "deviance_per_pixel": kept}
 
 
-def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns) -> Tensor:
+def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None) -> Tensor:
     """`first_estimate` of all patterns as one group: the object (H, W) on the canvas. Adds the light of all patterns to the canvas."""
     asked, light_sum = torch.zeros_like(stitched.weighted_sum), torch.zeros_like(stitched.weight_sum)
     for positions_px, x_norm, _ in patterns():
         corners, probe = stitched.place(positions_px)
-        b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm))
+        b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
         add_patches(asked, b[None], corners[None])
         add_patches(light_sum, (light + DIM_LIGHT)[None], corners[None])
         add_patches(stitched.weight_sum, illumination(probe)[None], corners[None])
@@ -109,7 +118,12 @@ def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns) -> Tens
 
 
 def _judge_and_correct(
-    network: PtychoAutoencoder, object_: Tensor, stitched: StitchedObject, patterns: Patterns, photons_per_intensity: float
+    network: PtychoAutoencoder,
+    object_: Tensor,
+    stitched: StitchedObject,
+    patterns: Patterns,
+    photons_per_intensity: float,
+    mask: Tensor | None,
 ) -> tuple[float, Tensor]:
     """One pass: sum of d over the scan for an object (H, W), and what the network makes of it.
 
@@ -121,10 +135,10 @@ def _judge_and_correct(
     for positions_px, x_norm, counts in patterns():
         corners, probe = stitched.place(positions_px)
         estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
-        rate = photons_per_intensity * diffracted_intensity(estimate, probe)
+        rate = photons_per_intensity * diffracted_intensity(estimate, probe, mask)
         deviance += poisson_deviance(rate, counts).sum(dtype=torch.float64)
         predicted += rate.sum(dtype=torch.float64)
         measured += counts.sum(dtype=torch.float64)
-        add_patches(weighted_sum, (illumination(probe) * network(x_norm, probe, estimate))[None], corners[None])
+        add_patches(weighted_sum, (illumination(probe) * network(x_norm, probe, estimate, mask))[None], corners[None])
     corrected = weighted_sum[0] / stitched.weight_sum[0].clamp_min(1e-12)
     return float(deviance - poisson_deviance(predicted, measured)), corrected

@@ -45,9 +45,9 @@ class PhotonComparison:
     Attributes
     ----------
     mean_measured_pattern, mean_predicted_pattern
-        float64 (N, N): counts a pixel, mean over patterns, zero frequency at [N // 2, N // 2].
+        float64 (N, N): counts a pixel, mean over patterns, zero frequency at [N // 2, N // 2]; NaN at pixels that do not count.
     pattern_deviance_per_pixel
-        float32 (n,): twice the mean Poisson deviance over the pixels of each pattern, in the order of the scan.
+        float32 (n,): twice the mean Poisson deviance over the pixels of each pattern that count, in the order of the scan.
     deviance_per_pixel
         Its mean.
     """
@@ -58,10 +58,10 @@ class PhotonComparison:
     deviance_per_pixel: float
 
     def numbers(self) -> dict[str, float]:
-        """Figures for `summary.json`."""
+        """Figures for `summary.json`: of the pixels that count."""
         return {
-            "mean_measured_photons": float(self.mean_measured_pattern.sum()),
-            "mean_predicted_photons": float(self.mean_predicted_pattern.sum()),
+            "mean_measured_photons": float(np.nansum(self.mean_measured_pattern)),
+            "mean_predicted_photons": float(np.nansum(self.mean_predicted_pattern)),
             "deviance_per_pixel": self.deviance_per_pixel,
         }
 
@@ -209,6 +209,7 @@ def reconstruct(
 
     started = time.perf_counter()
     network = bundle.build_model(device)
+    mask = None if scan.mask is None else torch.from_numpy(scan.mask).to(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
     stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
@@ -221,7 +222,7 @@ def reconstruct(
 
     corrections = {}
     if bundle.config.data.group_size == 1:
-        stitch_alone(network, stitched, lambda: patterns_of(stitching_order(scan.positions_px, scan.pattern_size)))
+        stitch_alone(network, stitched, lambda: patterns_of(stitching_order(scan.positions_px, scan.pattern_size)), mask=mask)
     else:
         corrections["corrections"] = correct_together(
             network,
@@ -229,6 +230,7 @@ def reconstruct(
             patterns_of,
             num_patterns=scan.num_patterns,
             photons_per_intensity=_photons_per_energy(bundle) * (bundle.rms_factor / rms_factor) ** 2,
+            mask=mask,
         )
     seconds["network_and_stitching"] = _since(started)
 
@@ -241,12 +243,13 @@ def reconstruct(
             photons_per_intensity=predicted_scale**2,
             iterations=refine_iterations,
             refine_probe=refine_probe,
+            mask=mask,
         )
         stitched.replace(refined.object, refined.probe, scan.positions_px)
         refinement = {"refinement": refined.summary}
 
     started = time.perf_counter()
-    photons = _compare_photons(bundle, scan, stitched, predicted_scale)
+    photons = _compare_photons(bundle, scan, stitched, predicted_scale, mask)
     seconds["photons"] = _since(started)
 
     summary = {
@@ -264,6 +267,7 @@ def reconstruct(
         **refinement,
         "num_patterns": scan.num_patterns,
         "pattern_size": scan.pattern_size,
+        "masked_pixels": scan.pattern_size**2 - scan.num_counted,
         "normalization": {"source": normalization, "mode": "rms", "factor": rms_factor},
         "probe": probe_record,
         "device": str(device),
@@ -320,17 +324,20 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
     logger.info("wrote reconstruction.npz, amplitude.png, phase.png, probe.png and summary.json to %s", out_dir)
 
 
-def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float) -> PhotonComparison:
+def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float, mask: Tensor | None) -> PhotonComparison:
     """Photons that the stitched object predicts against those that were measured, over the whole scan."""
     measured, predicted = torch.zeros(2, scan.pattern_size, scan.pattern_size, dtype=torch.float64, device=stitched.probe.device)
     deviance_per_pixel = np.empty(scan.num_patterns)
     for patterns, amplitude in _batches(scan):
         corners, shifted_probe = stitched.place(scan.positions_px[patterns])
         counts = _counts(bundle, amplitude).to(shifted_probe.device)
-        rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe)
+        rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe, mask)
         measured += counts.sum(dim=0, dtype=torch.float64)
         predicted += rate.sum(dim=0, dtype=torch.float64)
-        deviance_per_pixel[patterns] = 2 * poisson_deviance(rate, counts).mean(dim=(1, 2), dtype=torch.float64).cpu().numpy()
+        deviance = poisson_deviance(rate, counts).sum(dim=(1, 2), dtype=torch.float64)
+        deviance_per_pixel[patterns] = (2 * deviance / scan.num_counted).cpu().numpy()
+    if mask is not None:
+        measured[~mask] = predicted[~mask] = torch.nan
     return PhotonComparison(
         mean_measured_pattern=(measured / scan.num_patterns).cpu().numpy(),
         mean_predicted_pattern=(predicted / scan.num_patterns).cpu().numpy(),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
+from ptycho_dist.physics.mask import num_counted
 from ptycho_dist.physics.patches import extract_patches
 from ptycho_dist.physics.probe import normalize_probe, shift_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
@@ -68,6 +69,7 @@ def refine(
     photons_per_intensity: float,
     iterations: int,
     refine_probe: bool = False,
+    mask: Tensor | None = None,
 ) -> Refinement:
     """Raise the likelihood of a scan, starting from a stitched object and its probe, which are left as they are.
 
@@ -87,15 +89,18 @@ def refine(
         Passes, after a first one that judges the start.
     refine_probe
         Update the probe too. Its energy over all modes stays (N/2)**2, so the object's amplitude keeps its unit.
+    mask
+        bool (N, N), True where a pixel counts; None: all do. Counts are 0 at the others.
     """
     started = time.perf_counter()
+    mask = None if mask is None else mask.clone()  # autograd keeps nothing that was made in inference mode
     deviance_per_pixel: list[float] = []
 
     def judge(unknowns: Unknowns) -> tuple[float, Unknowns]:
-        return _deviance_and_gradient(unknowns, stitched, photons, photons_per_intensity)
+        return _deviance_and_gradient(unknowns, stitched, photons, photons_per_intensity, mask)
 
     def note(deviance: float) -> None:
-        deviance_per_pixel.append(2 * deviance / (num_patterns * stitched.patch_size**2))
+        deviance_per_pixel.append(2 * deviance / (num_patterns * num_counted(stitched.probe[0], mask)))
         done = len(deviance_per_pixel) - 1
         logger.info("refinement: deviance per pixel %.5g after %d of %d iterations", deviance_per_pixel[-1], done, iterations)
 
@@ -128,7 +133,7 @@ def refine(
 
 
 def _deviance_and_gradient(
-    unknowns: Unknowns, stitched: StitchedObject, photons: Photons, photons_per_intensity: float
+    unknowns: Unknowns, stitched: StitchedObject, photons: Photons, photons_per_intensity: float, mask: Tensor | None = None
 ) -> tuple[float, Unknowns]:
     """One pass: sum of d over the scan, and its gradient d/dRe + i d/dIm in each of the unknowns."""
     variables = [unknown.detach().requires_grad_() for unknown in unknowns]
@@ -138,7 +143,7 @@ def _deviance_and_gradient(
     for positions_px, counts in photons():
         corners, rest_px = stitched.corners(positions_px)
         patches = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
-        rate = photons_per_intensity * diffracted_intensity(patches, shift_probe(probe, rest_px))
+        rate = photons_per_intensity * diffracted_intensity(patches, shift_probe(probe, rest_px), mask)
         deviance = poisson_deviance(rate, counts).sum(dtype=torch.float64)
         for so_far, of_batch in zip(gradient, torch.autograd.grad(deviance, variables), strict=True):
             so_far += of_batch

@@ -82,7 +82,7 @@ class PtychoAutoencoder(nn.Module):
             nn.init.zeros_(parameter)  # training starts at the first estimate
         self.head = nn.Sequential(nn.ReLU(), last_conv, nn.PixelShuffle(2))
 
-    def forward(self, x_norm: Tensor, probe: Tensor, estimate: Tensor | None = None) -> Tensor:
+    def forward(self, x_norm: Tensor, probe: Tensor, estimate: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Object patches of the patterns, each pattern on its own.
 
         Parameters
@@ -91,6 +91,7 @@ class PtychoAutoencoder(nn.Module):
         probe : (..., modes, N, N) complex64, normalised units: energy (N/2)^2 over all modes; leading axes broadcast to those of `x_norm`.
         estimate : (..., N, N) complex64, what is known of the patches: the `first_estimate` of a pattern with its neighbours. By default
             that of each pattern alone.
+        mask : bool, broadcasts to `x_norm`, True where a pixel counts; None: all do. What the others hold is not looked at.
 
         Returns
         -------
@@ -105,13 +106,14 @@ class PtychoAutoencoder(nn.Module):
             return blank[:0].reshape(x_norm.shape)
         patterns = x_norm.reshape(-1, *x_norm.shape[-2:])
         probes = probe.expand(*x_norm.shape[:-2], *probe.shape[-3:]).reshape(-1, *probe.shape[-3:])
+        masks = None if mask is None else mask.expand_as(x_norm).reshape(patterns.shape)
         # Full precision: bfloat16's 8 bits would blur a pattern's dynamic range, and FFT does not know it.
         with torch.autocast(x_norm.device.type, enabled=False):
             if estimate is None:
                 alone = torch.zeros(len(patterns), 1, 2, dtype=torch.int64, device=x_norm.device)
-                estimate = first_estimate(patterns[:, None], probes[:, None], alone)
+                estimate = first_estimate(patterns[:, None], probes[:, None], alone, None if masks is None else masks[:, None])
             start = estimate.reshape(patterns.shape)
-            b, light = back_propagate(patterns, probes, start)
+            b, light = back_propagate(patterns, probes, start, masks)
             x = torch.stack((b.real, b.imag, light, start.real - 1, start.imag), dim=1)
 
         # The layout follows the input through all convolutions, so that the weights can keep the plain one that files and DDP expect.

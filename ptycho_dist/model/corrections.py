@@ -1,8 +1,9 @@
 """The network applied again and again: each time it corrects the patches that the patterns of a group agreed on the time before.
 
-One correction mends what a pattern and its estimate show. That neighbours agree on the outcome is news to each of them, from which the
-next correction starts. So the network learns a step that can be repeated, as in unrolled optimisation (Monga, Li & Eldar 2021,
-doi:10.1109/MSP.2020.3016905), and a scan can be corrected as one whole, more often than any group was in training.
+One correction mends what a pattern and its estimate show. What neighbours then agree on is news to each of them, from which the next
+correction starts. So the network learns a step that can be repeated, as in unrolled optimisation (Monga, Li & Eldar 2021,
+doi:10.1109/MSP.2020.3016905), and a scan can be corrected as one whole, more often than any group was in training. A single pattern has no
+neighbours and gets one correction: more would only confirm what it can't tell, its twin image where that explains it as well.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import merge_patches
 
 CORRECTIONS = 3
-"""Of a group, in training."""
+"""Of a group of more than one pattern, in training."""
 
 
-def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+def corrected_patches(
+    network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Patches of groups of patterns: their first estimate, corrected `CORRECTIONS` times, neighbours made to agree each time.
+
+    Groups of one pattern are corrected once.
 
     The gradient goes through the last correction alone: the ones before it only make the estimates that it must learn to correct. With a
     gradient through all of them a step takes 1.6 times as long and three times the memory, for the same quality in the same time.
@@ -32,22 +37,25 @@ def corrected_patches(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     probe : (B, C, modes, N, N) complex64, normalised units, at the subpixel positions.
     corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
     weights : (B, C, N, N) float32, of each patch where patches overlap: the illumination.
+    mask : bool, broadcasts to `x_norm`: pixels that count; None: all do.
 
     Returns
     -------
     (B, C, N, N) complex64, the object read back at each position.
     """
 
+    has_neighbours = x_norm.shape[1] > 1
+
     def correct(estimate: Tensor) -> Tensor:
-        patches = network(x_norm, probe, estimate)
-        if patches.shape[1] == 1:
+        patches = network(x_norm, probe, estimate, mask)
+        if not has_neighbours:
             return patches
         with torch.autocast(x_norm.device.type, enabled=False):
             return merge_patches(patches, weights, corners)
 
     with torch.no_grad():
         with torch.autocast(x_norm.device.type, enabled=False):
-            estimate = first_estimate(x_norm, probe, corners)
-        for _ in range(CORRECTIONS - 1):
+            estimate = first_estimate(x_norm, probe, corners, mask)
+        for _ in range(CORRECTIONS - 1 if has_neighbours else 0):
             estimate = correct(estimate)
     return correct(estimate)

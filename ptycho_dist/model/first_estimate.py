@@ -11,13 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ptycho_dist.physics.mask import masked
 from ptycho_dist.physics.patches import merge_patches
 
 DIM_LIGHT = 0.1
 """Light, as part of the peak intensity, below which the first estimate leaves the object transparent rather than amplify what is seen."""
 
 
-def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What a pattern asks to change in an estimate of its patch, and the light it was seen in.
 
     The far field of the estimate is given the measured amplitude and keeps its phase. With P the strongest mode, Psi_m = FFT2(P_m * O) and
@@ -34,6 +35,7 @@ def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor) -> tuple[Tens
     x_norm : (..., N, N) float32, normalised amplitude, DC at [N//2, N//2].
     probe : (..., modes, N, N) complex64, normalised units; leading axes are those of `x_norm`.
     patches : (..., N, N) complex64, the estimate.
+    mask : bool, broadcasts to `x_norm`, True where a pixel counts; None: all do. The others ask for no change.
 
     Returns
     -------
@@ -46,13 +48,15 @@ def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor) -> tuple[Tens
     mode, far_field = probe.gather(-3, strongest).squeeze(-3), far_fields.gather(-3, strongest).squeeze(-3)
 
     difference = torch.fft.ifftshift(x_norm, dim=(-2, -1)) - predicted_amplitude
+    if mask is not None:
+        difference = masked(difference, torch.fft.ifftshift(mask, dim=(-2, -1)))
     exit_wave_change = torch.fft.ifft2(difference * far_field.sgn(), norm="ortho")
     intensity = mode.abs().square()
     peak = intensity.amax(dim=(-2, -1), keepdim=True)
     return exit_wave_change * mode.conj() / peak, intensity / peak
 
 
-def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor) -> Tensor:
+def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor, mask: Tensor | None = None) -> Tensor:
     """Patches that the patterns of a group agree on: one step from the transparent object, all patterns at once.
 
         O = 1 + (sum_i b_i) / (sum_i light_i + DIM_LIGHT),     b_i of the transparent object, on the canvas of the group
@@ -62,6 +66,7 @@ def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor) -> Tensor:
     x_norm : (B, C, N, N) float32, normalised amplitude, DC at [N//2, N//2].
     probe : (B, C, modes, N, N) complex64, normalised units.
     corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
+    mask : bool, broadcasts to `x_norm`: pixels that count; None: all do.
 
     Returns
     -------
@@ -69,6 +74,6 @@ def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor) -> Tensor:
     """
     if x_norm.numel() == 0:  # the FFT libraries refuse what is empty
         return torch.ones_like(x_norm, dtype=torch.complex64)
-    b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm))
+    b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
     light = light + DIM_LIGHT
     return 1 + merge_patches(b / light, light, corners)

@@ -12,9 +12,11 @@ import math
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ptycho_dist.model.probe_modes import add_modes
+from ptycho_dist.physics.mask import masked, num_counted
 from ptycho_dist.physics.patches import extract_patches
 from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
 
@@ -36,7 +38,7 @@ def middle_of_scan(positions_px: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(distance, kind="stable")[:NUM_PATTERNS])
 
 
-def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> Tensor:
+def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: Tensor | None = None) -> Tensor:
     """Choose and roughly refine a probe.
 
     Parameters
@@ -47,16 +49,18 @@ def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> Ten
         float64 (n, 2) as (y, x).
     probe
         complex64 (modes, N, N), any units: of the scan file.
+    mask
+        bool (N, N), True where a pixel counts; None: all do.
 
     Returns
     -------
     Tensor
         complex64 (modes, N, N), normalised units.
     """
-    beams = lens_beams(x_norm.square().mean(dim=0).sqrt(), probe)
+    beams = lens_beams(_filled(x_norm.square().mean(dim=0).sqrt(), mask), probe)
     names = ("the file's", "a lens's beam, defocused one way", "a lens's beam, defocused the other way")
     candidates = [probe, *(add_modes(beam[None], len(probe)) for beam in beams)]
-    trials = [JointReconstruction(x_norm, positions_px, candidate) for candidate in candidates]
+    trials = [JointReconstruction(x_norm, positions_px, candidate, mask) for candidate in candidates]
     residuals = [[trial.sweep() for _ in range(SWEEPS_TO_CHOOSE)][-1] for trial in trials]
     best = min(range(len(trials)), key=residuals.__getitem__)
     best = best if residuals[best] < CLEARLY_BETTER * residuals[0] else 0
@@ -107,6 +111,18 @@ def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
     return torch.fft.ifft2(centred * torch.polar(torch.ones_like(phases), phases)).to(torch.complex64)
 
 
+def _filled(pattern: Tensor, mask: Tensor | None) -> Tensor:
+    """A pattern (N, N) in which a pixel that does not count has the value of the nearest one that does.
+
+    A hole would be a structure of the far field, and so light far from the focus.
+    """
+    if mask is None:
+        return pattern
+    nearest = ndimage.distance_transform_edt(~mask.cpu().numpy(), return_distances=False, return_indices=True)
+    row, column = torch.from_numpy(nearest).to(pattern.device, torch.int64)
+    return pattern[row, column]
+
+
 def _second_moment(probe: Tensor) -> Tensor:
     """<r^2> of the illumination (modes, N, N) about its centre of light, square pixels, float64."""
     light = illumination(probe).double()
@@ -127,10 +143,13 @@ class JointReconstruction:
         float64 (n, 2) as (y, x).
     probe
         complex64 (modes, N, N), any units; scaled to the energy of the patterns.
+    mask
+        bool (N, N), True where a pixel counts; None: all do. At the others the far field stays as it is.
     """
 
-    def __init__(self, x_norm: Tensor, positions_px: Tensor, probe: Tensor) -> None:
+    def __init__(self, x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: Tensor | None = None) -> None:
         self.amplitude = torch.fft.ifftshift(x_norm, dim=(-2, -1))
+        self.mask = None if mask is None else torch.fft.ifftshift(mask, dim=(-2, -1))
         whole_px, self.rest_px = whole_pixel_and_rest(positions_px)
         self.corners = whole_px - whole_px.amin(dim=0)
         self.probe = normalize_probe(probe)
@@ -139,11 +158,11 @@ class JointReconstruction:
         self._order = torch.Generator().manual_seed(0)
 
     def sweep(self) -> float:
-        """Take every pattern once, in random order; the mean squared residual of the amplitudes on the way, a pixel."""
+        """Take every pattern once, in random order; the mean squared residual of the amplitudes on the way, a pixel that counts."""
         residual = self.amplitude.new_zeros(())
         for number in torch.randperm(len(self.amplitude), generator=self._order).tolist():
             residual += self._take(number)
-        return float(residual) / self.amplitude.numel()
+        return float(residual) / num_counted(self.amplitude, self.mask)
 
     def _take(self, number: int) -> Tensor:
         amplitude, rest_px, corner = self.amplitude[number], self.rest_px[number], self.corners[number]
@@ -152,9 +171,9 @@ class JointReconstruction:
         patch = extract_patches(self.object[None], corner[None, None], size)[0, 0]
         far_fields = torch.fft.fft2(probe * patch, norm="ortho")
         predicted = illumination(far_fields).sqrt()
-        change = torch.fft.ifft2((amplitude / predicted.clamp_min(1e-6) - 1) * far_fields, norm="ortho")
+        change = torch.fft.ifft2(masked(amplitude / predicted.clamp_min(1e-6) - 1, self.mask) * far_fields, norm="ortho")
         row, column = corner.tolist()
         self.object[row : row + size, column : column + size] += (probe.conj() * change).sum(dim=0) / illumination(probe).max()
         probe_change = patch.conj() * change / patch.abs().square().max()
         self.probe = self.probe + PROBE_STEP * shift_probe(probe_change, -rest_px)
-        return (predicted - amplitude).square().sum()
+        return masked(predicted - amplitude, self.mask).square().sum()

@@ -14,6 +14,7 @@ from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import corrected_patches
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.model.trainable_probe import TrainableProbe
+from ptycho_dist.physics.mask import num_counted
 from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.scale.intensity_scale import IntensityScale
@@ -47,6 +48,7 @@ class PtychographyModule(L.LightningModule):
     loss: ScaledPoissonLoss
     trainable_probe: TrainableProbe | None
     _probes: Tensor
+    _masks: Tensor | None
 
     def __init__(self, config: ModelConfig, *, learning_rate: float) -> None:
         super().__init__()
@@ -54,7 +56,15 @@ class PtychographyModule(L.LightningModule):
         self.learning_rate = learning_rate
         self._train_sums = torch.zeros(2, dtype=torch.float64)
 
-    def build(self, probes: Tensor, intensity_scale: IntensityScale | float, *, seed: int, first_probes: Tensor | None = None) -> None:
+    def build(
+        self,
+        probes: Tensor,
+        intensity_scale: IntensityScale | float,
+        *,
+        seed: int,
+        first_probes: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> None:
         """Make network and loss.
 
         Parameters
@@ -67,6 +77,8 @@ class PtychographyModule(L.LightningModule):
             Of the network's first weights.
         first_probes
             Where a trainable probe begins, complex64 (scans, modes, N, N), if not at `probes`; its centre of light stays that of `probes`.
+        masks
+            One a scan, bool (scans, N, N), True where a pixel counts; None: all do.
 
         Raises
         ------
@@ -82,6 +94,7 @@ class PtychographyModule(L.LightningModule):
         else:
             # As pairs of reals: DDP sends buffers to all ranks, and not every backend can send complex numbers.
             self.register_buffer("_probes", torch.view_as_real(normalize_probe(probes)), persistent=False)
+        self.register_buffer("_masks", masks, persistent=False)
         self.loss = ScaledPoissonLoss(intensity_scale, trainable=self.config.intensity_scale_trainable)
         require_same({"intensity_scale": float(self.loss.intensity_scale)})
 
@@ -90,27 +103,32 @@ class PtychographyModule(L.LightningModule):
         """complex64 (scans, modes, N, N), normalised units."""
         return torch.view_as_complex(self._probes) if self.trainable_probe is None else self.trainable_probe()
 
+    def mask(self, samples: Samples) -> Tensor | None:
+        """Pixels of a batch that count, bool (B, 1, N, N), or None: all do."""
+        return None if self._masks is None else self._masks[samples.scan].unsqueeze(1)
+
     def forward(self, samples: Samples) -> Tensor:
-        """Predicted intensity I_hat, float32 (B, C, N, N), normalised units."""
+        """Predicted intensity I_hat, float32 (B, C, N, N), normalised units, at pixels that do not count too."""
         with torch.autocast(self.device.type, enabled=False):
             whole_px, rest_px = whole_pixel_and_rest(samples.positions_px)
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
             # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
             known_probe = probe.detach()
-        patches = corrected_patches(self.network, samples.x_norm, known_probe, whole_px, illumination(probe))
+        patches = corrected_patches(self.network, samples.x_norm, known_probe, whole_px, illumination(probe), self.mask(samples))
         with torch.autocast(self.device.type, enabled=False):
             return diffracted_intensity(patches, probe)
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
-        predicted = self(samples)
-        loss = self.loss(predicted, samples.x_norm)
+        predicted, mask = self(samples), self.mask(samples)
+        loss = self.loss(predicted, samples.x_norm, mask)
         if not torch.isfinite(loss):  # the same on every rank, so all of them come here
-            self._refuse_loss(loss, predicted, samples.x_norm)
-        in_micro_batch, in_step = self.trainer.train_dataloader.batch_sampler.num_samples_in(batch_idx)  # type: ignore[union-attr]
+            self._refuse_loss(loss, predicted, samples.x_norm, mask)
+        in_micro_batch, in_step = self.trainer.train_dataloader.batch_sampler.weight_in(batch_idx)  # type: ignore[union-attr]
         # The loss is that of all ranks, so every rank keeps the same sums.
         self._train_sums += torch.tensor([loss.item() * in_micro_batch, in_micro_batch], dtype=torch.float64)
         self.log("step_deviance_per_pixel", 2 * loss.detach(), on_step=True, on_epoch=False, logger=False)
-        # Lightning divides by the number of micro-batches; a step is the mean over its samples, however they are dealt to those.
+        # Lightning divides by the number of micro-batches; a step is the mean over its pixels that count, however its samples are
+        # dealt to those.
         return loss * (self.trainer.accumulate_grad_batches * in_micro_batch / in_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -134,9 +152,9 @@ class PtychographyModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **metrics}, step=self.global_step - 1)
 
-    def _refuse_loss(self, loss: Tensor, predicted: Tensor, x_norm: Tensor) -> None:
+    def _refuse_loss(self, loss: Tensor, predicted: Tensor, x_norm: Tensor, mask: Tensor | None) -> None:
         def refuse_own() -> None:
-            own = self.loss.deviance(predicted, x_norm).sum()
+            own = self.loss.deviance(predicted, x_norm, mask).sum()
             if not torch.isfinite(own):
                 raise ValueError(
                     f"the loss is {own.item()} at step {self.global_step} (epoch {self.current_epoch}); the step was not taken"
@@ -149,10 +167,10 @@ class PtychographyModule(L.LightningModule):
         self._validation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
-        predicted = self(samples)
-        deviance = self.loss.deviance(predicted, samples.x_norm).sum(dtype=torch.float64)
-        nll = self.loss.negative_log_likelihood(predicted, samples.x_norm).sum()
-        self._validation_sums += torch.stack([deviance, nll, nll.new_tensor(samples.x_norm.numel())])
+        predicted, mask = self(samples), self.mask(samples)
+        deviance = self.loss.deviance(predicted, samples.x_norm, mask).sum(dtype=torch.float64)
+        nll = self.loss.negative_log_likelihood(predicted, samples.x_norm, mask).sum()
+        self._validation_sums += torch.stack([deviance, nll, nll.new_tensor(num_counted(samples.x_norm, mask))])
 
     def on_validation_epoch_end(self) -> None:
         deviance, nll, num_pixels = sum_floats(self._validation_sums)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ptycho_dist.distributed import mean_over_ranks
+from ptycho_dist.physics.mask import masked, num_counted
 from ptycho_dist.scale.intensity_scale import IntensityScale
 
 RATE_FLOOR = 1e-3
@@ -52,8 +53,8 @@ class ScaledPoissonLoss(nn.Module):
             raise ValueError(f"intensity_scale is {value!r}, expected a positive number")
         self.intensity_scale.fill_(value)
 
-    def forward(self, predicted_intensity: Tensor, x_norm: Tensor) -> Tensor:
-        """Mean of d over pixels and patterns of the global batch.
+    def forward(self, predicted_intensity: Tensor, x_norm: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean of d over the pixels that count, of all patterns of the global batch.
 
         Parameters
         ----------
@@ -61,27 +62,33 @@ class ScaledPoissonLoss(nn.Module):
             I_hat, real (..., N, N), normalised units.
         x_norm
             Normalised amplitudes, same shape. A rank's batch may be of another size than the others', or empty.
+        mask
+            bool, broadcasts to `x_norm`, e.g. (N, N), or (B, 1, N, N) where patterns have different masks: True where a pixel counts; None:
+            all do. What either side holds at the others, NaN too, neither counts nor spreads, and the gradient is zero there.
 
         Returns
         -------
         Tensor
             float64 scalar, the same on every rank. After DDP's averaging its gradient is that of one process on the union of all batches.
         """
-        return mean_over_ranks(self.deviance(predicted_intensity, x_norm).sum(dtype=torch.float64), x_norm.numel())
+        deviance = self.deviance(predicted_intensity, x_norm, mask).sum(dtype=torch.float64)
+        return mean_over_ranks(deviance, num_counted(x_norm, mask))
 
-    def deviance(self, predicted_intensity: Tensor, x_norm: Tensor) -> Tensor:
-        """d of each pixel, counts; no collective. Twice its mean is the deviance a pixel."""
+    def deviance(self, predicted_intensity: Tensor, x_norm: Tensor, mask: Tensor | None = None) -> Tensor:
+        """d of each pixel, counts, 0 at pixels that do not count; no collective. Twice its mean over the others is the deviance a pixel."""
         if predicted_intensity.shape != x_norm.shape:
             raise ValueError(
                 f"predicted_intensity has the shape {tuple(predicted_intensity.shape)}, x_norm {tuple(x_norm.shape)}; expected equal shapes"
             )
-        return poisson_deviance(self.predicted_counts(predicted_intensity), self.observed_counts(x_norm))
+        if mask is not None and not (mask.dtype == torch.bool and _broadcasts(mask.shape, x_norm.shape)):
+            raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, expected bool that broadcasts to {tuple(x_norm.shape)}")
+        return poisson_deviance(self.predicted_counts(masked(predicted_intensity, mask)), self.observed_counts(masked(x_norm, mask)))
 
-    def negative_log_likelihood(self, predicted_intensity: Tensor, x_norm: Tensor) -> Tensor:
-        """lambda - k log(lambda) of each pixel, float64, no gradient: what TensorFlow calls `log_poisson_loss`, for reports."""
+    def negative_log_likelihood(self, predicted_intensity: Tensor, x_norm: Tensor, mask: Tensor | None = None) -> Tensor:
+        """lambda - k log(lambda) of each pixel, float64, no gradient, 0 at pixels that do not count: TensorFlow's `log_poisson_loss`."""
         with torch.no_grad():
-            rate = self.predicted_counts(predicted_intensity).double()
-            return rate - self.observed_counts(x_norm).double() * rate.clamp_min(RATE_FLOOR).log()
+            rate = self.predicted_counts(masked(predicted_intensity, mask)).double()
+            return rate - self.observed_counts(masked(x_norm, mask)).double() * rate.clamp_min(RATE_FLOOR).log()
 
     def predicted_counts(self, predicted_intensity: Tensor) -> Tensor:
         """(s g)**2 I_hat in at least float32, whatever the autocast."""
@@ -133,6 +140,10 @@ class _PoissonDeviance(torch.autograd.Function):
 
 def _slope(lit_rate: Tensor, counts: Tensor) -> Tensor:
     return (lit_rate - counts) / lit_rate
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    return len(shape) <= len(to) and all(side in (1, wanted) for side, wanted in zip(reversed(shape), reversed(to), strict=False))
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -310,7 +310,8 @@ def draw_mean_patterns(measured: ArrayLike, predicted: ArrayLike, path: PngTarge
     ----------
     measured, predicted : array, real, (N, N)
         Mean counts a pixel, zero frequency at [N // 2, N // 2]. Colours go from the first percentile of what was measured, dark pixels
-        left out, to the brightest pixel of either; what is darker has the darkest colour, what is not finite is blank.
+        left out, to the brightest pixel of either; what is darker has the darkest colour. What is not finite, as pixels
+        that a mask leaves out, is grey in both.
     path : path or binary stream
         PNG file to write, or to replace; its directory is made if missing.
 

@@ -15,6 +15,7 @@ import torch
 from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.distributed import largest
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training.start import Start
@@ -49,7 +50,14 @@ class HandOver(L.Callback):
         assert isinstance(data, ScanDataModule)
         assert isinstance(module, PtychographyModule)
         probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
-        module.build(probes, data.intensity_scale, seed=self.config.train.seed, first_probes=self.start.probes(data))
+        masks = stack_masks(data.scans)
+        module.build(
+            probes,
+            data.intensity_scale,
+            seed=self.config.train.seed,
+            first_probes=self.start.probes(data),
+            masks=None if masks is None else torch.from_numpy(masks),
+        )
         self.start.load_weights(module.network, data)
         # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold values that only the data could give.
         module.save_hyperparameters(

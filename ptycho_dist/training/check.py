@@ -27,7 +27,7 @@ from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.readers import read_scan
-from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.scan import Scan, stack_masks
 from ptycho_dist.distributed import (
     FailedTogether,
     Outcome,
@@ -401,7 +401,7 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
         batch = f"{config.train.global_batch_size} groups of {config.data.group_size} a step, at most {num_groups} at a time on a rank"
         yield Row(what="batch", found=f"{batch}; {num_steps} steps an epoch, {config.train.epochs} epochs")
         yield _memory_row(config, data, hosts, num_parameters=num_parameters, num_groups=num_groups, precision=precision)
-        yield Row(what="patterns", found=str(data.placement))
+        yield Row(what="patterns", found="; ".join([str(data.placement), *data.reading_advice()]))
     else:
         yield _not_looked_at("memory")
     return num_parameters
@@ -487,8 +487,12 @@ def _describe_step(step: StepMemory) -> str:
 def _build_module(config: Config, data: ScanDataModule) -> PtychographyModule:
     """Network and loss. Where nphotons is missing, with a scale of 1: it changes no size."""
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
+    masks = stack_masks(data.scans)
     module.build(
-        torch.from_numpy(np.stack([scan.probe for scan in data.scans])), getattr(data, "intensity_scale", 1.0), seed=config.train.seed
+        torch.from_numpy(np.stack([scan.probe for scan in data.scans])),
+        getattr(data, "intensity_scale", 1.0),
+        seed=config.train.seed,
+        masks=None if masks is None else torch.from_numpy(masks),
     )
     return module
 

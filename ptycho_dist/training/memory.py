@@ -104,23 +104,23 @@ def estimate_step_memory(
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)  # as all steps but the first find them
 
-    def predict(count: int) -> tuple[Tensor, Tensor]:
+    def predict(count: int) -> tuple[Tensor, Tensor, Tensor | None]:
         samples = Samples(
             x_norm=torch.ones(count, len(group_positions_px), pattern_size, pattern_size, device=device),
             positions_px=group_positions_px.expand(count, -1, -1).to(device),
             scan=torch.zeros(count, dtype=torch.int64, device=device),
         )
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
-            return module(samples), samples.x_norm
+            return module(samples), samples.x_norm, module.mask(samples)
 
     def train(count: int) -> None:
         module.loss.deviance(*predict(count)).sum(dtype=torch.float64).backward()
 
     @torch.no_grad()
     def validate(count: int) -> None:
-        predicted, x_norm = predict(count)
-        module.loss.deviance(predicted, x_norm).sum(dtype=torch.float64)
-        module.loss.negative_log_likelihood(predicted, x_norm).sum()
+        prediction = predict(count)
+        module.loss.deviance(*prediction).sum(dtype=torch.float64)
+        module.loss.negative_log_likelihood(*prediction).sum()
 
     activations = _peak_bytes(train, num_groups)
     if validates:

@@ -108,4 +108,5 @@ class Start:
             return refined
         patterns = patterns[middle_of_scan(scan.positions_px[patterns])]
         x_norm = normalize(scan.amplitude(patterns), data.normalization.factor)
-        return find_first_probe(torch.from_numpy(x_norm), torch.from_numpy(scan.positions_px[patterns]), own).numpy()
+        mask = None if scan.mask is None else torch.from_numpy(scan.mask)
+        return find_first_probe(torch.from_numpy(x_norm), torch.from_numpy(scan.positions_px[patterns]), own, mask).numpy()

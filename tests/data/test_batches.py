@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.config import DataConfig
+from ptycho_dist.config import DataConfig, Hdf5Config
 from ptycho_dist.data import placement
 from ptycho_dist.data.batches import BATCHES_AHEAD, HeldBatches, HeldPatterns, Samples, StreamedBatches
 from ptycho_dist.data.module import ScanDataModule
@@ -96,21 +97,33 @@ def test_reading_overlaps_with_the_step_and_is_never_far_ahead(source: PatternSo
     assert not any(name == threading.main_thread().name for name in threads)
 
 
-def test_iteration_that_is_given_up_leaves_no_thread(source: PatternSource) -> None:
+def test_iteration_that_is_given_up_reads_no_more_and_leaves_no_thread(source: PatternSource, monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
-    for _ in range(3):
-        iterator = iter(streamed(source))
-        next(iterator)
-        iterator.close()
+    given_up = threading.Event()
+    reads: list[list[int]] = []
+    read = StreamedBatches._read
+
+    def held_up(self: StreamedBatches, samples: list[int], pin: bool) -> Samples:
+        reads.append(samples)
+        if len(reads) > 1:
+            given_up.wait(10)
+        return read(self, samples, pin)
+
+    monkeypatch.setattr(StreamedBatches, "_read", held_up)
+    iterator = iter(streamed(source))
+    next(iterator)
+    iterator.close()
+    given_up.set()
     deadline = time.monotonic() + 10
     while threading.active_count() > before:
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.01)
+    assert len(reads) <= 2  # the one that was taken, and one that had begun
 
 
 def test_error_of_the_thread_is_raised_where_the_batch_is_taken(source: PatternSource) -> None:
     path = source.scans[0].path
-    iterator = iter(streamed(source, [[1], [1], [1], [1], [4], [1]]))
+    iterator = iter(streamed(source, [[4]] * 20))  # more than are read ahead
     for _ in range(3):
         next(iterator)
     os.truncate(path, 5000)
@@ -124,10 +137,9 @@ def test_error_of_the_thread_is_raised_where_the_batch_is_taken(source: PatternS
 # --- Which of the two
 
 
-def ready(path: Path) -> ScanDataModule:
-    module = ScanDataModule(
-        DataConfig(path=str(path), measurement="amplitude", nphotons=1e4, val_fraction=0.2), global_batch_size=8, seed=0
-    )
+def ready(path: Path, **settings: Any) -> ScanDataModule:
+    config = DataConfig(path=str(path), measurement="amplitude", nphotons=1e4, val_fraction=0.2, **settings)
+    module = ScanDataModule(config, global_batch_size=8, seed=0)
     module.setup("fit")
     return module
 
@@ -162,3 +174,30 @@ def test_ranks_of_a_node_share_its_memory_and_choose_the_same(on_ranks: Callable
         "streamed from disk: 37.9 kB of normalised patterns a rank, 2 rank(s) on the node, at most 0.25 of the 303 kB that the test has "
         "left, but not on every rank"
     )
+
+
+# --- Patterns that are packed together
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_hdf5_gives_the_same_bits_held_and_streamed_and_says_what_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, together: int
+) -> None:
+    arrays = small_scan_arrays()
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("patterns", data=arrays["diffraction"], chunks=(together, N, N), compression="gzip")
+        file["positions"] = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+        file["probe"] = arrays["probeGuess"]
+    names = Hdf5Config(diffraction="patterns", positions="positions", positions_unit="px", probe="probe")
+    found = {}
+    for part in (0.0, 0.25):
+        monkeypatch.setattr(placement, "LARGEST_PART", part)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            module = ready(tmp_path / "scan.h5", hdf5=names)
+        found[part] = [[batch.x_norm.numpy().tobytes() for batch in module.train_dataloader()] for _ in range(2)]
+        advice = (
+            f"scan.h5: {together} patterns are packed together, and to read one costs the reading of all of them; launch/stage.py --repack"
+        )
+        assert (advice in caplog.text) == (together > 1 and part == 0)
+    assert found[0.0] == found[0.25]

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.config import DataConfig
+from ptycho_dist.config import DataConfig, Hdf5Config
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import FailedTogether, rank
 from ptycho_dist.scale.intensity_scale import derive_intensity_scale
-from tests.conftest import small_scan_arrays
+from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 
 WriteScan = Callable[..., Path]
 OnRanks = Callable[..., list[Any]]
@@ -550,3 +550,42 @@ def test_log_is_rank_zeros_alone(on_ranks: OnRanks, path: Path) -> None:
     first, second, third = on_ranks(3, _log_of_a_rank, path)
     require_audit(first, ready(path), num_ranks=3)
     assert second == third == []
+
+
+# --- Masks
+
+
+def test_masked_pixels_count_in_no_energy(write_masked_scan: WriteScan) -> None:
+    """r, s and measured photons of two scans with masks of their own: NumPy in float64, over the pixels that count alone."""
+    masks = [dead_pixels(0), dead_pixels(1, part=0.5)]
+    arrays = [uneven_arrays(seed) for seed in range(2)]
+    paths = [write_masked_scan(f"scan{number}.h5", masks[number], 4e9, arrays[number]) for number in range(2)]
+    module = ready(paths, hdf5=Hdf5Config(**MASKED_HDF5), nphotons="measured", subset_size=None)
+    counted = [np.where(mask, array["diffraction"], 0) for array, mask in zip(arrays, masks, strict=True)]
+    train = np.concatenate(counted)[module.subset.train]
+    assert module.normalization.mean_energy == module.nphotons.value == pytest.approx(energies(train).mean(), rel=1e-12)
+    assert module.normalization.factor == pytest.approx((N / 2) / np.sqrt(energies(train).mean()), rel=1e-12)
+    x_norm = times(module.normalization.factor, train)
+    assert module.intensity_scale.value == pytest.approx(np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("garbage", [math.nan, -1.0, 4e9])
+def test_what_masked_pixels_hold_changes_no_bit(write_masked_scan: WriteScan, garbage: float) -> None:
+    dark, spoilt = (
+        ready(write_masked_scan(f"{hidden}.h5", dead_pixels(0), hidden), hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
+        for hidden in (0.0, garbage)
+    )
+    assert spoilt.normalization == dark.normalization
+    assert spoilt.intensity_scale == dark.intensity_scale
+    for one, other in zip(dark.train_dataloader(), spoilt.train_dataloader(), strict=True):
+        assert torch.equal(one.x_norm, other.x_norm)
+
+
+def test_samples_weigh_as_many_pixels_as_count_where_scans_differ_in_that(write_masked_scan: WriteScan) -> None:
+    masks = [dead_pixels(0), dead_pixels(1, part=0.5)]
+    paths = [write_masked_scan(f"scan{number}.h5", mask) for number, mask in enumerate(masks)]
+    module = ready(paths, hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
+    weights = module.train_dataloader().batch_sampler.weights
+    scan_of_group = module.source.scan_of(module.subset.train_groups[:, 0])
+    assert weights.tolist() == [int(masks[number].sum()) for number in scan_of_group]
+    assert ready(paths[:1], hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None).train_dataloader().batch_sampler.weights is None

@@ -290,6 +290,18 @@ def test_object_is_optional(write_scan: WriteScan) -> None:
     assert read_scan(write_scan(drop=("objectGuess",)), "amplitude").object_guess is None
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_mask_says_which_pixels_count(write_scan: WriteScan, dtype: type) -> None:
+    mask = np.ones((16, 16), dtype)
+    mask[3, 5] = 0
+    patterns = small_scan_arrays()["diffraction"]
+    patterns[:, 3, 5] = np.nan
+    scan = read_scan(write_scan(diffraction=patterns, mask=mask), "amplitude")
+    assert scan.mask is not None
+    np.testing.assert_array_equal(scan.mask, mask == 1)
+    np.testing.assert_array_equal(scan.amplitude(ALL), np.where(mask == 1, patterns, 0))
+
+
 def test_keys_that_nobody_reads_are_left_alone(write_scan: WriteScan) -> None:
     """PtychoPINN's files hold arrays of objects among them, which are pickles."""
     path = write_scan(scan_index=np.zeros(37), Y=np.array({"a": 1}, dtype=object), coords_nominal=np.array([None, 1], dtype=object))
@@ -588,6 +600,8 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "text patterns": (saved(diffraction=PATTERNS.astype(str)), "diffraction", "type <U", "real numbers"),
     "coordinates of other lengths": (saved(xcoords=np.ones(36)), "xcoords, ycoords", "36 and 37 values", "as many of one"),
     "fewer positions": (saved(xcoords=np.ones(36), ycoords=np.ones(36)), "positions", "36 positions", "37, one a pattern of diffraction"),
+    "mask of another size": (saved(mask=np.ones((8, 8), bool)), "mask", "bool (8, 8)", "bool (16, 16)"),
+    "mask of other numbers": (saved(mask=np.full((16, 16), 2)), "mask", "values [2]", "1 where a pixel counts"),
     "2-d coordinates": (saved(xcoords=np.ones((37, 1))), "xcoords", "shape (37, 1)", "one real number a pattern"),
     "complex coordinates": (saved(ycoords=np.ones(37, complex)), "ycoords", "complex128", "one real number a pattern"),
     "NaN position": (changed("xcoords", 5, np.nan), "positions", "NaN or infinity", "finite pixels"),

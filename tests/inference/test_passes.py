@@ -16,11 +16,12 @@ from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import extract_patches
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
+from tests.conftest import dead_pixels
 
 SIZE = 16
 PHOTONS = 1e4
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def positions_px() -> np.ndarray:
@@ -36,7 +37,8 @@ def beam() -> Tensor:
 class Known:
     """A scan of a known object, with `network` in the place of a trained one."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: np.ndarray | None = None) -> None:
+        self.mask = np.ones((SIZE, SIZE), dtype=bool) if mask is None else mask
         self.stitched = StitchedObject(positions_px(), beam())
         height, width = self.stitched.weight_sum.shape[1:]
         y, x = np.indices((height, width))
@@ -49,8 +51,9 @@ class Known:
         return diffracted_intensity(extract_patches(object_[None], corners[None], SIZE)[0], probe)
 
     def patterns(self) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        seen = self.intensity * torch.from_numpy(self.mask)
         for part in np.array_split(np.arange(len(positions_px())), 4):
-            yield positions_px()[part], self.intensity[part].sqrt(), PHOTONS * self.intensity[part]
+            yield positions_px()[part], seen[part].sqrt(), PHOTONS * seen[part]
 
     def correct(self, network: Network) -> dict:
         return correct_together(
@@ -59,11 +62,12 @@ class Known:
             self.patterns,
             num_patterns=len(positions_px()),
             photons_per_intensity=PHOTONS,
+            mask=None if self.mask.all() else torch.from_numpy(self.mask),
         )
 
     def deviance_per_pixel(self, object_: Tensor) -> float:
-        """In float64, with the factor that suits the counts best."""
-        rate, counts = self.predict(object_).double().numpy(), PHOTONS * self.intensity.double().numpy()
+        """In float64, of the pixels that count, with the factor that suits their counts best."""
+        rate, counts = self.predict(object_).double().numpy()[:, self.mask], PHOTONS * self.intensity.double().numpy()[:, self.mask]
         rate *= counts.sum() / rate.sum()
         return 2 * float(np.mean(rate - counts + xlogy(counts, counts) - xlogy(counts, rate)))
 
@@ -71,7 +75,7 @@ class Known:
         """A network that goes a part of the way to the true patches, brightness times some factor."""
         seen = iter(())
 
-        def network(x_norm: Tensor, probe: Tensor, estimate: Tensor) -> Tensor:
+        def network(x_norm: Tensor, probe: Tensor, estimate: Tensor, mask: Tensor | None) -> Tensor:
             nonlocal seen
             corners = next(seen, None)
             if corners is None:
@@ -122,7 +126,7 @@ def test_brightness_does_not_enter_the_judgement(known: Known) -> None:
 
 def test_a_network_that_only_does_harm_changes_nothing(known: Known) -> None:
     first = first_estimate_of_scan(StitchedObject(positions_px(), beam()), known.patterns)
-    summary = known.correct(lambda x_norm, probe, estimate: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm))
+    summary = known.correct(lambda x_norm, probe, estimate, mask: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm))
     assert len(summary["deviance_per_pixel"]) == 1
     np.testing.assert_allclose(known.stitched.object()[lit(known)], first.numpy()[lit(known)], rtol=1e-5)
     assert summary["passes"] < MOST_PASSES  # it does not try for ever
@@ -143,5 +147,21 @@ def test_passes_end_where_they_gain_little(known: Known) -> None:
 
 
 def test_a_network_that_answers_nan_leaves_the_first_estimate(known: Known) -> None:
-    known.correct(lambda x_norm, probe, estimate: estimate * float("nan"))
+    known.correct(lambda x_norm, probe, estimate, mask: estimate * float("nan"))
     assert np.isfinite(known.stitched.object()[lit(known)]).all()
+
+
+def test_pixels_that_do_not_count_are_not_judged() -> None:
+    known = Known(dead_pixels(0))
+    kept = known.correct(known.towards_truth(0.3))["deviance_per_pixel"]
+    assert kept[-1] == pytest.approx(known.deviance_per_pixel(torch.from_numpy(known.stitched.object())), rel=1e-3)  # float32 rates
+    assert kept[-1] < 0.1 * kept[0]
+
+
+def test_first_estimate_of_a_masked_scan_is_that_of_all_patterns_as_one_group() -> None:
+    known = Known(dead_pixels(0))
+    corners, probe = known.stitched.place(positions_px())
+    mask = torch.from_numpy(known.mask)
+    expected = first_estimate(known.intensity.sqrt()[None], probe[None], corners[None], mask)[0]
+    estimate = first_estimate_of_scan(known.stitched, known.patterns, mask)
+    torch.testing.assert_close(extract_patches(estimate[None], corners[None], SIZE)[0], expected, rtol=1e-4, atol=1e-5)

@@ -16,14 +16,14 @@ from scipy.special import xlogy
 
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
 from ptycho_dist.bundle import Bundle
-from ptycho_dist.config import Config, DataConfig, ModelConfig
+from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from tests.conftest import small_scan_arrays
+from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
 
 SIZE = 16
@@ -370,3 +370,81 @@ def test_report_tells_what_the_files_tell(bundle: Bundle, write_scan: Callable[.
     for key in ("mean_predicted_photons", "mean_measured_photons", "deviance_per_pixel"):
         assert f'"{key}": {summary[key]!r}' in page.text
     assert f"a deviance of {summary['deviance_per_pixel']:.4g} per pixel" in " ".join(page.text.split())
+
+
+# --- Masks
+
+
+def masked(scan: Scan, seed: int = 0) -> Scan:
+    return dataclasses.replace(scan, mask=dead_pixels(seed))
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_photons_of_a_masked_scan_are_those_of_the_pixels_that_count(
+    bundle: Bundle, write_scan: Callable[..., Path], group_size: int
+) -> None:
+    """The bundle is of the scan without a mask: what one pixel means does not change."""
+    scan = masked(read(write_scan()))
+    result = reconstruct(with_group_size(bundle, group_size), scan)
+    rates = bundle.intensity_scale**2 * predicted_intensities(scan, result)
+    whole = small_scan_arrays()["diffraction"].astype(float) ** 2
+    counts = whole * (1e6 / whole.sum(axis=(1, 2)).mean())
+    photons, mask = result.photons, scan.mask
+    for pattern, expected in ((photons.mean_predicted_pattern, rates), (photons.mean_measured_pattern, counts)):
+        np.testing.assert_allclose(pattern[mask], expected.mean(axis=0)[mask], rtol=1e-5, atol=1e-6 * expected.max())  # float32 transforms
+        assert np.isnan(pattern[~mask]).all()
+    deviances = 2 * deviance_in_float64(rates, counts)[:, mask].mean(axis=1)
+    np.testing.assert_allclose(photons.pattern_deviance_per_pixel, deviances, rtol=1e-4)
+    assert result.summary["deviance_per_pixel"] == pytest.approx(deviances.mean(), rel=1e-4)
+    assert result.summary["mean_predicted_photons"] == pytest.approx(rates[:, mask].sum(axis=1).mean(), rel=1e-5)
+    assert result.summary["mean_measured_photons"] == pytest.approx(counts[:, mask].sum(axis=1).mean(), rel=1e-5)
+    assert result.summary["masked_pixels"] == np.count_nonzero(~mask)
+
+
+def test_bundle_of_a_masked_scan_on_a_scan_without_a_mask(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    """Counts are the same function of what was measured; all pixels count."""
+    scan = read(write_scan())
+    amplitude = masked(scan).amplitude(np.arange(37))
+    rms = derive_rms_normalization([amplitude], SIZE)
+    scale = derive_intensity_scale(normalize(amplitude, rms.factor), 1e6)
+    of_masked = dataclasses.replace(bundle, rms_factor=rms.factor, scale=scale)
+    result = reconstruct(of_masked, scan)
+    whole, counted = (np.square(each, dtype=float).sum(axis=(1, 2)).mean() for each in (scan.amplitude(np.arange(37)), amplitude))
+    assert result.summary["mean_measured_photons"] == pytest.approx(1e6 * whole / counted, rel=1e-6)
+    assert result.summary["masked_pixels"] == 0
+    assert np.isfinite(result.photons.mean_measured_pattern).all()
+    rates = scale.value**2 * predicted_intensities(scan, result)
+    assert result.summary["mean_predicted_photons"] == pytest.approx(rates.sum(axis=(1, 2)).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("refine_iterations", [0, 3])
+def test_mask_that_lets_everything_count_changes_no_bit(bundle: Bundle, write_scan: Callable[..., Path], refine_iterations: int) -> None:
+    scan = read(write_scan())
+    results = [
+        reconstruct(bundle, dataclasses.replace(scan, mask=mask), refine_iterations=refine_iterations)
+        for mask in (None, np.ones((SIZE, SIZE), dtype=bool))
+    ]
+    assert np.array_equal(results[0].object, results[1].object)
+    for result in results:
+        del result.summary["seconds"]
+        result.summary.get("refinement", {}).pop("seconds", None)
+    assert results[0].summary == results[1].summary
+
+
+def test_refinement_of_a_masked_scan_fits_the_pixels_that_count(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
+    scan = masked(read(write_scan()))
+    plain, refined = (reconstruct(bundle, scan, refine_iterations=iterations) for iterations in (0, 4))
+    history = refined.summary["refinement"]["deviance_per_pixel"]
+    assert history[0] == pytest.approx(plain.summary["deviance_per_pixel"], rel=1e-5)  # float32 transforms
+    assert history[-1] == pytest.approx(refined.summary["deviance_per_pixel"], rel=1e-5)
+    assert history[-1] < history[0] / 2
+
+
+def test_files_of_a_masked_scan(bundle: Bundle, write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+    trained_with = dataclasses.replace(bundle.config.data, hdf5=Hdf5Config(**MASKED_HDF5))
+    save_bundle(tmp_path / "bundle.zip", dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, data=trained_with)))
+    infer(tmp_path / "bundle.zip", write_masked_scan("scan.h5", dead_pixels(0), np.nan), tmp_path / "out", refine_iterations=1)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert summary["masked_pixels"] == np.count_nonzero(~dead_pixels(0))
+    text = " ".join(ReadPage(tmp_path / "out" / "report.html").text.split())
+    assert f"Grey: the {summary['masked_pixels']} pixels that the mask leaves out" in text

@@ -94,3 +94,27 @@ def test_empty_batch_gives_every_weight_a_zero_gradient(precision: torch.dtype) 
 def test_weights_follow_the_seed() -> None:
     first, second = trained_like(16).state_dict(), trained_like(16).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("has_estimate", [False, True])
+def test_what_masked_pixels_hold_does_not_matter(has_estimate: bool) -> None:
+    network, (probe, x_norm) = trained_like(16), probe_and_amplitude(4, 16)
+    x_norm = x_norm.view(2, 2, 16, 16)
+    estimate = torch.polar(torch.ones(2, 2, 16, 16), torch.rand(2, 2, 16, 16)) if has_estimate else None
+    masks = torch.rand(2, 1, 16, 16) > 0.1
+    found = [
+        network(torch.where(masks, x_norm, garbage), probe[None, None], estimate, masks) for garbage in (0.0, torch.nan, torch.inf, 4e9)
+    ]
+    assert torch.isfinite(found[0].abs()).all()
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    seen_whole = network(x_norm, probe[None, None], estimate)
+    assert not torch.allclose(found[0], seen_whole, atol=1e-3)
+    torch.testing.assert_close(network(x_norm, probe[None, None], estimate, masks[0, 0])[0], found[0][0], rtol=1e-4, atol=1e-5)
+    whole = torch.ones(16, 16, dtype=torch.bool)
+    assert torch.equal(network(x_norm, probe[None, None], estimate, whole), seen_whole)
+
+
+def test_an_empty_batch_may_have_masks() -> None:
+    network, (probe, x_norm) = trained_like(16), probe_and_amplitude(1, 16)
+    patches = network(x_norm[:0, None], probe[None, None], None, torch.ones(0, 1, 16, 16, dtype=torch.bool))
+    assert patches.shape == (0, 1, 16, 16)

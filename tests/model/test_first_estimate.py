@@ -97,3 +97,29 @@ def test_no_pattern_gives_no_estimate() -> None:
     estimate = first_estimate(torch.zeros(0, 4, SIZE, SIZE), disk_probe().expand(0, 4, 1, SIZE, SIZE), torch.zeros(0, 4, 2).long())
     assert estimate.shape == (0, 4, SIZE, SIZE)
     assert estimate.dtype == torch.complex64
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_a_pixel_that_does_not_count_asks_for_no_change(modes: int) -> None:
+    """As if it had measured just what the estimate predicts; whatever it did measure."""
+    probe, patch, estimate = disk_probe(modes), some_object(SIZE, SIZE), some_object(SIZE + 8, SIZE)[8:]
+    mask = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) > 0.2
+    x_norm = diffracted_intensity(patch[None], probe).sqrt()
+    as_predicted = torch.where(mask, x_norm, diffracted_intensity(estimate[None], probe).sqrt())
+    expected, _ = back_propagate(as_predicted, probe[None], estimate[None])
+    for garbage in (0.0, torch.nan, 4e9):
+        b, _ = back_propagate(torch.where(mask, x_norm, garbage), probe[None], estimate[None], mask)
+        torch.testing.assert_close(b, expected, rtol=0, atol=1e-5)  # float32 transforms
+    ignored, _ = back_propagate(torch.where(mask, x_norm, 0), probe[None], estimate[None])
+    assert (ignored - expected).abs().max() > 1e-2
+
+
+def test_first_estimate_of_patterns_with_masks_of_their_own() -> None:
+    probe, corners = disk_probe(), torch.zeros(2, 3, 2).long()
+    x_norm = diffracted_intensity(torch.stack([some_object(SIZE, SIZE)] * 6), probe).sqrt().view(2, 3, SIZE, SIZE)
+    masks = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) > 0.2
+    together = first_estimate(torch.where(masks, x_norm, torch.nan), probe.expand(2, 3, 1, SIZE, SIZE), corners, masks)
+    for number in range(2):
+        alone = first_estimate(x_norm[number : number + 1], probe.expand(1, 3, 1, SIZE, SIZE), corners[:1], masks[number, 0])
+        torch.testing.assert_close(together[number], alone[0], rtol=0, atol=1e-6)
+    assert (together[0] - together[1]).abs().max() > 1e-2

@@ -11,6 +11,8 @@ import torch
 
 from ptycho_dist.model.first_probe import JointReconstruction, find_first_probe, lens_beams, middle_of_scan
 from ptycho_dist.model.probe_modes import add_modes
+from ptycho_dist.physics.probe import shift_probe
+from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
 from ptycho_dist.physics.simulation import simulate_scan
 
@@ -112,3 +114,38 @@ def test_middle_of_scan_is_connected_and_bounded() -> None:
     assert np.all(np.diff(chosen) > 0)
     assert np.abs(positions[chosen] - 19.5).max() < 10
     assert middle_of_scan(positions[:7]).tolist() == list(range(7))
+
+
+def with_gap_and_stop() -> torch.Tensor:
+    """Two columns between modules, and a beam stop over the middle."""
+    mask = torch.ones(N, N, dtype=torch.bool)
+    mask[:, 20:22] = False
+    mask[14:18, 14:18] = False
+    return mask
+
+
+def test_masked_pixels_keep_their_far_field_in_a_sweep() -> None:
+    """As if they had measured what is predicted there; the residual is a pixel's that counts."""
+    x_norm, positions_px, truth = scan(scan_shape=(1, 1))
+    probe, mask = add_modes(truth.to(torch.complex64), 2), with_gap_and_stop()
+    joint = JointReconstruction(torch.where(mask, x_norm, torch.nan), positions_px, probe, mask)
+    residual = joint.sweep()
+    predicted = JointReconstruction(x_norm, positions_px, probe)
+    shifted = shift_probe(predicted.probe, predicted.rest_px[0])
+    amplitude = diffracted_intensity(torch.ones(N, N, dtype=torch.complex64), shifted).sqrt()
+    expected = JointReconstruction(torch.where(mask, x_norm, amplitude), positions_px, probe)
+    assert residual == pytest.approx(expected.sweep() * N**2 / int(mask.sum()), rel=1e-4)  # float32 transforms
+    np.testing.assert_allclose(joint.object.numpy(), expected.object.numpy(), atol=1e-4)
+    np.testing.assert_allclose(joint.probe.numpy(), expected.probe.numpy(), atol=1e-4)
+
+
+def test_first_probe_is_found_behind_a_mask_whatever_it_hides(caplog: pytest.LogCaptureFixture) -> None:
+    x_norm, positions_px, truth = scan()
+    mask = with_gap_and_stop()
+    with caplog.at_level(logging.INFO, logger="ptycho_dist"):
+        found = [
+            find_first_probe(torch.where(mask, x_norm, garbage), positions_px, gaussian(16.0), mask) for garbage in (0.0, torch.nan, 4e9)
+        ]
+    assert "first probe: a lens's beam, defocused the other way;" in caplog.text
+    assert agreement(found[0], truth) > 0.95
+    assert all(torch.equal(found[0], other) for other in found[1:])

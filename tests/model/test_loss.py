@@ -191,11 +191,11 @@ class OnePixelModel(nn.Module):
         self.weight = nn.Parameter(torch.tensor(1.3, dtype=torch.float64))
         self.loss = ScaledPoissonLoss(scale, trainable=True)
 
-    def forward(self, intensity: Tensor, x_norm: Tensor) -> Tensor:
-        return self.loss(self.weight**2 * intensity, x_norm)
+    def forward(self, intensity: Tensor, x_norm: Tensor, mask: Tensor | None) -> Tensor:
+        return self.loss(self.weight**2 * intensity, x_norm, mask)
 
 
-def ddp_loss_and_gradients(parts: list[tuple[int, int]]) -> tuple[float, list[float]]:
+def ddp_loss_and_gradients(parts: list[tuple[int, int]], masks: Tensor | None = None) -> tuple[float, list[float]]:
     prediction, x_norm, scale = prediction_and_measurement(1e5)
     model: Any = OnePixelModel(scale)
     if dist.is_initialized():
@@ -203,7 +203,7 @@ def ddp_loss_and_gradients(parts: list[tuple[int, int]]) -> tuple[float, list[fl
         model = nn.parallel.DistributedDataParallel(model)
     else:
         start, stop = 0, len(x_norm)
-    loss = model(prediction[start:stop], x_norm[start:stop])
+    loss = model(prediction[start:stop], x_norm[start:stop], None if masks is None else masks[start:stop])
     loss.backward()
     return loss.item(), [parameter.grad.item() for parameter in model.parameters()]
 
@@ -217,3 +217,97 @@ def test_loss_and_gradient_are_those_of_one_process_on_the_union(on_ranks, parts
         assert rank_loss == pytest.approx(loss, rel=1e-12)  # float64 sums in another order
         # The gain is a float32 parameter: its gradient is rounded to 6e-8 on each rank and averaged.
         assert rank_gradients == pytest.approx(gradients, rel=1e-6)
+
+
+def some_masks() -> Tensor:
+    """One a pattern, bool (6, 32, 32); the first lets everything count, the second little."""
+    parts = torch.tensor([1.0, 0.05, 0.5, 0.9, 0.97, 0.7])[:, None, None]
+    return torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(1)) < parts
+
+
+@pytest.mark.parametrize("one_for_all", [False, True])
+@pytest.mark.parametrize("nphotons", [1e3, 1e9])
+def test_masked_value_and_gradient_equal_float64(nphotons: float, one_for_all: bool) -> None:
+    prediction, x_norm, scale = prediction_and_measurement(nphotons)
+    prediction.requires_grad_()
+    mask = some_masks()[3] if one_for_all else some_masks()
+    counted = mask.expand(6, 32, 32).numpy()
+    module = ScaledPoissonLoss(scale)
+    loss = module(prediction, x_norm, mask)
+    loss.backward()
+
+    rate = scale**2 * prediction.detach().double().numpy()
+    counts = (scale * x_norm.double().numpy()) ** 2
+    expected = deviance_in_float64(rate[counted], counts[counted]).sum() / counted.sum()
+    gradient = np.where(counted, scale**2 * (1 - counts / np.maximum(rate, RATE_FLOOR)) / counted.sum(), 0)
+    assert loss.item() == pytest.approx(expected, rel=3e-6)  # as without a mask
+    np.testing.assert_allclose(prediction.grad.double().numpy(), gradient, rtol=0, atol=3e-6 * np.abs(gradient).max())
+    assert np.all(prediction.grad.numpy()[~counted] == 0)
+    deviance, nll = (of_pixel(prediction, x_norm, mask) for of_pixel in (module.deviance, module.negative_log_likelihood))
+    assert torch.equal(deviance[counted], module.deviance(prediction, x_norm)[counted])
+    assert torch.equal(nll[counted], module.negative_log_likelihood(prediction, x_norm)[counted])
+    assert not deviance[~counted].any()
+    assert not nll[~counted].any()
+
+
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -1.0, 4e9])
+def test_what_masked_pixels_hold_does_not_matter(garbage: float) -> None:
+    """On either side, alone and on both: the same bits of loss and gradients, the gain's too."""
+    prediction, x_norm, scale = prediction_and_measurement(1e5)
+    mask = some_masks()
+    found = []
+    for spoilt in ((), (0,), (1,), (0, 1)):
+        sides = [torch.where(mask, side, garbage) if number in spoilt else side for number, side in enumerate((prediction, x_norm))]
+        module = ScaledPoissonLoss(scale, trainable=True)
+        sides[0] = sides[0].clone().requires_grad_()
+        loss = module(sides[0], sides[1], mask)
+        loss.backward()
+        nll = module.negative_log_likelihood(sides[0], sides[1], mask)
+        found.append((loss.detach(), sides[0].grad, module.log_gain.grad, nll))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+    assert all(torch.isfinite(one).all() for one in found[0])
+
+
+def test_mask_that_lets_everything_count_changes_no_bit() -> None:
+    prediction, x_norm, scale = prediction_and_measurement(1e6)
+    prediction.requires_grad_()
+    module, found = ScaledPoissonLoss(scale), []
+    for mask in (None, torch.ones(32, 32, dtype=torch.bool)):
+        loss = module(prediction, x_norm, mask)
+        found.append((loss.detach(), *torch.autograd.grad(loss, prediction)))
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_no_pixel_that_counts_gives_zero() -> None:
+    prediction = torch.ones(2, 4, 4, requires_grad=True)
+    loss = ScaledPoissonLoss(SCALE)(prediction, torch.ones(2, 4, 4), torch.zeros(4, 4, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0
+    assert not prediction.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [
+        (torch.ones(4, 4), r"torch.float32 \(4, 4\)"),
+        (torch.ones(4, 5, dtype=torch.bool), r"torch.bool \(4, 5\)"),
+        (torch.ones(3, 2, 4, 4, dtype=torch.bool), r"torch.bool \(3, 2, 4, 4\)"),
+    ],
+)
+def test_mask_that_does_not_fit_is_refused(mask: Tensor, found: str) -> None:
+    with pytest.raises(ValueError, match=rf"mask is {found}, expected bool that broadcasts to \(2, 4, 4\)"):
+        ScaledPoissonLoss(SCALE)(torch.ones(2, 4, 4), torch.ones(2, 4, 4), mask)
+
+
+def test_masked_loss_and_gradient_are_those_of_one_process_on_the_union(on_ranks) -> None:
+    """Pixels are counted over all ranks: the patterns' masks leave from 5 % to all of them, and one rank has no pattern."""
+    loss, gradients = ddp_loss_and_gradients([], some_masks())
+    prediction, x_norm, scale = prediction_and_measurement(1e5)
+    counted = some_masks().numpy()
+    rate, counts = 1.3**2 * scale**2 * prediction.double().numpy(), (scale * x_norm.double().numpy()) ** 2
+    assert loss == pytest.approx(deviance_in_float64(rate[counted], counts[counted]).sum() / counted.sum(), rel=3e-6)
+    for parts in ([(0, 2), (2, 6)], [(0, 1), (1, 1), (1, 6)]):
+        for rank_loss, rank_gradients in on_ranks(len(parts), ddp_loss_and_gradients, parts, some_masks()):
+            assert rank_loss == pytest.approx(loss, rel=1e-12)  # float64 sums in another order
+            assert rank_gradients == pytest.approx(gradients, rel=1e-6)  # of a float32 parameter, as above

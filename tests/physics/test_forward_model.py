@@ -92,3 +92,13 @@ def test_each_pattern_has_its_own_shift() -> None:
 
 def test_no_pattern_no_shift() -> None:
     assert shift_probe(complex_noise(0, 1, 2, 8, 8), torch.zeros(0, 4, 2)).shape == (0, 4, 2, 8, 8)
+
+
+def test_a_detector_sees_nothing_where_its_mask_says_so() -> None:
+    patches = torch.polar(torch.rand(2, 8, 8), torch.rand(2, 8, 8)).requires_grad_()
+    probe, mask = torch.randn(1, 8, 8, dtype=torch.complex64), torch.rand(2, 8, 8) > 0.3
+    seen, whole = diffracted_intensity(patches, probe, mask), diffracted_intensity(patches, probe)
+    assert torch.equal(seen[mask], whole[mask])
+    assert not seen[~mask].any()
+    (gradient,) = torch.autograd.grad(diffracted_intensity(patches, probe, mask[:1] & False).sum(), patches)
+    assert not gradient.any()

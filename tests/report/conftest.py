@@ -42,6 +42,7 @@ def report() -> Report:
             "mean_measured_photons": 440557.10421110585,
             "mean_predicted_photons": 438056.39212800923,
             "num_patterns": 30,
+            "masked_pixels": 0,
             "versions": {"python": "3.11.7", "torch": "2.13.0"},
         },
         object=object_,

@@ -13,12 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ptycho_dist.config import DataConfig, ModelConfig
+from ptycho_dist.config import DataConfig, Hdf5Config, ModelConfig
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.sampler import GlobalBatchSampler
+from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.probe_modes import add_modes
-from tests.conftest import small_scan_arrays
+from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.training.test_train import column, metrics, settings, train_one
 
 GLOBAL_BATCH = 7
@@ -33,11 +34,11 @@ class WithoutLightning:
 
 
 def gradients_of_one_step(
-    scans: str | list[str], step: int, num_micro_batches: int, probe_modes: int | None = None
+    scans: str | list[str], step: int, num_micro_batches: int, probe_modes: int | None = None, hdf5: dict[str, str] | None = None
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of one optimiser step of an epoch, as Lightning computes them: DDP, loss / micro-batches, summed up."""
     data = ScanDataModule(
-        DataConfig(path=scans, measurement="amplitude", nphotons=1e6, val_fraction=0),
+        DataConfig(path=scans, measurement="amplitude", nphotons=1e6, val_fraction=0, hdf5=Hdf5Config(**(hdf5 or {}))),
         global_batch_size=GLOBAL_BATCH,
         num_micro_batches=num_micro_batches,
         seed=3,
@@ -46,7 +47,10 @@ def gradients_of_one_step(
     config = ModelConfig(base_width=4, intensity_scale_trainable=True, probe_trainable=probe_modes is not None, probe_modes=probe_modes)
     module = PtychographyModule(config, learning_rate=1e-3)
     probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
-    module.build(probes, data.intensity_scale, seed=0, first_probes=torch.stack([add_modes(probe, probe_modes or 1) for probe in probes]))
+    first_probes = torch.stack([add_modes(probe, probe_modes or 1) for probe in probes])
+    masks = stack_masks(data.scans)
+    masks = None if masks is None else torch.from_numpy(masks)
+    module.build(probes, data.intensity_scale, seed=0, first_probes=first_probes, masks=masks)
     torch.manual_seed(0)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)  # zero weights would pass no gradient on
@@ -108,6 +112,38 @@ def test_gradients_of_trainable_probes(on_ranks: Callable[..., Any], write_scan:
                     np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
 
 
+@pytest.mark.parametrize("num_micro_batches", [1, 3])
+def test_gradients_with_a_mask_a_scan(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], num_micro_batches: int) -> None:
+    """Three scans, of which one has no mask and one little that counts: a step is the mean over all pixels that do, however it is dealt."""
+    masks = [dead_pixels(0), np.ones((16, 16), dtype=bool), dead_pixels(1, part=0.8)]
+    scans = [
+        str(write_masked_scan(f"scan{number}.h5", mask, arrays=small_scan_arrays(num_patterns=12, seed=number)))
+        for number, mask in enumerate(masks)
+    ]
+    for step in (0, 5):  # the last one has a single sample
+        loss, gradients = gradients_of_one_step(scans, step, 1, None, MASKED_HDF5)
+        for world_size in (1, 2, 3):
+            for rank_loss, rank_gradients in on_ranks(world_size, gradients_of_one_step, scans, step, num_micro_batches, None, MASKED_HDF5):
+                assert rank_loss == pytest.approx(loss, rel=1e-6)
+                for name, gradient in gradients.items():
+                    np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+
+
+def test_weights_of_a_batch_are_those_of_its_samples() -> None:
+    weights = np.random.default_rng(0).integers(1, 100, 37)
+    samplers = [
+        GlobalBatchSampler(37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2, weights=weights)
+        for rank in range(3)
+    ]
+    for epoch in (0, 1):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        found = [sum(weights[part].sum() for part in parts) for parts in zip(*samplers, strict=True)]
+        assert [samplers[0].weight_in(batch) for batch in range(12)] == [
+            (found[batch], found[batch // 2 * 2] + found[batch // 2 * 2 + 1]) for batch in range(12)
+        ]
+
+
 def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[list[int]]:
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     sampler = GlobalBatchSampler(
@@ -151,28 +187,34 @@ def test_pass_that_goes_on_takes_the_rest_once() -> None:
     assert list(rest) == list(whole)  # the next epoch is whole again
 
 
-def test_num_samples_in_a_batch_are_those_that_all_ranks_get() -> None:
+def test_weight_of_a_batch_is_that_of_all_ranks() -> None:
     samplers = [
         GlobalBatchSampler(37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2) for rank in range(3)
     ]
     for batch, parts in enumerate(zip(*samplers, strict=True)):
-        in_micro_batch, in_step = samplers[0].num_samples_in(batch)
+        in_micro_batch, in_step = samplers[0].weight_in(batch)
         assert in_micro_batch == sum(map(len, parts))
         assert in_step == (2 if batch >= 10 else 7)
 
 
-def validate(scan: str, group_size: int) -> dict[str, float]:
+def validate(scan: str | list[str], group_size: int, hdf5: dict[str, str] | None = None) -> dict[str, float]:
     """Metrics of an untrained network with a head that is not zero."""
     if dist.is_initialized():
         rank, size = str(dist.get_rank()), str(dist.get_world_size())
         launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": "0"}
         os.environ.update(launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
     data = ScanDataModule(
-        DataConfig(path=scan, measurement="amplitude", nphotons=1e6, val_fraction=0.5, group_size=group_size), global_batch_size=4, seed=0
+        DataConfig(
+            path=scan, measurement="amplitude", nphotons=1e6, val_fraction=0.5, group_size=group_size, hdf5=Hdf5Config(**(hdf5 or {}))
+        ),
+        global_batch_size=4,
+        seed=0,
     )
     data.setup("fit")
     module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
-    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), data.intensity_scale, seed=0)
+    masks = stack_masks(data.scans)
+    masks = None if masks is None else torch.from_numpy(masks)
+    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), data.intensity_scale, seed=0, masks=masks)
     torch.manual_seed(0)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -193,6 +235,17 @@ def test_validation_metrics(on_ranks: Callable[..., Any], write_scan: Callable[.
     assert math.isfinite(expected["val_deviance_per_pixel"])
     for world_size in (2, 3, 5):
         for metrics_of_rank in on_ranks(world_size, validate, scan, group_size):
+            assert metrics_of_rank == pytest.approx(expected, rel=1e-12)
+
+
+def test_validation_metrics_with_a_mask_a_scan(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path]) -> None:
+    scans = [
+        str(write_masked_scan(f"scan{number}.h5", dead_pixels(number, part), arrays=small_scan_arrays(num_patterns=20, seed=number)))
+        for number, part in enumerate((0.1, 0.8))
+    ]
+    expected = validate(scans, 4, MASKED_HDF5)
+    for world_size in (2, 3):
+        for metrics_of_rank in on_ranks(world_size, validate, scans, 4, MASKED_HDF5):
             assert metrics_of_rank == pytest.approx(expected, rel=1e-12)
 
 

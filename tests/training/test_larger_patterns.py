@@ -10,11 +10,10 @@ import yaml
 
 from ptycho_dist import read_scan, train
 from ptycho_dist.config import parse_mapping
-from ptycho_dist.data.npz_writer import write_npz_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference.evaluate import evaluate
 from ptycho_dist.inference.reconstruct import infer
-from ptycho_dist.physics.simulation import simulate_scan
+from tests.conftest import write_simulated_scan
 
 DEFAULT = Path(__file__).parents[2] / "configs/default.yaml"
 
@@ -49,30 +48,17 @@ def test_128_pixels_learn(realdata: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_256_pixels_learn(tmp_path: Path) -> None:
-    settings = {
-        "object": "dead_leaves",
-        "amplitude_range": (0.6, 1.0),
-        "phase_range_rad": (-0.6, 0.6),
-        "probe": "defocused",
-        "probe_diameter_px": 100.0,
-        "probe_defocus_rad": 30.0,
-        "pattern_size": 256,
-        "scan_shape": (7, 7),
-        "step_px": 20.0,
-        "jitter_px": 3.0,
-        "nphotons": 1e7,
-        "seed": 0,
-    }
-    simulation = simulate_scan(**settings)
-    scan_path = tmp_path / "scan.npz"
-    write_npz_scan(
-        scan_path,
-        diffraction=simulation.diffraction,
-        positions_px=simulation.positions_px,
-        probe=simulation.probe,
-        transmission=simulation.object,
-        nphotons=simulation.nphotons,
-        settings=settings,
+    scan_path = write_simulated_scan(
+        tmp_path / "scan.npz",
+        amplitude_range=(0.6, 1.0),
+        phase_range_rad=(-0.6, 0.6),
+        probe_diameter_px=100.0,
+        probe_defocus_rad=30.0,
+        pattern_size=256,
+        scan_shape=(7, 7),
+        step_px=20.0,
+        jitter_px=3.0,
+        nphotons=1e7,
     )
     deviance = deviance_after(4, scan_path, tmp_path)
     assert deviance < 0.4 * flat_deviance(read_scan(scan_path))  # measured: 4.05 of 26.4; the first estimate: 35

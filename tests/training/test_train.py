@@ -18,13 +18,14 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from ptycho_dist import load_bundle, train
+from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.data import placement
 from ptycho_dist.distributed import Interrupted
 from ptycho_dist.training import callbacks
 from ptycho_dist.training.callbacks import learning_rate_factor
 from ptycho_dist.training.checkpointing import Checkpointing, checkpoint_to_resume
+from tests.conftest import MASKED_HDF5, dead_pixels
 
 
 def settings(scan: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -247,3 +248,35 @@ def test_learning_rate_rises_and_falls_to_zero() -> None:
     assert int(np.argmax(factors)) == 5
     assert np.all(np.diff(factors[5:]) <= 0)
     assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_what_masked_pixels_hold_changes_no_bit_of_a_run(write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """From the file to the reconstruction, a refined probe included: zeros, NaN and four billions where no pixel counts."""
+    found = []
+    for garbage in (0.0, math.nan, 4e9):
+        scan_path, run_dir = write_masked_scan(f"{garbage}.h5", dead_pixels(0), garbage), tmp_path / f"run{garbage}"
+        train_one(
+            settings(scan_path, run_dir, data__hdf5=MASKED_HDF5, data__nphotons="measured", model__probe_trainable=True, train__epochs=1)
+        )
+        bundle = load_bundle(run_dir / "bundle.zip")
+        scan = read_scan(scan_path, options=bundle.config.data)
+        result = reconstruct(bundle, scan, probe="bundle", refine_iterations=2, refine_probe=True)
+        numbers = [bundle.rms_factor, bundle.intensity_scale, bundle.scale.nphotons, result.summary["deviance_per_pixel"]]
+        weights = [bundle.weights[name] for name in sorted(bundle.weights)]
+        found.append((numbers, metrics(run_dir), bundle.probe, *weights, result.object, result.probe))
+    for other in found[1:]:
+        assert other[:2] == found[0][:2]
+        assert all(np.array_equal(one, two) for one, two in zip(found[0][2:], other[2:], strict=True))
+    assert np.isfinite(found[0][0]).all()
+
+
+def test_masked_training_on_ranks(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """Lightning and DDP with buffers of bool; the report of a masked scan."""
+    scan = write_masked_scan("scan.h5", dead_pixels(0))
+    curves = []
+    for world_size in (1, 2):
+        run_dir = tmp_path / f"run{world_size}"
+        on_ranks(world_size, train_one, settings(scan, run_dir, data__hdf5=MASKED_HDF5))
+        curves.append(column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel"))
+        assert f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out" in (run_dir / "report.html").read_text()
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)  # float32 convolutions of other batch sizes, through ten steps of Adam

@@ -83,10 +83,19 @@ def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.nd
     kind = _kind(path)
     if kind == "npz":
         return read_npz_object(path)
-    content = _intact(path, lambda: _content(path, kind, options))
-    if content.object_guess is None:
+    stored = _intact(path, lambda: _object(path, kind, options))
+    if stored is None:
         raise ScanError(path, "object", "a scan without one", "an object: without a reference there is nothing to compare with")
-    return content.object_guess
+    return stored
+
+
+def _object(path: Path, kind: Literal["npz product", "hdf5"], options: DataConfig) -> np.ndarray | None:
+    if kind == "npz product":
+        return ptychodus.read_npz_product_object(path)
+    with Hdf5File(path) as file:
+        if options.hdf5.diffraction is None and ptychodus.is_product(file):
+            return ptychodus.read_product_object(file)
+    return _content(path, kind, options).object_guess
 
 
 def format_name(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> str:

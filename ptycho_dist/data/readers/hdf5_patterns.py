@@ -98,14 +98,16 @@ class Hdf5Patterns:
 
     def _dataset(self) -> h5py.Dataset:
         process = os.getpid()
-        if process not in self._opened:
+        dataset = self._opened.get(process)
+        if dataset is None:
             import h5py
 
-            self._opened.clear()
             if self.needs_plugins:
                 import hdf5plugin  # noqa: F401  registers its filters in this process
-            self._opened[process] = h5py.File(self.path, "r")[self.key]
-        return self._opened[process]
+            dataset = h5py.File(self.path, "r")[self.key]
+            self._opened.clear()  # of a handle that came through a fork
+            self._opened[process] = dataset
+        return dataset
 
 
 @dataclass(frozen=True, kw_only=True)

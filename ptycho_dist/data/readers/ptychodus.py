@@ -36,8 +36,17 @@ def is_product(file: Hdf5File) -> bool:
 
 def read_product(file: Hdf5File, options: ScanConfig) -> ScanContent:
     """Read an HDF5 product and open its patterns."""
+    return _with_patterns(file, _product(file), file.array("probe_position_indexes", kinds="iuf"), options)
+
+
+def read_product_object(file: Hdf5File) -> np.ndarray | None:
+    """The object of an HDF5 product, which needs no patterns; None where there is none."""
+    return _product(file)["object_guess"]
+
+
+def _product(file: Hdf5File) -> dict[str, Any]:
     key = "object" if file.has("object") else "probe"
-    product = _of_arrays(
+    return _of_arrays(
         file.path,
         {
             name: file.array(name, kinds="c" if name in ("probe", "object") else "fiu", largest_bytes=LARGEST_IMAGE_BYTES)
@@ -49,7 +58,6 @@ def read_product(file: Hdf5File, options: ScanConfig) -> ScanContent:
         distance_m=file.attribute("/", "detector_object_distance_m"),
         photons=file.attribute("/", "probe_photon_count"),
     )
-    return _with_patterns(file, product, file.array("probe_position_indexes", kinds="iuf"), options)
 
 
 def is_npz_product(path: Path) -> bool:
@@ -63,6 +71,20 @@ def is_npz_product(path: Path) -> bool:
 
 def read_npz_product(path: Path, options: ScanConfig) -> ScanContent:
     """Read an NPZ product and open its patterns."""
+    product, indexes = _npz_product(path)
+    if options.diffraction is None:
+        raise ScanError(path, "diffraction", "a product without patterns", "their HDF5 file: --data.diffraction FILE")
+    with Hdf5File(split_dataset(options.diffraction)[0]) as file:
+        whole = _with_patterns(file, product, indexes, options)
+    return replace(whole, path=path, files=(path, *whole.files))
+
+
+def read_npz_product_object(path: Path) -> np.ndarray | None:
+    """The object of an NPZ product, which needs no patterns; None where there is none."""
+    return _npz_product(path)[0]["object_guess"]
+
+
+def _npz_product(path: Path) -> tuple[dict[str, Any], np.ndarray | None]:
     arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -97,11 +119,10 @@ def read_npz_product(path: Path, options: ScanConfig) -> ScanContent:
         distance_m=number("detector_object_distance_m"),
         photons=number("probe_photon_count"),
     )
-    if options.diffraction is None:
-        raise ScanError(path, "diffraction", "a product without patterns", "their HDF5 file: --data.diffraction FILE")
-    with Hdf5File(split_dataset(options.diffraction)[0]) as file:
-        whole = _with_patterns(file, product, arrays.get("probe_position_indexes"), options)
-    return replace(whole, path=path, files=(path, *whole.files))
+    indexes = arrays.get("probe_position_indexes")
+    if indexes is not None and indexes.dtype.kind not in "iuf":
+        raise ScanError(path, "probe_position_indexes", f"type {indexes.dtype}", "numbers")
+    return product, indexes
 
 
 def companion(path: Path) -> Path | None:
@@ -161,9 +182,9 @@ def _of_arrays(
 ) -> dict[str, Any]:
     """A product without its patterns, as fields of `ScanContent`."""
     y, x, probe, stored = (arrays[name] for name in ("probe_position_y_m", "probe_position_x_m", "probe", "object"))
-    if y is None or x is None or y.shape != x.shape or y.ndim != 1:
-        found = [None if one is None else one.shape for one in (x, y)]
-        raise ScanError(path, "probe_position_x_m, probe_position_y_m", f"shapes {found}", "one number a pattern each")
+    if y is None or x is None or y.shape != x.shape or y.ndim != 1 or {x.dtype.kind, y.dtype.kind} - set("fiu"):
+        found = [None if one is None else (one.shape, str(one.dtype)) for one in (x, y)]
+        raise ScanError(path, "probe_position_x_m, probe_position_y_m", f"{found}", "one real number a pattern each")
     pixel_m, other_m = object_pixel_m
     if pixel_m and other_m and abs(pixel_m / other_m - 1) > 1e-3:
         raise ScanError(path, "pixel_height_m, pixel_width_m", object_pixel_m, "square pixels")

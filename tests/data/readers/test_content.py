@@ -203,11 +203,11 @@ def test_mask_is_of_the_detector_or_of_the_window(tmp_path: Path, truth: FarFiel
     path = write(tmp_path / "scan.h5", truth)
     whole = np.ones((16, 16), dtype=bool)
     whole[5, 6] = False
-    for name, mask in {"whole": whole, "window": whole[4:12, 4:12]}.items():
+    for name, mask in {"whole": whole, "window": whole[1:9, 5:13]}.items():
         np.save(tmp_path / f"{name}.npy", mask)
-        scan = read(path, truth, crop=8, mask=str(tmp_path / f"{name}.npy"))
+        scan = read(path, truth, crop=8, centre_px=(5, 9), mask=str(tmp_path / f"{name}.npy"))
         assert scan.mask is not None
-        assert np.argwhere(~scan.mask).tolist() == [[1, 2]]
+        assert np.argwhere(~scan.mask).tolist() == [[4, 1]]
     with pytest.raises(ScanError, match=r"data\.mask: found shape \(8, 8\), expected the detector's, \(16, 16\)"):
         read(path, truth, mask=str(tmp_path / "window.npy"))
 

@@ -83,7 +83,11 @@ def test_product_with_its_patterns_named(tmp_path: Path, truth: FarField, number
     assert scan.geometry.energy_eV == truth.energy_eV
     # Not in the product: it follows from the pixel of the object.
     assert scan.geometry.detector_pixel_m == pytest.approx(truth.detector_pixel_m, rel=1e-9)
-    assert np.allclose(read_object(tmp_path / "product.h5", options=DataConfig(diffraction=str(patterns))), truth.object)
+
+
+def test_object_of_a_product_needs_no_patterns(tmp_path: Path, truth: FarField) -> None:
+    for path in (write_product(tmp_path / "product.h5", truth), write_npz_product(tmp_path / "product.npz", truth, KEPT)):
+        assert np.allclose(read_object(path), truth.object)
 
 
 def test_npz_product(tmp_path: Path, truth: FarField) -> None:
@@ -156,7 +160,10 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     ),
     "negative number": (replaced("probe_position_indexes", np.arange(-1, 29)), "probe_position_indexes: found numbers from -1 to 28"),
     "fewer numbers": (replaced("probe_position_indexes", np.arange(5)), "positions: found 30 positions, expected 5"),
-    "x of another length": (replaced("probe_position_x_m", np.ones(3)), r"probe_position_x_m, .*: found shapes \[\(3,\), \(30,\)\]"),
+    "x of another length": (
+        replaced("probe_position_x_m", np.ones(3)),
+        r"probe_position_x_m, .*: found \[\(\(3,\), 'float64'\), \(\(30,\), 'float64'\)\]",
+    ),
     "real probe": (replaced("probe", np.ones((1, 1, 16, 16))), "probe: found type float64, expected complex numbers"),
     "oblong probe": (
         replaced("probe", np.ones((16, 8), dtype=complex)),
@@ -187,6 +194,13 @@ def test_refusal_names_file_key_found_and_expected(
 def test_product_alone_asks_for_its_patterns(tmp_path: Path, truth: FarField) -> None:
     with pytest.raises(ScanError, match=r"product\.h5: diffraction: found only \[.*\], expected the patterns: --data\.diffraction FILE"):
         read_scan(write_product(tmp_path / "product.h5", truth))
+
+
+@pytest.mark.parametrize("key", ["probe_position_x_m", "probe_position_indexes", "probe_energy_eV", "probe", "object"])
+def test_words_for_numbers_are_refused(tmp_path: Path, truth: FarField, key: str) -> None:
+    path = write_npz_product(tmp_path / "product.npz", truth, KEPT, **{key: np.array(["a"] * len(KEPT))})
+    with pytest.raises(ScanError, match=key):
+        read_scan(path, options=DataConfig(diffraction="patterns.h5"))
 
 
 def test_npz_product_with_a_pickle_is_refused(tmp_path: Path, truth: FarField) -> None:
