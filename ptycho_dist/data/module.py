@@ -97,7 +97,7 @@ class ScanDataModule(L.LightningDataModule):
             world_size=world_size(),
             shuffle_seed=self.seed,
             num_micro_batches=self.num_micro_batches,
-            weights=self._pixels_that_count(groups),
+            weights=self._pixels_that_count(self.subset.train_groups),
         )
 
     def train_dataloader(self) -> StreamedBatches | HeldBatches:
