@@ -168,7 +168,7 @@ class ScanDataModule(L.LightningDataModule):
             world_size=world_size(),
             shuffle_seed=self.seed,
             num_micro_batches=self.num_micro_batches,
-            weights=self._pixels_that_count(groups),
+            weights=self._pixels_that_count(),
         )
         return self._dataloader(groups, sampler)
 
@@ -185,10 +185,10 @@ class ScanDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _pixels_that_count(self, groups: np.ndarray) -> np.ndarray | None:
-        """Of each group, a pattern; None where all scans have as many."""
+    def _pixels_that_count(self) -> np.ndarray | None:
+        """Of each training group, a pattern; None where all scans have as many."""
         of_scan = np.array([scan.num_counted for scan in self.scans])
-        return None if (of_scan == of_scan[0]).all() else of_scan[self.source.scan_of(groups[:, 0])]
+        return None if (of_scan == of_scan[0]).all() else of_scan[self.source.scan_of(self.subset.train_groups[:, 0])]
 
     def _require_like_scans(self) -> None:
         first = self.scans[0]
