@@ -129,6 +129,12 @@ def on_every_rank(action: Callable[[], T]) -> list[Outcome[T]]:
     return _gather(own)
 
 
+def on_every_rank_of_this_node(action: Callable[[], T]) -> list[Outcome[T]]:
+    """As `on_every_rank`, of those that share this rank's machine."""
+    node = _node()
+    return [outcome for other, outcome in zip(_gather(node), on_every_rank(action), strict=True) if other == node]
+
+
 def require_same(local_values: Mapping[str, Any]) -> None:
     """Raise on every rank, naming the rank and what it holds, unless all ranks hold equal values.
 

@@ -3,111 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import lightning as L
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ptycho_dist.config import DataConfig
+from ptycho_dist.data.batches import HeldBatches, HeldPatterns, StreamedBatches
 from ptycho_dist.data.normalization import RmsNormalization, derive_rms_normalization, normalize
+from ptycho_dist.data.pattern_source import PatternSource
+from ptycho_dist.data.placement import Placement, choose_placement
 from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.readers.hdf5_patterns import Hdf5Patterns
 from ptycho_dist.data.sampler import BlockSampler, GlobalBatchSampler
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.subset import Subset, select_subset
 from ptycho_dist.distributed import rank, require_same, run_together, world_size
-from ptycho_dist.progress import Progress
 from ptycho_dist.scale.intensity_scale import IntensityScale, derive_intensity_scale
 from ptycho_dist.scale.nphotons import Nphotons, resolve_nphotons
 
 logger = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1 << 25
-"""How much of a shard is held at a time while its energy is added up."""
-
-
 VALIDATION_BLOCK = 8
 """Groups that validation computes together."""
-
-
-class Samples(NamedTuple):
-    """A batch of groups.
-
-    Attributes
-    ----------
-    x_norm
-        float32 (B, C, N, N).
-    positions_px
-        float64 (B, C, 2) as (y, x).
-    scan
-        int64 (B,): which scan, and so which probe, a group belongs to.
-    """
-
-    x_norm: Tensor
-    positions_px: Tensor
-    scan: Tensor
-
-
-class PatternSource:
-    """Patterns of several scans by number, counted through all scans in their order."""
-
-    def __init__(self, scans: Sequence[Scan]) -> None:
-        self.scans = tuple(scans)
-        self.first_pattern = np.cumsum([0, *(scan.num_patterns for scan in scans)])
-        self.positions_px = np.concatenate([scan.positions_px for scan in scans])
-
-    def scan_of(self, patterns: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.first_pattern, patterns, side="right") - 1
-
-    def amplitude(self, patterns: np.ndarray) -> np.ndarray:
-        """Measured amplitude of `patterns` (k,): float32 (k, N, N)."""
-        pattern_size = self.scans[0].pattern_size
-        amplitude = np.empty((len(patterns), pattern_size, pattern_size), dtype=np.float32)
-        scan_of_pattern = self.scan_of(patterns)
-        for number in np.unique(scan_of_pattern):
-            belongs = scan_of_pattern == number
-            amplitude[belongs] = self.scans[number].amplitude(patterns[belongs] - self.first_pattern[number])
-        return amplitude
-
-    def chunks(self, patterns: np.ndarray) -> Iterator[np.ndarray]:
-        """The amplitudes of `patterns` in pieces of bounded memory."""
-        chunk_size = max(1, CHUNK_BYTES // (8 * self.scans[0].pattern_size ** 2))
-        progress = Progress("reading this rank's shard")
-        for start in range(0, len(patterns), chunk_size):
-            yield self.amplitude(patterns[start : start + chunk_size])
-            progress(start + chunk_size, len(patterns))
-
-
-class GroupDataset(Dataset[Samples]):
-    """Groups of patterns (groups, C), read and normalised a batch at a time."""
-
-    def __init__(self, source: PatternSource, groups: np.ndarray, rms_factor: float) -> None:
-        self.source = source
-        self.groups = groups
-        self.rms_factor = rms_factor
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitems__(self, samples: list[int]) -> Samples:
-        groups = self.groups[np.asarray(samples, dtype=np.int64)]
-        amplitude = self.source.amplitude(groups.reshape(-1))
-        x_norm = normalize(amplitude, self.rms_factor).reshape(*groups.shape, *amplitude.shape[1:])
-        return Samples(
-            x_norm=torch.from_numpy(x_norm),
-            positions_px=torch.from_numpy(self.source.positions_px[groups]),
-            scan=torch.from_numpy(self.source.scan_of(groups[:, 0])),
-        )
 
 
 class ScanDataModule(L.LightningDataModule):
     """Scans to batches.
 
-    After `setup`, which is a collective: `scans`, `subset`, `normalization` (r), `nphotons` and `intensity_scale` (s), the same on every
-    rank.
+    After `setup`, which is a collective: `scans`, `subset`, `placement`, `normalization` (r), `nphotons` and `intensity_scale` (s), the
+    same on every rank. To make a loader is a collective too: the first one reads the patterns, where they are held.
 
     Parameters
     ----------
@@ -123,6 +48,7 @@ class ScanDataModule(L.LightningDataModule):
 
     scans: tuple[Scan, ...]
     subset: Subset
+    placement: Placement
     normalization: RmsNormalization
     nphotons: Nphotons
     intensity_scale: IntensityScale
@@ -133,8 +59,10 @@ class ScanDataModule(L.LightningDataModule):
         self.global_batch_size = global_batch_size
         self.num_micro_batches = num_micro_batches
         self.seed = seed
+        self._held: HeldPatterns | None = None
 
     def setup(self, stage: str) -> None:
+        self._held = None
         self.scans = tuple(read_scan(path, options=self.config) for path in self.config.paths)
         run_together(self._require_like_scans)
         require_same({f"content of {scan.path.name}": scan.fingerprint for scan in self.scans})
@@ -142,7 +70,9 @@ class ScanDataModule(L.LightningDataModule):
         subset = run_together(lambda: select_subset(self.scans, self.config))
         require_same({f"the subset drawn by {self.config.sampling_mode}": subset.fingerprint})  # an index file may differ from node to node
         self.subset = subset
-        shard = self.subset.train[rank() :: world_size()]
+        pattern_bytes = 4 * self.scans[0].pattern_size ** 2
+        self.placement = choose_placement((len(self.subset.train) + len(self.subset.validation)) * pattern_bytes)
+        shard = self._own_part(self.subset.train)
         self.normalization = derive_rms_normalization(self.source.chunks(shard), self.scans[0].pattern_size)
         num_patterns = np.bincount(self.source.scan_of(self.subset.train), minlength=len(self.scans))
         self.nphotons = run_together(
@@ -159,10 +89,9 @@ class ScanDataModule(L.LightningDataModule):
         if rank() == 0:
             self._log_what_was_found()
 
-    def train_dataloader(self) -> DataLoader[Samples]:
-        groups = self.subset.train_groups
-        sampler = GlobalBatchSampler(
-            len(groups),
+    def train_sampler(self) -> GlobalBatchSampler:
+        return GlobalBatchSampler(
+            len(self.subset.train_groups),
             global_batch_size=self.global_batch_size,
             rank=rank(),
             world_size=world_size(),
@@ -170,20 +99,37 @@ class ScanDataModule(L.LightningDataModule):
             num_micro_batches=self.num_micro_batches,
             weights=self._pixels_that_count(),
         )
-        return self._dataloader(groups, sampler)
 
-    def val_dataloader(self) -> DataLoader[Samples] | list[DataLoader[Samples]]:
+    def train_dataloader(self) -> StreamedBatches | HeldBatches:
+        return self._batches(self.subset.train_groups, self.train_sampler())
+
+    def val_dataloader(self) -> StreamedBatches | HeldBatches | list[StreamedBatches]:
         groups = self.subset.validation_groups
         sampler = BlockSampler(len(groups), block_size=VALIDATION_BLOCK, rank=rank(), world_size=world_size())
-        return self._dataloader(groups, sampler) if len(groups) else []
+        return self._batches(groups, sampler) if len(groups) else []
 
-    def _dataloader(self, groups: np.ndarray, sampler: GlobalBatchSampler | BlockSampler) -> DataLoader[Samples]:
-        return DataLoader(
-            GroupDataset(self.source, groups, self.normalization.factor),
-            batch_sampler=sampler,
-            collate_fn=_already_a_batch,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _batches(self, groups: np.ndarray, sampler: GlobalBatchSampler | BlockSampler) -> StreamedBatches | HeldBatches:
+        factor = self.normalization.factor
+        if not self.placement.held:
+            return StreamedBatches(self.source, groups, factor, sampler)
+        if self._held is None:
+            patterns = np.union1d(self.subset.train, self.subset.validation)
+            self._held = run_together(lambda: HeldPatterns(self.source, patterns, factor, self.placement.device))
+        return HeldBatches(self._held, self.source, groups, sampler)
+
+    def reading_advice(self) -> Iterator[str]:
+        """What would make training faster, where it streams patterns that can't be had one by one."""
+        for scan in self.scans if not self.placement.held else ():
+            together = scan.diffraction.chunk if isinstance(scan.diffraction, Hdf5Patterns) else 1
+            if together > 1:
+                yield (
+                    f"{scan.path}: {together} patterns are packed together, and to read one costs the reading of all of them; "
+                    "launch/stage.py --repack writes a copy that is read one by one"
+                )
+
+    def _own_part(self, patterns: np.ndarray) -> np.ndarray:
+        """This rank's share of a pass over patterns: neighbours, which are read together."""
+        return np.array_split(patterns, world_size())[rank()]
 
     def _pixels_that_count(self) -> np.ndarray | None:
         """Of each training group, a pattern; None where all scans have as many."""
@@ -207,7 +153,7 @@ class ScanDataModule(L.LightningDataModule):
 
     def _check_validation_patterns(self) -> None:
         """Read this rank's share once, so that a bad value is met before training, not at the end of the first epoch."""
-        for _ in self.source.chunks(self.subset.validation[rank() :: world_size()]):
+        for _ in self.source.chunks(self._own_part(self.subset.validation)):
             pass
 
     def _log_what_was_found(self) -> None:
@@ -234,13 +180,12 @@ class ScanDataModule(L.LightningDataModule):
             train, validation = (int((self.source.scan_of(side) == number).sum()) for side in (self.subset.train, self.subset.validation))
             says = "nothing of nphotons" if scan.nphotons is None else f"nphotons {float(scan.nphotons)!r}"
             logger.info("scan: %s: %d training patterns, %d validation patterns; its metadata say %s", scan.path, train, validation, says)
+        logger.info("patterns: %s", self.placement)
+        for advice in self.reading_advice():
+            logger.warning("%s", advice)
         logger.info("normalization: rms, factor r = %r from %d patterns", self.normalization.factor, self.normalization.num_patterns)
         logger.info("nphotons: %r (source: %s)", self.nphotons.value, self.nphotons.source)
         logger.info("intensity_scale: %r from %d patterns on %d rank(s)", scale.value, scale.num_patterns, world_size())
         measured = self.normalization.mean_energy
         if not 0.5 < self.nphotons.value / measured < 2:
             logger.info("note: the file's numbers add up to %.6g a pattern in the mean, nphotons is %.6g", measured, self.nphotons.value)
-
-
-def _already_a_batch(samples: Any) -> Any:
-    return samples

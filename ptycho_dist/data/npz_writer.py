@@ -1,9 +1,11 @@
-"""Write a scan as PtychoPINN's NPZ, so that its users and ours can exchange files."""
+"""Write a scan as PtychoPINN's NPZ, so that its users and ours can exchange files, and patterns can be read in place."""
 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.data.scan import Scan
+from ptycho_dist.progress import Progress
+
+CHUNK_BYTES = 1 << 24
+"""How much is held at a time while a scan is written again."""
 
 
 def write_npz_scan(
@@ -24,7 +31,7 @@ def write_npz_scan(
     nphotons: float,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write a simulated scan to one uncompressed `.npz` (which can be memory-mapped), whole or not at all.
+    """Write a simulated scan to one uncompressed `.npz` (which is read in place), whole or not at all.
 
     Parameters
     ----------
@@ -66,6 +73,46 @@ def write_npz_scan(
         np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stub takes any keyword for allow_pickle
 
 
+def rewrite_scan(scan: Scan, path: Path) -> None:
+    """Write a scan that was read to an NPZ file that needs no unpacking: the patterns uncompressed, one after the other, in their own type.
+
+    They are read and written in pieces, in their order. What they hold is not looked at, so the copy has the faults of the original.
+    What `_metadata` says, `measurement`, `physics_parameters.nphotons`, `geometry` and `origin_m`, is there as far as the scan has it. A
+    scan without a probe has a `probeGuess` of no mode.
+    """
+    shape, dtype = scan.diffraction.shape, scan.diffraction.dtype
+    rows, columns = scan.positions_px.T
+    metadata: dict[str, Any] = {"measurement": scan.measurement, "software": f"ptycho_dist {version('ptycho_dist')}"}
+    if scan.nphotons is not None:
+        metadata["physics_parameters"] = {"nphotons": scan.nphotons}
+    if scan.geometry is not None:
+        metadata["geometry"] = asdict(scan.geometry)
+    if scan.origin_m is not None:
+        metadata["origin_m"] = scan.origin_m
+    arrays = {
+        **_coordinates(rows, columns),
+        "probeGuess": scan.probe[0] if len(scan.probe) == 1 else scan.probe,
+        "_metadata": np.array(json.dumps(metadata)),
+    }
+    if scan.object_guess is not None:
+        arrays["objectGuess"] = scan.object_guess
+    if scan.mask is not None:
+        arrays["mask"] = scan.mask
+    a_chunk = max(1, CHUNK_BYTES * shape[0] // scan.num_bytes)
+    progress = Progress(f"rewriting {scan.path.name}")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("diffraction.npy", "w", force_zip64=True) as stream:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for first in range(0, shape[0], a_chunk):
+                patterns = np.arange(first, min(first + a_chunk, shape[0]))
+                stream.write(np.ascontiguousarray(scan.diffraction[patterns], dtype=dtype).data.cast("B"))
+                progress(first + len(patterns), shape[0])
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
 def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmission: NDArray) -> dict[str, NDArray]:
     if diffraction.ndim != 3 or diffraction.shape[1] != diffraction.shape[2] or len(diffraction) == 0:
         raise ValueError(f"scan file: diffraction has shape {diffraction.shape}, expected (n, N, N) with n of at least 1")
@@ -76,15 +123,9 @@ def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmi
         raise ValueError(f"scan file: probe has shape {probe.shape}, expected ({size}, {size}) or (modes, {size}, {size})")
     if transmission.ndim != 2:
         raise ValueError(f"scan file: object has shape {transmission.shape}, expected (rows, columns)")
-    ycoords, xcoords = np.array(positions_px.T, dtype=np.float64)
     arrays = {
         "diffraction": diffraction.astype(np.float32, copy=False),
-        "xcoords": xcoords,
-        "ycoords": ycoords,
-        # PtychoPINN's files name the planned positions too; ours are known exactly, so there is nothing to tell apart.
-        "xcoords_start": xcoords,
-        "ycoords_start": ycoords,
-        "scan_index": np.zeros(count, dtype=np.int64),
+        **_coordinates(*np.array(positions_px.T, dtype=np.float64)),
         "probeGuess": (probe[0] if probe.shape[:-2] == (1,) else probe).astype(np.complex64),
         "objectGuess": transmission.astype(np.complex64),
     }
@@ -92,3 +133,14 @@ def _arrays(diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmi
         if not np.isfinite(array).all():
             raise ValueError(f"scan file: {name} holds values that are not finite")
     return arrays
+
+
+def _coordinates(rows: NDArray, columns: NDArray) -> dict[str, NDArray]:
+    # PtychoPINN's files name the planned positions too; here there is one answer, and nothing to tell apart.
+    return {
+        "xcoords": columns,
+        "ycoords": rows,
+        "xcoords_start": columns,
+        "ycoords_start": rows,
+        "scan_index": np.zeros(len(rows), dtype=np.int64),
+    }

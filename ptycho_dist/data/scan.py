@@ -24,7 +24,7 @@ class ScanError(ValueError):
 
 
 class Patterns(Protocol):
-    """Diffraction patterns that are read by number: an array, a memory map, or a dataset that stays on disk."""
+    """Diffraction patterns that are read by number: an array, or what stays in its file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,10 +42,11 @@ from ptycho_dist.distributed import (
     seconds_an_all_reduce,
     world_size,
 )
+from ptycho_dist.memory_supply import MemorySupply, host_bytes_left, size_in_words
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training.checkpointing import WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
-from ptycho_dist.training.memory import MemorySupply, StepMemory, estimate_step_memory, host_bytes_left
+from ptycho_dist.training.memory import StepMemory, estimate_step_memory
 from ptycho_dist.training.processes import Processes, resolve_precision
 from ptycho_dist.training.run_directory import nearest_directory, require_claimable
 
@@ -181,7 +182,7 @@ class _Host:
     def of_this_rank(cls) -> _Host:
         if torch.cuda.is_available():
             device = torch.cuda.get_device_properties(torch.cuda.current_device())
-            described = f"{device.name} ({_size(device.total_memory)}, CUDA {torch.version.cuda})"
+            described = f"{device.name} ({size_in_words(device.total_memory)}, CUDA {torch.version.cuda})"
         else:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             described = f"CPU ({cores} cores, {torch.get_num_threads()} thread(s) a process)"
@@ -231,7 +232,7 @@ def _reduction_row() -> Row:
     if world_size() == 1:
         return Row(what="all_reduce", found="one process: nothing to reduce")
     small, large = (seconds_an_all_reduce(size) for size in (SCALE_REDUCTION_BYTES, LARGE_REDUCTION_BYTES))
-    rate = f"{_size(LARGE_REDUCTION_BYTES)} in {1e3 * large:.3g} ms, {_size(LARGE_REDUCTION_BYTES / large)}/s"
+    rate = f"{size_in_words(LARGE_REDUCTION_BYTES)} in {1e3 * large:.3g} ms, {size_in_words(LARGE_REDUCTION_BYTES / large)}/s"
     return Row(what="all_reduce", found=f"{SCALE_REDUCTION_BYTES} B in {1e3 * small:.3g} ms; {rate}")
 
 
@@ -259,13 +260,21 @@ def _run_directory_rows(config: Config) -> Iterator[Row]:
 # --- Data
 
 
-_STAGES = ("subset", "normalization", "nphotons", "intensity_scale", "validation")
-"""What the data module's setup finds, in this order; where it stops is what failed."""
+_STAGES = {
+    "source": "probe and size",
+    "subset": "subset",
+    "normalization": "normalization",
+    "nphotons": "nphotons",
+    "intensity_scale": "intensity scale",
+    "validation": "validation",
+}
+"""What the data module's setup finds, in this order, and the name of its row; where it stops is what failed."""
 
 _MENDS = {
+    "source": "Give a probe of the patterns' size with --data.probe FILE; name each scan once, all of one size, as many modes each.",
     "subset": (
-        "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; name each scan once, all of "
-        "one pattern size; where ranks differ, give all nodes the same files."
+        "Change data.subset_size or what else data.sampling draws by, data.val_fraction or data.group_size; "
+        "where ranks differ, give all nodes the same files."
     ),
     "normalization": "Repair the file, or leave it out; --data.measurement says whether it holds amplitude or counts.",
     "nphotons": "Say the dose: --data.nphotons NUMBER, or measured where the file holds counts or their square root.",
@@ -274,22 +283,43 @@ _MENDS = {
 }
 
 
+def rows_of_data(config: Config) -> tuple[ScanDataModule, list[Row]]:
+    """What a run of this one process would take from its scans, from the files to the memory of a step; and the module that found it.
+
+    The rows are those of `check`. The module has what its setup found before it failed, if it did.
+    """
+    data, failure = _set_up(config)
+    return data, [*_data_rows(config, data, failure), *_size_rows(config, data, [_Host.of_this_rank()])]
+
+
 def _data_and_size_rows(config: Config, hosts: Sequence[_Host]) -> Iterator[Row]:
+    data, failure = _set_up(config)
+    yield from _data_rows(config, data, failure)
+    num_parameters = yield from _size_rows(config, data, hosts)
+    yield _disk_row(config, num_parameters)
+    if num_parameters:
+        yield from _resume_rows(config, data)
+
+
+def _set_up(config: Config) -> tuple[ScanDataModule, str | None]:
+    """The data module, and what its setup failed at."""
     data = ScanDataModule(
         config.data,
         global_batch_size=config.train.global_batch_size,
         num_micro_batches=config.train.accumulate_grad_batches,
         seed=config.train.seed,
     )
-    failure = None
     try:
         data.setup("fit")
     except Exception as error:
-        failure = _failure_of_all(error)
+        return data, _failure_of_all(error)
+    return data, None
+
+
+def _data_rows(config: Config, data: ScanDataModule, failure: str | None) -> Iterator[Row]:
     file_rows = list(_file_rows(config, data))
     yield from file_rows
     yield from _scale_rows(data, failure, files_are_read=all(row.verdict == "ok" for row in file_rows))
-    yield from _size_rows(config, data, hosts)
 
 
 def _file_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
@@ -314,13 +344,14 @@ def _open_scan(path: Path, config: Config) -> str:
 def _describe_scan(scan: Scan) -> str:
     size = f"{scan.num_patterns} patterns of {scan.pattern_size} x {scan.pattern_size} {scan.diffraction.dtype}"
     masked = "" if scan.mask is None else f", {scan.pattern_size**2 - scan.num_counted} pixels masked"
-    return f"{scan.path}: {size}{masked}, {_size(scan.num_bytes)}, {scan.measurement}, {len(scan.probe)} probe mode(s); on every rank"
+    return (
+        f"{scan.path}: {size}{masked}, {size_in_words(scan.num_bytes)}, {scan.measurement}, {len(scan.probe)} probe mode(s); on every rank"
+    )
 
 
 def _scale_rows(data: ScanDataModule, failure: str | None, *, files_are_read: bool) -> Iterator[Row]:
     stopped = not files_are_read
-    for stage in _STAGES:
-        what = stage.replace("_", " ")
+    for stage, what in _STAGES.items():
         if stopped:
             yield _not_looked_at(what)
         elif hasattr(data, stage) or failure is None:
@@ -332,6 +363,9 @@ def _scale_rows(data: ScanDataModule, failure: str | None, *, files_are_read: bo
 
 def _describe_stage(data: ScanDataModule, stage: str) -> str:
     match stage:
+        case "source":
+            modes, size, _ = data.scans[0].probe.shape
+            return f"{modes} mode(s) of {size} x {size}, as the patterns"
         case "subset":
             train, validation = len(data.subset.train), len(data.subset.validation)
             counts = f"{train} training patterns, {validation} validation patterns, groups of {data.config.group_size}"
@@ -349,7 +383,8 @@ def _describe_stage(data: ScanDataModule, stage: str) -> str:
 # --- Network, memory, disk
 
 
-def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> Iterator[Row]:
+def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> Generator[Row, None, int]:
+    """Gives the number of the network's parameters, 0 where it can't be built."""
     precision = resolve_precision(config.train.precision)
     num_parameters = 0
 
@@ -369,21 +404,16 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
         batch = f"{config.train.global_batch_size} groups of {config.data.group_size} a step, at most {num_groups} at a time on a rank"
         yield Row(what="batch", found=f"{batch}; {num_steps} steps an epoch, {config.train.epochs} epochs")
         yield _memory_row(config, data, hosts, num_parameters=num_parameters, num_groups=num_groups, precision=precision)
-        page_cache = sum(scan.num_bytes for scan in data.scans)
-        yield Row(
-            what="page cache", found=f"up to {_size(page_cache)} of patterns a node, for all its ranks together; given back when needed"
-        )
+        yield Row(what="patterns", found="; ".join([str(data.placement), *data.reading_advice()]))
     else:
         yield _not_looked_at("memory")
-    yield _disk_row(config, num_parameters)
-    if row.verdict == "ok":
-        yield from _resume_rows(config, data)
+    return num_parameters
 
 
 def _largest_micro_batch(data: ScanDataModule) -> tuple[int, int]:
     """Groups that the busiest rank computes at a time, and steps an epoch."""
-    sampler = data.train_dataloader().batch_sampler
-    return max(1, int(largest([len(next(iter(sampler)))])[0])), sampler.steps_per_epoch  # type: ignore[union-attr,arg-type]
+    sampler = data.train_sampler()
+    return max(1, int(largest([len(next(iter(sampler)))])[0])), sampler.steps_per_epoch
 
 
 def _memory_row(
@@ -404,7 +434,7 @@ def _memory_row(
         return f"{_describe_step(step)}; {next(iter(left.values()))}"
 
     weights = 4 * num_parameters
-    bare = StepMemory(parameters=weights, gradients=weights, optimizer=2 * weights, activations=0, batch=0, loading=0)
+    bare = StepMemory(parameters=weights, gradients=weights, optimizer=2 * weights, activations=0, batch=0, patterns=0, loading=0)
     try:
         require_enough(bare)
     except ValueError as error:  # before the network itself is made
@@ -423,6 +453,8 @@ def _memory_row(
             validates=len(data.subset.validation) > 0,
             precision=precision,
             num_ranks=world_size(),
+            num_patterns=len(data.source.positions_px),
+            held_bytes=data.placement.held_bytes,
         )
         return require_enough(step)
 
@@ -434,24 +466,25 @@ def _require_enough(step: StepMemory, host: str, on_host: Sequence[MemorySupply]
     said = []
     on_gpu = [supply.device for supply in on_host if supply.device is not None]
     if on_gpu:
-        said.append(f"{_size(min(on_gpu))} free on the GPU")
+        said.append(f"{size_in_words(min(on_gpu))} free on the GPU")
         if step.for_step > min(on_gpu):
             raise ValueError(f"{_describe_step(step)}, but {host} has {said[-1]}")
     left = host_bytes_left(on_host)
     if left is not None:
         needed = len(on_host) * (step.loading + (0 if on_gpu else step.for_step))
-        said.append(f"the node's ranks need {_size(needed)}, {left[1]} has {_size(left[0])} left")
+        said.append(f"the node's ranks need {size_in_words(needed)}, {left[1]} has {size_in_words(left[0])} left")
         if needed > left[0]:
             raise ValueError(f"{_describe_step(step)}; {host}: {said[-1]}")
     return "; ".join(said) or "nobody says what is free"
 
 
 def _describe_step(step: StepMemory) -> str:
-    parts = f"parameters {_size(step.parameters)}, gradients {_size(step.gradients)}, Adam {_size(step.optimizer)}"
+    parts = f"parameters {size_in_words(step.parameters)}, gradients {size_in_words(step.gradients)}, Adam {size_in_words(step.optimizer)}"
     if not step.activations:
-        return f"at least {_size(step.for_step)} a rank: {parts}"
-    rest = f"activations {_size(step.activations)}, batch {_size(step.batch)} + {_size(step.loading)} while it is read"
-    return f"{_size(step.for_step + step.loading)} a rank: {parts}, {rest}"
+        return f"at least {size_in_words(step.for_step)} a rank: {parts}"
+    held = f", patterns {size_in_words(step.patterns)}" if step.patterns else ""
+    rest = f"activations {size_in_words(step.activations)}, batch {size_in_words(step.batch)}{held}, loading {size_in_words(step.loading)}"
+    return f"{size_in_words(step.for_step + step.loading)} a rank: {parts}, {rest}"
 
 
 def _build_module(config: Config, data: ScanDataModule) -> PtychographyModule:
@@ -479,7 +512,7 @@ def _disk_row(config: Config, num_parameters: int) -> Row:
         directory = nearest_directory(run_dir)
         free = shutil.disk_usage(directory).free
         what = "two checkpoints, bundle and log need" if num_parameters else "log and pictures alone need"
-        said = f"{_size(free)} free in {directory}; {what} {_size(needed)}"
+        said = f"{size_in_words(free)} free in {directory}; {what} {size_in_words(needed)}"
         if needed > free:
             raise ValueError(said)
         return said
@@ -509,11 +542,3 @@ def _resume_rows(config: Config, data: ScanDataModule) -> Iterator[Row]:
         return f"{checkpoint}: epoch {content['epoch']}, step {content['global_step']}, of these data and this network"
 
     yield _row_of_every_rank("checkpoint", look, mend="Train on with the data and the network of the checkpoint, or start anew elsewhere.")
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"

@@ -1,12 +1,10 @@
-"""How much memory a rank's training step will take, found without taking it, and how much there is."""
+"""How much memory a rank's training step will take, found without taking it."""
 
 from __future__ import annotations
 
-import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ptycho_dist.data.module import VALIDATION_BLOCK, Samples
+from ptycho_dist.data.batches import BATCHES_AHEAD, Samples
+from ptycho_dist.data.module import VALIDATION_BLOCK
 from ptycho_dist.model.lightning_module import PtychographyModule
 
 ALLOCATOR_FACTOR = 1.5
@@ -22,7 +21,13 @@ ALLOCATOR_FACTOR = 1.5
 1.37 to 1.63 times on the CPU (it is 1.00 to 1.02 with MALLOC_MMAP_THRESHOLD_=65536); taken for CUDA's too."""
 
 LOADING_BYTES_A_PIXEL = 32
-"""Of a batch while it is read: the file's numbers, their float64, float32 amplitudes, the float64 product with r, float32 x_norm."""
+"""Of a batch while it is read: the file's numbers, their float64, float32 amplitudes, the float64 product with r, float32 x_norm. Counted
+where patterns are held too: they were read like that before, and the allocator keeps some of it."""
+
+
+BYTES_A_PATTERN, BYTES_A_GROUPED_PATTERN = 48, 8
+"""What remains of every pattern of the scans, whether its numbers are held or streamed: positions of the scan and of all scans together
+(16 each), the subset's number, the place in the epoch's order; and its group, C numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +42,10 @@ class StepMemory:
         Of the larger of a micro-batch and a block of validation, at the peak, with what the allocator keeps beside them.
     batch
         Arrays of one batch on the device, two of them while one follows the other.
+    patterns
+        Normalised patterns, where the device holds them; the same on every rank. What is streamed takes none.
     loading
-        Arrays of one batch on the host while it is read.
+        Arrays on the host of what is read at a time, and of the batches that are ready; positions and groups of all patterns.
     """
 
     parameters: int
@@ -46,16 +53,25 @@ class StepMemory:
     optimizer: int
     activations: int
     batch: int
+    patterns: int
     loading: int
 
     @property
     def for_step(self) -> int:
         """What lies where the step is computed."""
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.batch
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.batch + self.patterns
 
 
 def estimate_step_memory(
-    module: PtychographyModule, group_positions_px: Tensor, *, num_groups: int, validates: bool, precision: str | int, num_ranks: int
+    module: PtychographyModule,
+    group_positions_px: Tensor,
+    *,
+    num_groups: int,
+    validates: bool,
+    precision: str | int,
+    num_ranks: int,
+    num_patterns: int,
+    held_bytes: int,
 ) -> StepMemory:
     """Memory of a step, from its first two sizes.
 
@@ -78,6 +94,10 @@ def estimate_step_memory(
         As the trainer is given it.
     num_ranks
         DDP keeps a second copy of the gradients where there are several.
+    num_patterns
+        Of all scans.
+    held_bytes
+        Of the normalised patterns that the device holds; 0: they are streamed.
     """
     parameters = sum(parameter.nbytes for parameter in module.parameters())
     device, pattern_size = module.device, module.probes.shape[-1]
@@ -106,13 +126,16 @@ def estimate_step_memory(
     if validates:
         activations = max(activations, _peak_bytes(validate, VALIDATION_BLOCK))
     num_pixels = max(num_groups, VALIDATION_BLOCK if validates else 0) * len(group_positions_px) * pattern_size**2
+    ready_bytes = 0 if held_bytes else 4 * BATCHES_AHEAD
     return StepMemory(
         parameters=parameters,
         gradients=parameters * (2 if num_ranks > 1 else 1),
         optimizer=2 * parameters,
         activations=int(ALLOCATOR_FACTOR * activations),
         batch=2 * 4 * num_pixels,
-        loading=LOADING_BYTES_A_PIXEL * num_pixels,
+        patterns=held_bytes,
+        loading=(LOADING_BYTES_A_PIXEL + ready_bytes) * num_pixels
+        + num_patterns * (BYTES_A_PATTERN + BYTES_A_GROUPED_PATTERN * len(group_positions_px)),
     )
 
 
@@ -147,85 +170,3 @@ class _LiveBytes(TorchDispatchMode):
         if key not in self._living:
             self._living[key] = storage.nbytes()
             weakref.finalize(storage, self._living.pop, key)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemorySupply:
-    """What a rank may still take.
-
-    Attributes
-    ----------
-    host
-        Bytes of its node's memory, shared with the node's other ranks, by who says so; empty where nobody does (outside Linux).
-    slurm
-        Bytes that SLURM gave the job on the node, what it uses already included; None without such a limit.
-    own
-        Bytes of memory that are this process's alone by now.
-    device
-        Bytes free on its GPU; None without one.
-    """
-
-    host: dict[str, int]
-    slurm: int | None
-    own: int
-    device: int | None
-
-    @classmethod
-    def of_this_rank(cls) -> MemorySupply:
-        found = {"the machine": available} if (available := _available_on_machine()) is not None else {}
-        in_groups = list(_available_in_control_groups())
-        if in_groups:
-            found["its control group"] = min(in_groups)
-        device = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
-        return cls(host=found, slurm=_slurm_allowance(), own=_own_bytes(), device=device)
-
-
-def host_bytes_left(supplies: Sequence[MemorySupply]) -> tuple[int, str] | None:
-    """Memory left on the node that these ranks share, and who says so."""
-    found = [(left, who) for supply in supplies for who, left in supply.host.items()]
-    in_use = sum(supply.own for supply in supplies)
-    found += [(max(0, supply.slurm - in_use), "SLURM's allocation") for supply in supplies if supply.slurm is not None]
-    return min(found, default=None)
-
-
-def _available_on_machine() -> int | None:
-    meminfo = Path("/proc/meminfo")
-    return _kilobytes(meminfo, "MemAvailable") if meminfo.exists() else None
-
-
-def _available_in_control_groups(root: Path = Path("/")) -> Iterator[int]:
-    """Limit less use, the page cache that can be dropped not counted, of every group that this process is in; versions 1 and 2."""
-    own_groups = root / "proc/self/cgroup"
-    for line in own_groups.read_text().splitlines() if own_groups.exists() else ():
-        _, controllers, group = line.split(":", 2)
-        hierarchy = root / "sys/fs/cgroup"
-        if controllers == "":
-            limit, used, cache = "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            hierarchy /= "memory"
-            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-        else:
-            continue
-        folder = hierarchy / group.lstrip("/")
-        for ancestor in (folder, *folder.parents):
-            if ancestor.is_relative_to(hierarchy) and (ancestor / limit).exists() and (ancestor / limit).read_text().strip() != "max":
-                statistics = dict(entry.split() for entry in (ancestor / "memory.stat").read_text().splitlines())
-                yield int((ancestor / limit).read_text()) - int((ancestor / used).read_text()) + int(statistics[cache])
-
-
-def _slurm_allowance() -> int | None:
-    env = os.environ
-    megabytes = int(env.get("SLURM_MEM_PER_NODE", "0")) or int(env.get("SLURM_MEM_PER_CPU", "0")) * int(env.get("SLURM_CPUS_ON_NODE", "0"))
-    return megabytes << 20 if megabytes else None
-
-
-def _own_bytes() -> int:
-    """Neither the page cache nor libraries that processes share."""
-    status = Path("/proc/self/status")
-    return _kilobytes(status, "RssAnon") if status.exists() else 0
-
-
-def _kilobytes(path: Path, key: str) -> int:
-    """A line `key: 123 kB`, in bytes."""
-    lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
-    return 1024 * int(lines[key].split()[0])

@@ -24,6 +24,7 @@ from ptycho_dist.training.checkpointing import last_checkpoint
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_WAIT_FOR_AN_ENDING_RUN = 15.0
+_LOG_FILE = "train.log of this process's run"
 METRICS = (
     "epoch",
     "step",
@@ -173,14 +174,24 @@ def _is_earlier_attempt(holder: str) -> bool:
 
 
 def start_log_file(run_dir: Path) -> None:
-    """Write the package's log to `train.log` too, after what an earlier part of the run wrote there."""
+    """Write the package's log to `train.log` too, after what an earlier part of the run wrote there; no more to that of a run before."""
+    stop_log_file()
     run_dir.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(run_dir / "train.log")
+    handler.set_name(_LOG_FILE)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.INFO)
     package_logger = logging.getLogger("ptycho_dist")
     package_logger.addHandler(handler)
     package_logger.setLevel(logging.INFO)
+
+
+def stop_log_file() -> None:
+    """Write no more to the `train.log` of this process's run."""
+    package_logger = logging.getLogger("ptycho_dist")
+    for handler in [handler for handler in package_logger.handlers if handler.name == _LOG_FILE]:
+        package_logger.removeHandler(handler)
+        handler.close()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, str]]:

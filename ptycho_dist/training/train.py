@@ -18,7 +18,7 @@ from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRa
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
 from ptycho_dist.training.report import write_training_report
-from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file
+from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file, stop_log_file
 from ptycho_dist.training.start import Start
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ def train(config: Config) -> Path:
     start = Start.of_run(config, resumed=checkpoint is not None)
     with run_together(lambda: claim_run_directory(run_dir, resuming=checkpoint is not None) if rank() == 0 else Claim()) as claim:
         run_on_rank_zero(lambda: start_log_file(run_dir))
-        return _train_in(run_dir, claim, config, processes, start, checkpoint)
+        bundle_path = _train_in(run_dir, claim, config, processes, start, checkpoint)
+    stop_log_file()  # after an error it stays open: whoever ends the process says there why
+    return bundle_path
 
 
 def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes, start: Start, checkpoint: Path | None) -> Path:

@@ -270,13 +270,6 @@ def test_normalised_patterns_have_a_mean_energy_of_n_over_two_squared(path: Path
     assert energies(x_norm).mean() == pytest.approx((N / 2) ** 2, rel=2.002 * FLOAT32_ROUNDING)  # the energy's share of the rounding above
 
 
-def test_batch_of_no_sample_is_empty_but_shaped(path: Path) -> None:
-    dataset: Any = ready(path).train_dataloader().dataset
-    batch = dataset.__getitems__([])
-    assert [tuple(field.shape) for field in batch] == [(0, 4, N, N), (0, 4, 2), (0,)]
-    assert [field.dtype for field in batch] == [torch.float32, torch.float64, torch.int64]
-
-
 def test_training_order_changes_with_seed_and_epoch_but_validation_keeps_its_own(path: Path) -> None:
     def order(loader: Any, epoch: int = 0) -> list[list[float]]:
         if epoch:
@@ -297,8 +290,8 @@ def test_no_validation_gives_no_loader(path: Path) -> None:
 
 def test_chunks_of_any_size_give_the_same_bits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scale_bits(ready(path))
-    for chunk_bytes in (1, 8 * N**2 * 7):
-        monkeypatch.setattr("ptycho_dist.data.module.CHUNK_BYTES", chunk_bytes)
+    for chunk_pixels in (1, N**2 * 7):
+        monkeypatch.setattr("ptycho_dist.data.pattern_source.CHUNK_PIXELS", chunk_pixels)
         assert scale_bits(ready(path)) == whole
 
 

@@ -1,4 +1,4 @@
-"""PtychoPINN's NPZ files: every form that its users have is read, mapped rather than copied, and what is no scan is refused by name."""
+"""PtychoPINN's NPZ files: every form that its users have is read, in place where that can be, and what is no scan is refused by name."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import ptycho_dist.data.readers.npz as npz_reader
+from ptycho_dist.data.pattern_file import PatternFile
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.distributed import FailedTogether, rank
@@ -51,58 +52,90 @@ def require_same_scan(one: Scan, other: Scan) -> None:
     for field in dataclasses.fields(Scan):
         if field.name != "path":
             found, expected = getattr(one, field.name), getattr(other, field.name)
+            if field.name == "diffraction":
+                found, expected = found[ALL], expected[ALL]
             assert type(found) is type(expected) or isinstance(found, np.ndarray), field.name
             assert np.array_equal(found, expected), field.name
             assert getattr(found, "dtype", None) == getattr(expected, "dtype", None), field.name
 
 
-def backing_file(array: np.ndarray) -> str:
-    """File that the memory map behind an array (or a view of one) is on."""
-    owner: Any = array
-    while not isinstance(owner, np.memmap) or owner.filename is None:
-        owner = owner.base
-    return str(owner.filename)
+def open_file(scan: Scan) -> Path:
+    """The file that the patterns are read from; a name that was taken away ends in ` (deleted)`."""
+    assert isinstance(scan.diffraction, PatternFile)
+    return Path(os.readlink(f"/proc/self/fd/{scan.diffraction._stream.fileno()}"))
 
 
-# --- Mapped, not copied
+# --- In place, or from one copy a node
+
+IN_PLACE = {
+    "patterns first": lambda patterns: patterns,
+    "patterns last, Fortran": lambda patterns: np.asfortranarray(np.moveaxis(patterns, 0, 2)),
+}
+INTERLEAVED = {
+    "patterns first, Fortran": np.asfortranarray,
+    "patterns last": lambda patterns: np.ascontiguousarray(np.moveaxis(patterns, 0, 2)),
+}
 
 
-def test_uncompressed_patterns_are_mapped_from_the_scan_file(write_scan: WriteScan, temporary_folder: Path) -> None:
-    scan = read_scan(path := write_scan(), "amplitude")
-    assert isinstance(scan.diffraction, np.memmap)
-    assert backing_file(scan.diffraction) == str(path)
-    assert list(temporary_folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("layout", ["patterns first", "patterns last"])
-def test_what_changes_in_an_uncompressed_file_is_seen_in_the_scan(write_scan: WriteScan, layout: str) -> None:
-    """The proof that there is no copy: write to the file after it was read."""
+@pytest.mark.parametrize("form", IN_PLACE.values(), ids=IN_PLACE)
+def test_patterns_that_lie_one_after_the_other_are_read_from_the_scan_file(
+    write_scan: WriteScan, temporary_folder: Path, form: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """The proof that there is no copy: write to the file after it was opened."""
     patterns = small_scan_arrays()["diffraction"]
     patterns[11, 3, 5] = marker = np.float32(12345.678)
-    path = write_scan(diffraction=patterns if layout == "patterns first" else np.ascontiguousarray(np.moveaxis(patterns, 0, 2)))
-    scan = read_scan(path, "amplitude")
+    scan = read_scan(path := write_scan(diffraction=form(patterns)), "amplitude")
+    assert open_file(scan) == path
+    assert list(temporary_folder.iterdir()) == []
     content = path.read_bytes()
     assert content.count(marker.tobytes()) == 1
     with path.open("r+b") as stream:
         stream.seek(content.index(marker.tobytes()))
         stream.write(np.float32(7).tobytes())
-    assert scan.diffraction[11, 3, 5] == 7
+    assert scan.diffraction[np.array([11])][0, 3, 5] == 7
     assert scan.amplitude(np.array([11]))[0, 3, 5] == 7
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_map_can_not_be_written_to(write_scan: WriteScan, compressed: bool) -> None:
-    scan = read_scan(write_scan(compressed=compressed), "amplitude")
-    with pytest.raises(ValueError, match="read-only"):
-        scan.diffraction[0, 0, 0] = 1
+def test_patterns_are_not_mapped(write_scan: WriteScan) -> None:
+    """Pages of a map count as memory of every process that has touched them."""
+    for path in (write_scan("stored.npz"), write_scan("compressed.npz", compressed=True)):
+        scan = read_scan(path, "amplitude")
+        scan.amplitude(ALL)
+        assert not any(name in Path("/proc/self/maps").read_text() for name in (path.name, "ptycho_dist_"))
 
 
-def test_compressed_patterns_are_mapped_and_leave_no_file(write_scan: WriteScan, temporary_folder: Path) -> None:
-    scan = read_scan(write_scan(compressed=True), "amplitude")
-    assert isinstance(scan.diffraction, np.memmap)
-    assert Path(backing_file(scan.diffraction)).parent == temporary_folder
+@pytest.mark.parametrize("compressed", [False, True], ids=["stored", "compressed"])
+@pytest.mark.parametrize("form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "patterns first"])
+def test_copy_is_said_and_leaves_no_name(
+    write_scan: WriteScan,
+    temporary_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    form: Callable[[np.ndarray], np.ndarray],
+    compressed: bool,
+) -> None:
+    patterns = small_scan_arrays()["diffraction"]
+    with caplog.at_level("INFO"):
+        scan = read_scan(path := write_scan(diffraction=form(patterns), compressed=compressed), "amplitude")
+    is_copied = compressed or form is not np.ascontiguousarray
+    assert (open_file(scan).parent, open_file(scan).name.endswith("(deleted)")) == (
+        (temporary_folder, True) if is_copied else (path.parent, False)
+    )
     assert list(temporary_folder.iterdir()) == []
-    assert np.array_equal(scan.diffraction, small_scan_arrays()["diffraction"])
+    assert np.array_equal(scan.diffraction[ALL], patterns)
+    passes = {"unpacking": compressed, "bringing into order": form is not np.ascontiguousarray}
+    where = f"diffraction (0 MB) in {temporary_folder}; saved with numpy.savez as (n, N, N) in C order it would be read in place"
+    said = [f"{path}: {what} {where}" for what, is_done in passes.items() if is_done]
+    assert [record.getMessage() for record in caplog.records] == said
+
+
+@pytest.mark.parametrize("patterns_a_block", [1, 5, 36, 37])
+@pytest.mark.parametrize("form", INTERLEAVED.values(), ids=INTERLEAVED)
+def test_blocks_of_any_size_bring_the_same_order(
+    write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch, form: Callable[[np.ndarray], np.ndarray], patterns_a_block: int
+) -> None:
+    monkeypatch.setattr("ptycho_dist.data.pattern_file.BLOCK_BYTES", 2 * 4 * 16**2 * patterns_a_block)
+    patterns = small_scan_arrays()["diffraction"]
+    assert np.array_equal(read_scan(write_scan(diffraction=form(patterns)), "amplitude").amplitude(ALL), patterns)
 
 
 def test_compressed_and_uncompressed_give_the_same_scan(write_scan: WriteScan) -> None:
@@ -114,42 +147,50 @@ def test_compressed_and_uncompressed_give_the_same_scan(write_scan: WriteScan) -
 
 def _read_and_list_temporary_files(path: Path, folder: Path) -> dict[str, Any]:
     tempfile.tempdir = str(folder)
-    while_mapped: list[list[str]] = []
-    map_patterns = npz_reader._map_patterns
+    while_opened: list[list[str]] = []
+    open_patterns = npz_reader._open_patterns
 
-    def listing(*arguments: Any) -> np.ndarray:
-        while_mapped.append(sorted(os.listdir(folder)))
-        return map_patterns(*arguments)
+    def listing(*arguments: Any) -> PatternFile:
+        while_opened.append(sorted(os.listdir(folder)))
+        return open_patterns(*arguments)
 
-    npz_reader._map_patterns = listing  # this process ends with the test
+    npz_reader._open_patterns = listing  # this process ends with the test
     scan = read_scan(path, "amplitude")
     return {
-        "while mapped": while_mapped,
+        "while opened": while_opened,
         "afterwards": os.listdir(folder),
-        "file": backing_file(scan.diffraction),
-        "bytes": scan.diffraction.tobytes(),
+        "file": str(open_file(scan)),
+        "bytes": scan.diffraction[ALL].tobytes(),
     }
 
 
-def test_two_ranks_of_a_node_share_one_unpacked_copy(on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path) -> None:
-    found = on_ranks(2, _read_and_list_temporary_files, write_scan(compressed=True), empty_folder)
-    assert [rank["bytes"] for rank in found] == [small_scan_arrays()["diffraction"].tobytes()] * 2
-    ((only_file,),) = found[0]["while mapped"]
-    assert found[1]["while mapped"] == [[only_file]]
-    assert {rank["file"] for rank in found} == {str(empty_folder / only_file)}
+@pytest.mark.parametrize("form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "compressed"])
+def test_two_ranks_of_a_node_share_one_copy(
+    on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path, form: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    patterns = small_scan_arrays()["diffraction"]
+    path = write_scan(diffraction=form(patterns), compressed=form is np.ascontiguousarray)
+    found = on_ranks(2, _read_and_list_temporary_files, path, empty_folder)
+    assert [rank["bytes"] for rank in found] == [patterns.tobytes()] * 2
+    ((only_file,),) = found[0]["while opened"]
+    assert found[1]["while opened"] == [[only_file]]
+    assert {rank["file"] for rank in found} == {f"{empty_folder / only_file} (deleted)"}
     assert [rank["afterwards"] for rank in found] == [[], []]
 
 
-def test_two_ranks_map_an_uncompressed_file_in_place(on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path) -> None:
+def test_two_ranks_read_an_uncompressed_file_in_place(on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path) -> None:
     found = on_ranks(2, _read_and_list_temporary_files, path := write_scan(), empty_folder)
-    assert [rank["while mapped"] for rank in found] == [[[]], [[]]]
+    assert [rank["while opened"] for rank in found] == [[[]], [[]]]
     assert {rank["file"] for rank in found} == {str(path)}
 
 
-def test_no_room_for_the_unpacked_copy_is_said(write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch, temporary_folder: Path) -> None:
+@pytest.mark.parametrize("form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "compressed"])
+def test_no_room_for_the_copy_is_said(
+    write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch, temporary_folder: Path, form: Callable[[np.ndarray], np.ndarray]
+) -> None:
     monkeypatch.setattr(npz_reader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(ScanError, match=r"and 1000 free in .*set TMPDIR"):
-        read_scan(write_scan(compressed=True), "amplitude")
+        read_scan(write_scan(diffraction=form(small_scan_arrays()["diffraction"]), compressed=form is np.ascontiguousarray), "amplitude")
     assert list(temporary_folder.iterdir()) == []
 
 
@@ -247,6 +288,18 @@ def test_every_form_of_the_probe_is_modes_first(write_scan: WriteScan, form: Cal
 
 def test_object_is_optional(write_scan: WriteScan) -> None:
     assert read_scan(write_scan(drop=("objectGuess",)), "amplitude").object_guess is None
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_mask_says_which_pixels_count(write_scan: WriteScan, dtype: type) -> None:
+    mask = np.ones((16, 16), dtype)
+    mask[3, 5] = 0
+    patterns = small_scan_arrays()["diffraction"]
+    patterns[:, 3, 5] = np.nan
+    scan = read_scan(write_scan(diffraction=patterns, mask=mask), "amplitude")
+    assert scan.mask is not None
+    np.testing.assert_array_equal(scan.mask, mask == 1)
+    np.testing.assert_array_equal(scan.amplitude(ALL), np.where(mask == 1, patterns, 0))
 
 
 def test_keys_that_nobody_reads_are_left_alone(write_scan: WriteScan) -> None:
@@ -547,6 +600,8 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "text patterns": (saved(diffraction=PATTERNS.astype(str)), "diffraction", "type <U", "real numbers"),
     "coordinates of other lengths": (saved(xcoords=np.ones(36)), "xcoords, ycoords", "36 and 37 values", "as many of one"),
     "fewer positions": (saved(xcoords=np.ones(36), ycoords=np.ones(36)), "positions", "36 positions", "37, one a pattern of diffraction"),
+    "mask of another size": (saved(mask=np.ones((8, 8), bool)), "mask", "bool (8, 8)", "bool (16, 16)"),
+    "mask of other numbers": (saved(mask=np.full((16, 16), 2)), "mask", "values [2]", "1 where a pixel counts"),
     "2-d coordinates": (saved(xcoords=np.ones((37, 1))), "xcoords", "shape (37, 1)", "one real number a pattern"),
     "complex coordinates": (saved(ycoords=np.ones(37, complex)), "ycoords", "complex128", "one real number a pattern"),
     "NaN position": (changed("xcoords", 5, np.nan), "positions", "NaN or infinity", "finite pixels"),

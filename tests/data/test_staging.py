@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import multiprocessing
 import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+from ptycho_dist.config import DataConfig
 from ptycho_dist.data import staging
+from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.staging import StagingError, stage_scans
+from tests.conftest import small_scan_arrays
 
 CONTENT = bytes(range(256)) * 100
 
@@ -172,3 +178,111 @@ def test_files_that_a_scan_links_to_come_along(tmp_path: Path, disk: Path) -> No
     with h5py.File(copy) as file:
         assert file["group/virtual"][()].tolist() == [0, 1, 2]
         assert file["linked"][()].tolist() == [1, 1]
+
+
+# --- Repacked
+
+
+def scan_of_any_layout(path: Path, **changed: Any) -> Path:
+    metadata = np.array(json.dumps({"measurement": "counts", "physics_parameters": {"nphotons": 4321.5}}))
+    np.savez_compressed(path, **{**small_scan_arrays(modes=2), "_metadata": metadata, **changed})
+    return path
+
+
+def interleaved(dtype: str) -> np.ndarray:
+    counts = np.round(small_scan_arrays()["diffraction"] ** 2)
+    return np.ascontiguousarray(np.moveaxis(counts, 0, 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">u2", "<f8"])
+def test_repacked_scan_is_the_same_one_and_is_read_in_place(tmp_path: Path, disk: Path, dtype: str) -> None:
+    original = read_scan(path := scan_of_any_layout(tmp_path / "scan.npz", diffraction=interleaved(dtype)))
+    (copy,) = stage_scans([path], disk, repack=DataConfig())
+    repacked = read_scan(copy)
+    everything = np.arange(37)
+    assert repacked.diffraction.dtype == original.diffraction.dtype == np.dtype(dtype)
+    assert repacked.diffraction[everything].tobytes() == original.diffraction[everything].tobytes()
+    np.testing.assert_array_equal(repacked.amplitude(everything), original.amplitude(everything))
+    for name in ("measurement", "nphotons"):
+        assert getattr(repacked, name) == getattr(original, name)
+    for name in ("positions_px", "probe", "object_guess"):
+        np.testing.assert_array_equal(getattr(repacked, name), getattr(original, name))
+    assert str(copy) == os.readlink(f"/proc/self/fd/{repacked.diffraction._stream.fileno()}")  # type: ignore[attr-defined]
+
+
+def test_scan_is_repacked_in_pieces_of_any_size(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scan_of_any_layout(tmp_path / "scan.npz")
+    (whole,) = stage_scans([path], disk, repack=DataConfig())
+    for chunk_bytes in (1, 5 * 4 * 16**2):
+        monkeypatch.setattr("ptycho_dist.data.npz_writer.CHUNK_BYTES", chunk_bytes)
+        (copy,) = stage_scans([path], tmp_path / f"pieces of {chunk_bytes}", repack=DataConfig())
+        with np.load(copy) as one, np.load(whole) as other:
+            assert all(np.array_equal(one[key], other[key]) for key in other.files)
+
+
+def test_scan_is_repacked_once_and_again_where_anything_differs(tmp_path: Path, disk: Path) -> None:
+    path = scan_of_any_layout(tmp_path / "scan.npz")
+    (copy,) = stage_scans([path], disk, repack=DataConfig())
+    before = identity(copy)
+    assert stage_scans([path], disk, repack=DataConfig()) == [copy]
+    assert identity(copy) == before
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    stage_scans([path], disk, repack=DataConfig())
+    assert copy.read_bytes() == content
+    stage_scans([path], disk)  # a plain copy has the same name
+    assert copy.read_bytes() == path.read_bytes()
+    stage_scans([path], disk, repack=DataConfig())
+    assert copy.read_bytes() == content
+
+
+def test_repacked_scan_says_what_the_command_line_said(tmp_path: Path, disk: Path) -> None:
+    path = scan_of_any_layout(tmp_path / "scan.npz", _metadata=np.array("{}"))
+    with pytest.raises(ScanError, match="measurement: found nothing"):
+        stage_scans([path], disk, repack=DataConfig())
+    for measurement in ("amplitude", "counts"):
+        (copy,) = stage_scans([path], disk, repack=DataConfig(measurement=measurement))  # type: ignore[arg-type]
+        assert read_scan(copy).measurement == measurement
+        assert read_scan(copy).nphotons is None
+
+
+def test_what_the_options_say_is_in_the_repacked_scan(tmp_path: Path, disk: Path) -> None:
+    """Window, probe and mask; and it is written again where the file that holds one of them is another."""
+    path = scan_of_any_layout(tmp_path / "scan.npz")
+    np.save(tmp_path / "probe.npy", small_scan_arrays(pattern_size=8)["probeGuess"])
+    np.save(tmp_path / "mask.npy", np.arange(256).reshape(16, 16) % 7 > 0)
+    options = DataConfig(crop=8, probe=str(tmp_path / "probe.npy"), mask=str(tmp_path / "mask.npy"))
+    (copy,) = stage_scans([path], disk, repack=options)
+    original, repacked = read_scan(path, options=options), read_scan(copy)
+    np.testing.assert_array_equal(repacked.amplitude(np.arange(37)), original.amplitude(np.arange(37)))
+    for name in ("positions_px", "probe", "mask"):
+        np.testing.assert_array_equal(getattr(repacked, name), getattr(original, name))
+    before = identity(copy)
+    stage_scans([path], disk, repack=options)
+    assert identity(copy) == before
+    np.save(tmp_path / "mask.npy", np.ones((16, 16), bool))
+    stage_scans([path], disk, repack=options)
+    assert read_scan(copy).mask is None  # all pixels count
+
+
+def test_disk_that_changes_what_is_repacked_is_found(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite = staging.rewrite_scan
+
+    def rotten(scan: Scan, path: Path) -> None:
+        rewrite(scan, path)
+        with path.open("r+b") as stream:
+            stream.seek(2000)
+            stream.write(b"rot")
+
+    monkeypatch.setattr(staging, "rewrite_scan", rotten)
+    with pytest.raises(StagingError, match=r"scan\.npz: found that diffraction\.npy is not what was written"):
+        stage_scans([scan_of_any_layout(tmp_path / "scan.npz")], disk, repack=DataConfig())
+    assert not (disk / "scan.npz").exists()
+
+
+def test_scan_is_not_written_over_itself(scan: Path) -> None:
+    before = identity(scan)
+    assert stage_scans([scan], scan.parent) == [scan]
+    with pytest.raises(StagingError, match=r"found that it lies in .* itself"):
+        stage_scans([scan], scan.parent, repack=DataConfig())
+    assert identity(scan) == before

@@ -18,14 +18,15 @@ import torch
 import torch.distributed as dist
 import yaml
 
+from ptycho_dist import memory_supply as memory_module
 from ptycho_dist.config import ModelConfig, parse_mapping
-from ptycho_dist.data.module import Samples
+from ptycho_dist.data.batches import Samples
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.subset import select_subset
 from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training import check as check_module
-from ptycho_dist.training import memory as memory_module
+from ptycho_dist.training import memory as step_memory
 from ptycho_dist.training.check import check
 from ptycho_dist.training.processes import Processes
 from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
@@ -316,7 +317,7 @@ def test_memory_of_a_real_run_is_as_estimated(tmp_path: Path, capsys: Capture, a
     estimated = float(re.match(r"(\S+) MB a rank", table(capsys.readouterr().out)["memory"][1]).group(1))
     done = subprocess.run([sys.executable, "-c", PEAK_OF_A_RUN, json.dumps([first, concerns])], capture_output=True, text=True, check=True)
     measured = int(done.stdout.split()[-1]) / 1e6
-    # Measured 0.87 to 0.94 of the estimate: the allocator keeps less than it may, and a batch is gone before the activations' peak.
+    # Measured 0.83 to 1.01 of the estimate: the allocator keeps less than it may, and a batch is gone before the activations' peak.
     assert 0.7 * estimated < measured < 1.05 * estimated
 
 
@@ -447,10 +448,19 @@ def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
 
     module, positions_px = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3), torch.rand(4, 2, dtype=torch.float64)
     module.build(torch.ones(1, 1, 16, 16, dtype=torch.complex64), 1.0, seed=0, masks=torch.from_numpy(dead_pixels(0))[None])
-    estimated = memory_module.estimate_step_memory(module, positions_px, num_groups=5, validates=False, precision="32", num_ranks=1)
-    with memory_module._LiveBytes() as live:
+    estimated = step_memory.estimate_step_memory(
+        module,
+        positions_px,
+        num_groups=5,
+        validates=False,
+        precision="32",
+        num_ranks=1,
+        num_patterns=37,
+        held_bytes=0,
+    )
+    with step_memory._LiveBytes() as live:
         samples = Samples(torch.ones(5, 4, 16, 16), positions_px.expand(5, -1, -1), torch.zeros(5, dtype=torch.int64))
         prediction = module(samples), samples.x_norm, module.mask(samples)
         del samples
         module.loss.deviance(*prediction).sum(dtype=torch.float64).backward()
-    assert estimated.activations == int(memory_module.ALLOCATOR_FACTOR * max(live.after_each_operation))
+    assert estimated.activations == int(step_memory.ALLOCATOR_FACTOR * max(live.after_each_operation))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from tests.conftest import small_scan_arrays
 ROOT = Path(__file__).parents[2]
 EPOCHS = 40
 STEPS_AN_EPOCH = 17  # 33 groups, two a step
+
+STREAMED = {"SLURM_MEM_PER_NODE": "1"}
+"""Environment in which there is no memory to hold patterns in."""
 
 pytestmark = pytest.mark.slow
 
@@ -159,9 +163,25 @@ def test_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(
     assert job.wait_for_end(timeout=20) != 0
     job.wait_for_ranks_to_end(ranks)
     assert not (job.run_dir / "bundle.zip").exists(), "it ended before the fault"
-    resumed = start("--train.resume=auto")
+    resumed = start("--train.resume=auto", **STREAMED)  # the uninterrupted run held its patterns in memory
     assert resumed.wait_for_end() == 0, resumed.said()
     assert_same_result(job.run_dir, uninterrupted)
+
+
+def test_scan_that_is_cut_short_while_it_is_read_stops_all_ranks(start: Callable[..., Job], tmp_path: Path) -> None:
+    np.savez(scan := tmp_path / "cut.npz", **small_scan_arrays())
+    job = start(f"--data.path={scan}", "--train.epochs=100000", **STREAMED)
+    job.wait_for_step(STEPS_AN_EPOCH)
+    ranks = job.ranks()
+    os.truncate(scan, 5000)
+    assert job.wait_for_end(timeout=20) == 1
+    job.wait_for_ranks_to_end(ranks)
+    (cause,) = {line.partition("error: ")[2] for line in job.said().splitlines() if "error: " in line}  # whoever says it says the same
+    assert re.fullmatch(
+        rf"rank [01]: {scan}: diffraction: found 5000 bytes, which end within patterns \d+ to \d+, expected 37 patterns.*", cause
+    )
+    assert cause in (job.run_dir / "train.log").read_text()
+    assert not (job.run_dir / "bundle.zip").exists()
 
 
 def test_signal_is_answered_with_a_checkpoint_within_the_epoch(start: Callable[..., Job], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from scipy.special import xlogy
 
 from ptycho_dist.config import ModelConfig
-from ptycho_dist.data.module import Samples
+from ptycho_dist.data.batches import Samples
 from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.model.lightning_module import LARGEST_SURPRISE, PtychographyModule, limit_surprise
 from ptycho_dist.model.loss import RATE_FLOOR

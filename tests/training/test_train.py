@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import math
 import os
 import signal
@@ -19,6 +20,7 @@ import yaml
 
 from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import parse_mapping
+from ptycho_dist.data import placement
 from ptycho_dist.distributed import Interrupted
 from ptycho_dist.training import callbacks
 from ptycho_dist.training.callbacks import learning_rate_factor
@@ -87,6 +89,39 @@ def test_number_of_ranks_changes_nothing(runs: Callable[..., list[Path]], tmp_pa
         assert column(run_dir, "val_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "val_deviance_per_pixel"), rel=1e-3)
         assert column(run_dir, "val_nll") == pytest.approx(column(run_dirs[0], "val_nll"), rel=1e-3)
     assert hashlib.sha256((tmp_path / "scan.npz").read_bytes()).digest() == digest
+
+
+def train_streamed(concerns: dict[str, Any]) -> None:
+    placement.LARGEST_PART = 0.0  # this process ends with the test
+    train_one(concerns)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_held_and_streamed_patterns_give_the_same_bits(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path, world_size: int
+) -> None:
+    scan = write_scan()
+    for body, name in ((train_one, "held"), (train_streamed, "streamed")):
+        on_ranks(world_size, body, settings(scan, tmp_path / name, model__probe_trainable=True))
+        log = (tmp_path / name / "train.log").read_text()
+        assert ("patterns: held in memory: " in log, "patterns: streamed from disk: " in log) == (name == "held", name == "streamed")
+    assert metrics(tmp_path / "held") == metrics(tmp_path / "streamed")
+    one, other = (load_bundle(tmp_path / name / "bundle.zip") for name in ("held", "streamed"))
+    for name, weight in one.weights.items():
+        assert torch.equal(weight, other.weights[name]), name
+
+
+def test_each_run_of_a_process_writes_its_own_log(write_scan: Callable[..., Path], tmp_path: Path) -> None:
+    scan = write_scan()
+    with pytest.raises(ValueError, match="subset_size"):
+        train_one(settings(scan, tmp_path / "refused", data__subset_size=1000))
+    for name in ("first", "second"):
+        train_one(settings(scan, tmp_path / name, train__epochs=1))
+    logging.getLogger("ptycho_dist").info("after the runs")
+    for name, bundles in (("refused", 0), ("first", 1), ("second", 1)):
+        log = (tmp_path / name / "train.log").read_text()
+        assert (log.count("bundle.zip"), log.count(f"wrote {tmp_path / name / 'bundle.zip'}")) == (bundles, bundles)
+        assert "after the runs" not in log
 
 
 def test_run_directory(runs: Callable[..., list[Path]]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from ptycho_dist.config import DataConfig, ScanConfig
-from ptycho_dist.data.readers import cxi, fold_slice, plain_hdf5, ptycho_vit, ptychodus, ptyd
+from ptycho_dist.data.readers import cxi, fold_slice, own_hdf5, plain_hdf5, ptycho_vit, ptychodus, ptyd
 from ptycho_dist.data.readers.content import ScanContent, to_scan, with_options
 from ptycho_dist.data.readers.hdf5_file import Hdf5File
 from ptycho_dist.data.readers.npz import read_npz_object, read_npz_scan
@@ -26,6 +26,7 @@ class _Hdf5Format(NamedTuple):
 
 
 _HDF5_FORMATS = (
+    _Hdf5Format(own_hdf5.is_own, own_hdf5.read_own, own_hdf5.NEEDS),
     _Hdf5Format(cxi.is_cxi, cxi.read_cxi, cxi.NEEDS),
     _Hdf5Format(ptyd.is_ptyd, ptyd.read_ptyd, ptyd.NEEDS),
     _Hdf5Format(ptychodus.is_product, ptychodus.read_product, ptychodus.NEEDS),
@@ -47,8 +48,8 @@ def read_scan(
     Parameters
     ----------
     path
-        The file: PtychoPINN's NPZ, CXI, ptypy's .ptyd, a ptychodus product, a fold_slice or ptycho-vit file or pair, or any HDF5 file whose
-        datasets `options.hdf5` names. docs/file_formats.md tells what is read of each.
+        The file: PtychoPINN's NPZ, our own HDF5, CXI, ptypy's .ptyd, a ptychodus product, a fold_slice or ptycho-vit file or pair, or any
+        HDF5 file whose datasets `options.hdf5` names. docs/file_formats.md tells what is read of each.
     measurement
         Whether the diffraction array holds `amplitude` or `counts`; None: `options.measurement`, else the file or its format must say it.
     options
@@ -95,6 +96,29 @@ def _object(path: Path, kind: Literal["npz product", "hdf5"], options: DataConfi
         if options.hdf5.diffraction is None and ptychodus.is_product(file):
             return ptychodus.read_product_object(file)
     return _content(path, kind, options).object_guess
+
+
+def format_name(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> str:
+    """What `read_scan` takes a file for.
+
+    Raises
+    ------
+    ScanError
+        It is neither NPZ nor HDF5.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind != "hdf5":
+        return "NPZ, PtychoPINN's keys" if kind == "npz" else "NPZ, a product of ptychodus"
+    if options.hdf5.diffraction is not None:
+        return "HDF5, datasets named by data.hdf5"
+    known = _intact(path, lambda: _hdf5_format(path))
+    return f"HDF5, {known.needs.partition(':')[0]}" if known else "HDF5 of no known format"
+
+
+def _hdf5_format(path: Path) -> _Hdf5Format | None:
+    with Hdf5File(path) as file:
+        return next((known for known in _HDF5_FORMATS if known.recognises(file)), None)
 
 
 def other_files(path: str | Path) -> list[Path]:

@@ -28,6 +28,9 @@ _SAME = 1e-3
 _SAME_PIXEL = 1e-2
 """The same of the pixel of the object, a product of three such numbers."""
 
+_OPTIONS = {"energy_eV": "energy_eV", "distance_m": "detector_distance_m", "detector_pixel_m": "detector_pixel_m"}
+"""Keys of the configuration for the numbers of a geometry."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanContent:
@@ -48,7 +51,10 @@ class ScanContent:
     energy_eV, distance_m, detector_pixel_m
         As far as the file says them.
     object_pixel_m, object_pixel_of
-        Pixel of the object, where the file says it itself, in the unit of `positions_m`, and the size of the patterns that it belongs to.
+        Pixel of the object, where the file says it itself, in the unit of `positions_m`, and the size of the patterns that it belongs to;
+        `positions_px` count in it too, where the size is known, else in the pixel of whatever window is taken.
+    origin_m
+        (y, x) in metres of the position (0, 0) px, where the file says it beside `positions_px`.
     centre_px
         (row, column) of the direct beam on the detector, where the file says it.
     probe
@@ -75,6 +81,7 @@ class ScanContent:
     detector_pixel_m: float | None = None
     object_pixel_m: float | None = None
     object_pixel_of: int | None = None
+    origin_m: tuple[float, float] | None = None
     centre_px: tuple[float, float] | None = None
     probe: np.ndarray | None = None
     mask: np.ndarray | None = None
@@ -125,10 +132,12 @@ def with_options(scan: Scan, options: ScanConfig) -> Scan:
     """A scan of a format that is complete in itself, its pixels included, seen through the configuration: window, probe, mask, geometry."""
     if options.transpose is not None or options.hdf5.diffraction is not None:
         raise ScanError(scan.path, "format", "PtychoPINN's NPZ", "an HDF5 file for data.transpose and data.hdf5")
-    numbers = (options.energy_eV, options.detector_distance_m, options.detector_pixel_m)
-    if scan.geometry is None and None not in numbers:
-        energy_eV, distance_m, pixel_m = numbers
-        scan = replace(scan, geometry=Geometry(energy_eV=energy_eV, distance_m=distance_m, detector_pixel_m=pixel_m))  # type: ignore[arg-type]
+    said = {name: getattr(options, key) for name, key in _OPTIONS.items()}
+    if scan.geometry is not None:
+        for name, configured in said.items():
+            _require_agreement(scan.path, name, getattr(scan.geometry, name), configured)
+    elif None not in said.values():
+        scan = replace(scan, geometry=Geometry(**said))  # type: ignore[arg-type]
     if options.crop is None and options.centre_px is None and options.probe is None and options.mask is None:
         return scan
     content = ScanContent(
@@ -188,8 +197,7 @@ def _full_size(content: ScanContent) -> int | None:
 
 def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> tuple[Geometry | None, float | None]:
     """Energy, distance and pixel, as far as they are known; and the pixel of the object, None where positions are in pixels anyway."""
-    keys = {"energy_eV": "energy_eV", "distance_m": "detector_distance_m", "detector_pixel_m": "detector_pixel_m"}
-    numbers = {name: _agreed(content, name, key, getattr(options, key)) for name, key in keys.items()}
+    numbers = {name: _agreed(content, name, getattr(options, key)) for name, key in _OPTIONS.items()}
     full_size = _full_size(content)
     object_pixel_m = content.object_pixel_m
     if object_pixel_m is not None and not (math.isfinite(object_pixel_m) and object_pixel_m > 0):
@@ -215,7 +223,7 @@ def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> t
         return (None if missing else Geometry(**numbers)), scaled  # type: ignore[arg-type]
     if missing:
         found = ", ".join(f"no {name} (looked for {content.where.get(name, 'nothing: the format has none')})" for name in missing)
-        options_needed = " ".join(f"--data.{keys[name]} NUMBER" for name in missing)
+        options_needed = " ".join(f"--data.{_OPTIONS[name]} NUMBER" for name in missing)
         raise ScanError(
             content.path, "geometry", f"positions in metres, but {found}", f"the numbers that make pixels of them: {options_needed}"
         )
@@ -223,20 +231,25 @@ def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> t
     return geometry, geometry.object_pixel_m(pattern_size)
 
 
-def _agreed(content: ScanContent, name: str, key: str, configured: float | None) -> float | None:
+def _agreed(content: ScanContent, name: str, configured: float | None) -> float | None:
     in_file = getattr(content, name)
     if in_file is not None and not (math.isfinite(in_file) and in_file > 0):
         raise ScanError(content.path, content.where.get(name, name), in_file, "a positive number")
-    if in_file is not None and configured is not None and abs(in_file / configured - 1) > _SAME:
-        raise ScanError(content.path, name, f"{in_file:.6g} in the file but {configured:.6g} in data.{key}", "one answer")
+    if in_file is not None:
+        _require_agreement(content.path, name, in_file, configured)
     return in_file if in_file is not None else configured
+
+
+def _require_agreement(path: Path, name: str, in_file: float, configured: float | None) -> None:
+    if configured is not None and abs(in_file / configured - 1) > _SAME:
+        raise ScanError(path, name, f"{in_file:.6g} in the file but {configured:.6g} in data.{_OPTIONS[name]}", "one answer")
 
 
 def _positions_px(content: ScanContent, object_pixel_m: float | None, pattern_size: int) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Positions in pixels of the object, and the place in metres of the pixel that they count from."""
     if content.positions_m is None:
         assert content.positions_px is not None
-        return content.positions_px, None
+        return content.positions_px * (pattern_size / (content.object_pixel_of or pattern_size)), content.origin_m
     assert object_pixel_m is not None
     positions_m = content.positions_m
     if positions_m.shape != (content.diffraction.shape[0], 2):

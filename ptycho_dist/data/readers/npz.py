@@ -1,7 +1,7 @@
 """PtychoPINN's NPZ files.
 
-Patterns are memory-mapped where the file holds them uncompressed. A compressed member is unpacked once a node, to a temporary file that
-every rank of the node maps, and whose name is taken away once they have.
+Patterns are read in place, where they are asked for, if the file holds them uncompressed and one after the other. Others are unpacked or
+brought into their order once a node, in a temporary file that every rank of the node opens, and whose name is taken away once they have.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from ptycho_dist.data.geometry import Geometry
+from ptycho_dist.data.pattern_file import PatternFile, bring_patterns_first
+from ptycho_dist.data.readers.array_file import as_mask
 from ptycho_dist.data.scan import Measurement, Scan, ScanError, resolve_measurement
 from ptycho_dist.distributed import run_once_a_node, run_together
 
@@ -30,10 +33,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DIFFRACTION_KEYS = ("diffraction", "diff3d")
-_KEYS = (*_DIFFRACTION_KEYS, "xcoords", "ycoords", "probeGuess", "objectGuess", "_metadata")
+_KEYS = (*_DIFFRACTION_KEYS, "xcoords", "ycoords", "probeGuess", "objectGuess", "mask", "_metadata")
 _ZIP_LOCAL_HEADER_BYTES = 30
 _LARGEST_METADATA_BYTES = 1 << 20
 _LARGEST_SMALL_ARRAY_BYTES = 1 << 26
+_READ_IN_PLACE = "with numpy.savez as (n, N, N) in C order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,16 @@ class _Member:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def has_patterns_last(self) -> bool:
+        """(N, N, n); a cube has its patterns first."""
+        return len(self.shape) == 3 and self.shape[0] == self.shape[1] != self.shape[2]
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether the pixels of a pattern lie far apart: the first pixel of all patterns, then the second one of all."""
+        return len(self.shape) == 3 and self.has_patterns_last != self.is_fortran
+
     def refused(self, found: object, expected: str) -> ScanError:
         return ScanError(self.path, self.key, found, expected)
 
@@ -62,20 +76,20 @@ class _Member:
 def read_npz_scan(
     path: Path, measurement: Measurement | None, default_measurement: Measurement | None, *, needs_probe: bool = True
 ) -> Scan:
-    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and if there `objectGuess` and `_metadata`; see `read_scan`.
+    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and `objectGuess`, `mask`, `_metadata` if there; see `read_scan`.
 
     Where the probe comes from elsewhere (`needs_probe` false), the file's is neither asked for nor read.
     """
     diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement, needs_probe))
-    unpacked = run_once_a_node(lambda: _unpack(diffraction) if diffraction.info.compress_type else None)
+    copy = run_once_a_node(lambda: _copy_in_order(diffraction))
     try:
-        patterns = run_together(lambda: _map_patterns(diffraction, unpacked))
+        patterns = run_together(lambda: _open_patterns(diffraction, copy))
     finally:
-        run_once_a_node(lambda: unpacked.unlink() if unpacked else None)
-    return run_together(lambda: _scan(_patterns_first(diffraction, patterns), rest))
+        run_once_a_node(lambda: copy.unlink() if copy else None)
+    return run_together(lambda: _scan(patterns, rest))
 
 
-def _scan(patterns: np.ndarray, rest: dict[str, Any]) -> Scan:
+def _scan(patterns: PatternFile, rest: dict[str, Any]) -> Scan:
     probe = np.empty((0, *patterns.shape[1:]), dtype=np.complex64) if rest["probe"] is None else rest["probe"]
     return Scan(**{**rest, "diffraction": patterns, "probe": probe})
 
@@ -91,8 +105,12 @@ def _read_all_but_patterns(
         return members[key]
 
     diffraction = require(next((key for key in _DIFFRACTION_KEYS if key in members), _DIFFRACTION_KEYS[0]))
+    if diffraction.dtype.hasobject or 0 in diffraction.shape:
+        raise diffraction.refused(
+            f"an array of shape {diffraction.shape} and type {diffraction.dtype}", "diffraction patterns, (n, N, N), of real numbers"
+        )
     largest_bytes = max(diffraction.num_bytes, _LARGEST_SMALL_ARRAY_BYTES)
-    for key in ("xcoords", "ycoords", "probeGuess"):  # read whole: what is compressed may be far larger than the file
+    for key in ("xcoords", "ycoords", "probeGuess", "mask"):  # read whole: what is compressed may be far larger than the file
         if key in members and members[key].num_bytes > largest_bytes:
             raise members[key].refused(f"{members[key].num_bytes} bytes", f"at most {largest_bytes} with such patterns")
     rows, columns = _coordinates(require("ycoords")), _coordinates(require("xcoords"))
@@ -106,8 +124,11 @@ def _read_all_but_patterns(
         "positions_px": np.stack([rows, columns], axis=1),
         "probe": _probe(require("probeGuess")) if needs_probe else None,
         "object_guess": _object_guess(members["objectGuess"]) if "objectGuess" in members else None,
+        "mask": as_mask(path, "mask", _read_array(members["mask"])) if "mask" in members else None,
         "nphotons": _nphotons(path, metadata),
         "fingerprint": _fingerprint(members),
+        "geometry": _geometry(path, metadata),
+        "origin_m": _origin_m(path, metadata),
     }
 
 
@@ -160,54 +181,78 @@ def _with_stream(member: _Member, action: Callable[[IO[bytes]], T]) -> T:
         raise member.refused(f"damaged data ({error})", "an intact archive") from error
 
 
-def _unpack(member: _Member) -> Path:
-    """Unpack a compressed member to a temporary file."""
-    free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
-    if member.info.file_size > free_bytes:
+def _copy_in_order(member: _Member) -> Path | None:
+    """A temporary file that holds the patterns one after the other; None where the scan file does."""
+    unpacked = None
+    if member.info.compress_type:
+        unpacked = _write_temporary(
+            member, "unpacking", lambda target: _with_stream(member, lambda stream: _unpack(member, stream, target))
+        )
+    if not member.is_interleaved:
+        return unpacked
+    try:
+        return _write_temporary(member, "bringing into order", lambda target: _bring_into_order(member, unpacked, target))
+    finally:
+        if unpacked:
+            unpacked.unlink()
+
+
+def _write_temporary(member: _Member, what: str, write: Callable[[IO[bytes]], None]) -> Path:
+    folder = tempfile.gettempdir()
+    free_bytes = shutil.disk_usage(folder).free
+    if member.num_bytes > free_bytes:
         raise member.refused(
-            f"{member.info.file_size} bytes once unpacked and {free_bytes} free in {tempfile.gettempdir()}",
-            "room for them: set TMPDIR, or save the scan with numpy.savez, which can be read in place",
+            f"{member.num_bytes} bytes to copy for {what} and {free_bytes} free in {folder}",
+            f"room for them: set TMPDIR, or save the scan {_READ_IN_PLACE}, which is read in place",
         )
     logger.info(
-        "%s: unpacking %s (%.0f MB) to %s; saved with numpy.savez it could be read in place",
-        member.path,
-        member.key,
-        member.info.file_size / 1e6,
-        tempfile.gettempdir(),
-    )
-    with tempfile.NamedTemporaryFile(prefix="ptycho_dist_", suffix=".npy", delete=False) as unpacked:
+        "%s: %s %s (%.0f MB) in %s; saved %s it would be read in place",
+        member.path, what, member.key, member.num_bytes / 1e6, folder, _READ_IN_PLACE,
+    )  # fmt: skip
+    with tempfile.NamedTemporaryFile(prefix="ptycho_dist_", delete=False) as temporary:
         try:
-            _with_stream(member, lambda stream: shutil.copyfileobj(stream, unpacked, 1 << 22))
+            write(temporary)
         except BaseException:
-            Path(unpacked.name).unlink()
+            Path(temporary.name).unlink()
             raise
-    return Path(unpacked.name)
+    return Path(temporary.name)
 
 
-def _map_patterns(member: _Member, unpacked: Path | None) -> np.ndarray:
-    if member.dtype.hasobject or 0 in member.shape:
-        raise member.refused(
-            f"an array of shape {member.shape} and type {member.dtype}", "diffraction patterns, (n, N, N), of real numbers"
-        )
-    offset = member.header_bytes if unpacked else _data_start(member) + member.header_bytes
-    order: Literal["F", "C"] = "F" if member.is_fortran else "C"
-    return np.memmap(unpacked or member.path, dtype=member.dtype, mode="r", offset=offset, shape=member.shape, order=order)
+def _unpack(member: _Member, stream: IO[bytes], target: IO[bytes]) -> None:
+    stream.read(member.header_bytes)
+    shutil.copyfileobj(stream, target, 1 << 22)
+
+
+def _bring_into_order(member: _Member, unpacked: Path | None, target: IO[bytes]) -> None:
+    first, second, num_patterns = member.shape if member.has_patterns_last else member.shape[::-1]
+    try:
+        with (unpacked or member.path).open("rb", buffering=0) as source:
+            start = 0 if unpacked else _data_start(member)
+            what = f"bringing {member.key} into order"
+            bring_patterns_first(source, start, (first, second, num_patterns), member.dtype, target, what)
+    except EOFError as error:
+        raise member.refused(f"damaged data ({error})", "an intact archive") from error
+
+
+def _open_patterns(member: _Member, copy: Path | None) -> PatternFile:
+    return PatternFile(
+        copy or member.path,
+        offset=0 if copy else _data_start(member),
+        shape=(member.shape[2], *member.shape[:2]) if member.has_patterns_last else member.shape,
+        dtype=member.dtype,
+        pixels_transposed=member.is_fortran,
+        scan_path=member.path,
+        key=member.key,
+    )
 
 
 def _data_start(member: _Member) -> int:
-    """Where an uncompressed member's bytes begin: after its local header, whose name and extra field have their own lengths."""
+    """Where an uncompressed array's numbers begin: after the local header, whose name and extra field have their own lengths, and NPY's."""
     with member.path.open("rb") as stream:
         stream.seek(member.info.header_offset)
         header = stream.read(_ZIP_LOCAL_HEADER_BYTES)
     name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    return member.info.header_offset + _ZIP_LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-
-
-def _patterns_first(member: _Member, patterns: np.ndarray) -> np.ndarray:
-    """(n, N, N) as it is, a cube too; (N, N, n) as a view with the patterns first."""
-    if patterns.ndim == 3 and patterns.shape[1] != patterns.shape[2] and patterns.shape[0] == patterns.shape[1]:
-        return np.moveaxis(patterns, 2, 0)
-    return patterns
+    return member.info.header_offset + _ZIP_LOCAL_HEADER_BYTES + name_bytes + extra_bytes + member.header_bytes
 
 
 def _fingerprint(members: dict[str, _Member]) -> str:
@@ -283,6 +328,29 @@ def _nphotons(path: Path, metadata: dict[str, Any]) -> float | None:
     if not isinstance(parameters, dict):
         raise ScanError(path, "_metadata physics_parameters", type(parameters).__name__, "a JSON object")
     return parameters.get("nphotons")
+
+
+def _geometry(path: Path, metadata: dict[str, Any]) -> Geometry | None:
+    said = metadata.get("geometry")
+    if said is None:
+        return None
+    names = {field.name for field in fields(Geometry)}
+    if not isinstance(said, dict) or set(said) != names or not all(_is_number(value) and value > 0 for value in said.values()):
+        raise ScanError(path, "_metadata geometry", said, f"{', '.join(sorted(names))}, positive numbers")
+    return Geometry(**said)
+
+
+def _origin_m(path: Path, metadata: dict[str, Any]) -> tuple[float, float] | None:
+    said = metadata.get("origin_m")
+    if said is None:
+        return None
+    if not isinstance(said, list) or len(said) != 2 or not all(map(_is_number, said)):
+        raise ScanError(path, "_metadata origin_m", said, "(y, x) in metres, two finite numbers")
+    return float(said[0]), float(said[1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_npz_object(path: Path) -> np.ndarray:

@@ -1,0 +1,43 @@
+"""The patterns of several scans, read by number or in pieces of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ptycho_dist.data.scan import Scan
+from ptycho_dist.progress import Progress
+
+CHUNK_PIXELS = 1 << 19
+"""How much of a long pass is held at a time; the arrays on the way from the file to normalised amplitudes take some 32 bytes a pixel."""
+
+
+class PatternSource:
+    """Patterns of several scans by number, counted through all scans in their order."""
+
+    def __init__(self, scans: Sequence[Scan]) -> None:
+        self.scans = tuple(scans)
+        self.first_pattern = np.cumsum([0, *(scan.num_patterns for scan in scans)])
+        self.positions_px = np.concatenate([scan.positions_px for scan in scans])
+
+    def scan_of(self, patterns: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.first_pattern, patterns, side="right") - 1
+
+    def amplitude(self, patterns: np.ndarray) -> np.ndarray:
+        """Measured amplitude of `patterns` (k,): float32 (k, N, N)."""
+        pattern_size = self.scans[0].pattern_size
+        amplitude = np.empty((len(patterns), pattern_size, pattern_size), dtype=np.float32)
+        scan_of_pattern = self.scan_of(patterns)
+        for number in np.unique(scan_of_pattern):
+            belongs = scan_of_pattern == number
+            amplitude[belongs] = self.scans[number].amplitude(patterns[belongs] - self.first_pattern[number])
+        return amplitude
+
+    def chunks(self, patterns: np.ndarray, what: str = "reading this rank's shard") -> Iterator[np.ndarray]:
+        """The amplitudes of `patterns` in pieces of bounded memory."""
+        chunk_size = max(1, CHUNK_PIXELS // self.scans[0].pattern_size ** 2)
+        progress = Progress(what)
+        for start in range(0, len(patterns), chunk_size):
+            yield self.amplitude(patterns[start : start + chunk_size])
+            progress(start + chunk_size, len(patterns))

@@ -1,0 +1,1 @@
+"""What a scan file holds, what training would take from it, and what is suspicious: to be known before an allocation is spent."""
