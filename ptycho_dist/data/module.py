@@ -97,7 +97,7 @@ class ScanDataModule(L.LightningDataModule):
             world_size=world_size(),
             shuffle_seed=self.seed,
             num_micro_batches=self.num_micro_batches,
-            weights=self._pixels_that_count(self.subset.train_groups),
+            weights=self._pixels_that_count(),
         )
 
     def train_dataloader(self) -> StreamedBatches | HeldBatches:
@@ -131,10 +131,10 @@ class ScanDataModule(L.LightningDataModule):
         """This rank's share of a pass over patterns: neighbours, which are read together."""
         return np.array_split(patterns, world_size())[rank()]
 
-    def _pixels_that_count(self, groups: np.ndarray) -> np.ndarray | None:
-        """Of each group, a pattern; None where all scans have as many."""
+    def _pixels_that_count(self) -> np.ndarray | None:
+        """Of each training group, a pattern; None where all scans have as many."""
         of_scan = np.array([scan.num_counted for scan in self.scans])
-        return None if (of_scan == of_scan[0]).all() else of_scan[self.source.scan_of(groups[:, 0])]
+        return None if (of_scan == of_scan[0]).all() else of_scan[self.source.scan_of(self.subset.train_groups[:, 0])]
 
     def _require_like_scans(self) -> None:
         first = self.scans[0]

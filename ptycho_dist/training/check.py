@@ -343,7 +343,10 @@ def _open_scan(path: Path, config: Config) -> str:
 
 def _describe_scan(scan: Scan) -> str:
     size = f"{scan.num_patterns} patterns of {scan.pattern_size} x {scan.pattern_size} {scan.diffraction.dtype}"
-    return f"{scan.path}: {size}, {size_in_words(scan.num_bytes)}, {scan.measurement}, {len(scan.probe)} probe mode(s); on every rank"
+    masked = "" if scan.mask is None else f", {scan.pattern_size**2 - scan.num_counted} pixels masked"
+    return (
+        f"{scan.path}: {size}{masked}, {size_in_words(scan.num_bytes)}, {scan.measurement}, {len(scan.probe)} probe mode(s); on every rank"
+    )
 
 
 def _scale_rows(data: ScanDataModule, failure: str | None, *, files_are_read: bool) -> Iterator[Row]:

@@ -14,18 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 import yaml
 
 from ptycho_dist import memory_supply as memory_module
-from ptycho_dist.config import parse_mapping
+from ptycho_dist.config import ModelConfig, parse_mapping
+from ptycho_dist.data.batches import Samples
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.subset import select_subset
 from ptycho_dist.distributed import FailedTogether
+from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training import check as check_module
+from ptycho_dist.training import memory as step_memory
 from ptycho_dist.training.check import check
 from ptycho_dist.training.processes import Processes
-from tests.conftest import small_scan_arrays
+from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.training.test_full_disk import READ_ONLY, REMOUNT, mount, small_disk  # noqa: F401
 from tests.training.test_train import settings, train_one
 
@@ -283,7 +287,7 @@ def test_batch_counts_once_accumulated(write_scan: Callable[..., Path], tmp_path
 PEAK_OF_A_RUN = """
 import json, sys
 from pathlib import Path
-from ptycho_dist.config import parse_mapping
+from ptycho_dist.config import ModelConfig, parse_mapping
 from ptycho_dist.training import train as run
 
 run.write_training_report = lambda *arguments: None  # its pictures take more than such small steps
@@ -432,3 +436,31 @@ def test_control_groups(tmp_path: Path, version: int) -> None:
     if version == 2:
         (folder / "step" / limit).write_text("max\n")
     assert list(memory_module._available_in_control_groups(tmp_path)) == [1000 - 600 + 150]
+
+
+def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
+    write_masked_scan: Callable[..., Path], tmp_path: Path, capsys: Capture
+) -> None:
+    check(parse_mapping(settings(write_masked_scan("scan.h5", dead_pixels(0)), tmp_path / "run", data__hdf5=MASKED_HDF5)))
+    rows = table(capsys.readouterr().out)
+    assert failures(rows) == []
+    assert f"16 x 16 float32, {np.count_nonzero(~dead_pixels(0))} pixels masked" in rows["data file"][1]
+
+    module, positions_px = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3), torch.rand(4, 2, dtype=torch.float64)
+    module.build(torch.ones(1, 1, 16, 16, dtype=torch.complex64), 1.0, seed=0, masks=torch.from_numpy(dead_pixels(0))[None])
+    estimated = step_memory.estimate_step_memory(
+        module,
+        positions_px,
+        num_groups=5,
+        validates=False,
+        precision="32",
+        num_ranks=1,
+        num_patterns=37,
+        held_bytes=0,
+    )
+    with step_memory._LiveBytes() as live:
+        samples = Samples(torch.ones(5, 4, 16, 16), positions_px.expand(5, -1, -1), torch.zeros(5, dtype=torch.int64))
+        prediction = module(samples), samples.x_norm, module.mask(samples)
+        del samples
+        module.loss.deviance(*prediction).sum(dtype=torch.float64).backward()
+    assert estimated.activations == int(step_memory.ALLOCATOR_FACTOR * max(live.after_each_operation))

@@ -146,3 +146,10 @@ def test_size_of_what_compresses_worst(full_report: Report, tmp_path: Path) -> N
     )
     written(large, tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 4e6
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_masked_pixels_are_told(report: Report, tmp_path: Path) -> None:
+    masked = dataclasses.replace(report, summary={**report.summary, "masked_pixels": 57})
+    assert "Grey: the 57 pixels that the mask leaves out" in " ".join(written(masked, tmp_path).text.split())
+    assert "Grey" not in written(report, tmp_path).text

@@ -131,17 +131,18 @@ def test_gradients_with_a_mask_a_scan(on_ranks: Callable[..., Any], write_masked
 
 def test_weights_of_a_batch_are_those_of_its_samples() -> None:
     weights = np.random.default_rng(0).integers(1, 100, 37)
-    samplers = [
-        GlobalBatchSampler(37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2, weights=weights)
-        for rank in range(3)
-    ]
+    settings_of_all = {"global_batch_size": 7, "world_size": 3, "shuffle_seed": 1, "num_micro_batches": 2}
+    samplers = [GlobalBatchSampler(37, rank=rank, weights=weights, **settings_of_all) for rank in range(3)]
+    orders = []
     for epoch in (0, 1):
         for sampler in samplers:
             sampler.set_epoch(epoch)
-        found = [sum(weights[part].sum() for part in parts) for parts in zip(*samplers, strict=True)]
-        assert [samplers[0].weight_in(batch) for batch in range(12)] == [
-            (found[batch], found[batch // 2 * 2] + found[batch // 2 * 2 + 1]) for batch in range(12)
-        ]
+        batches = [[sample for part in parts for sample in part] for parts in zip(*samplers, strict=True)]
+        orders.append([sample for batch in batches for sample in batch])
+        found = [int(weights[batch].sum()) for batch in batches]
+        in_step = [found[batch // 2 * 2] + found[batch // 2 * 2 + 1] for batch in range(12)]
+        assert [samplers[0].weight_in(batch) for batch in range(12)] == list(zip(found, in_step, strict=True))
+    assert orders[0] != orders[1]
 
 
 def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ import pytest
 import torch
 
 from ptycho_dist import load_bundle, read_scan
-from tests.conftest import small_scan_arrays
+from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
+from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.normalization import normalize
+from ptycho_dist.model.first_probe import find_first_probe
+from ptycho_dist.training.start import Start
+from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.training.test_train import metrics, settings, stop_after_the_first_epoch, train_one
 
 TRAINED: dict[str, Any] = {"model__probe_trainable": True, "model__probe_modes": 2}
@@ -189,3 +195,30 @@ def test_resumed_run_needs_the_same_init_but_not_its_file(first_run: Path, scan:
     concerns["train"].update(init="another.zip", epochs=3)
     with pytest.raises(ValueError, match=r"the checkpoint's run began with train.init '.*bundle.zip', found 'another.zip'"):
         train_one(concerns)
+
+
+def test_what_masked_pixels_hold_changes_no_bit_of_the_first_probe(write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """As ePIE finds it, before the network trains; one pixel less that counts is another probe."""
+    found = []
+    fewer = dead_pixels(0)
+    fewer[8, 10] = False
+    for name, mask, garbage in (("dark", dead_pixels(0), 0.0), ("spoilt", dead_pixels(0), np.nan), ("fewer", fewer, 0.0)):
+        config = DataConfig(
+            path=str(write_masked_scan(f"{name}.h5", mask, garbage)),
+            measurement="amplitude",
+            nphotons="measured",
+            val_fraction=0,
+            hdf5=Hdf5Config(**MASKED_HDF5),
+        )
+        data = ScanDataModule(config, global_batch_size=8, seed=0)
+        data.setup("fit")
+        data.normalization = dataclasses.replace(data.normalization, factor=0.1)
+        found.append(Start(config=Config(data=config, model=ModelConfig(probe_trainable=True)), bundle=None, resumed=False).probes(data))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    ignored = find_first_probe(
+        torch.from_numpy(normalize(data.scans[0].amplitude(np.arange(37)), 0.1)),
+        torch.from_numpy(data.scans[0].positions_px),
+        torch.from_numpy(data.scans[0].probe),
+    )
+    assert (ignored - found[2][0]).abs().max() > 0.01 * ignored.abs().max()
