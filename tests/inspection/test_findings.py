@@ -82,6 +82,10 @@ PROVOKED: dict[str, tuple[Callable[[Arrays], Arrays], str, str, str]] = {
     "dead pixel": (
         changed_at((slice(None), 7, 9), 0), "amplitude", "warning", "1 pixels are 0 in every pattern, among bright ones: [7, 9]",
     ),
+    "two dead pixels side by side": (
+        changed_at((slice(None), 7, slice(9, 11)), 0),
+        "amplitude", "warning", "2 pixels are 0 in every pattern, among bright ones: [7, 9], [7, 10]",
+    ),
     "gap of rows": (changed_at((slice(None), slice(5, 7)), 0), "amplitude", "warning", "the rows 5, 6 are 0 in every pattern"),
     "gap of columns": (
         changed_at((slice(None), slice(None), slice(5, 7)), 0), "amplitude", "warning", "the columns 5, 6 are 0 in every pattern",

@@ -66,3 +66,10 @@ def test_numbers_at_the_limit_of_their_type(write_scan: WriteScan) -> None:
     stored[4:9, 2, 3] = 65535
     found = pattern_statistics(read_scan(write_scan(diffraction=stored), "counts"))
     assert found.at_type_limit[2, 3] == found.at_type_limit.sum() == 5
+
+
+@pytest.mark.usefixtures("pieces")
+def test_largest_number_is_counted_wherever_it_is_met_again(write_scan: WriteScan) -> None:
+    stored = np.minimum(small_scan_arrays()["diffraction"], 20).astype(np.float32)
+    found = pattern_statistics(read_scan(write_scan(diffraction=stored), "amplitude"))
+    assert found.num_at_largest == np.count_nonzero(stored == 20) > 8

@@ -173,6 +173,8 @@ def test_each_key_comes_back_alone_with_its_type(concern: str, key: str, data: s
 
 
 def as_yaml(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     return list(value) if isinstance(value, tuple) else value
 
 
