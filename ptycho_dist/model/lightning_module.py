@@ -26,9 +26,14 @@ LARGEST_SURPRISE = 2.0
 class Samples(Protocol):
     """A batch of B groups of C patterns: `x_norm` float32 (B, C, N, N), `positions_px` (B, C, 2) as (y, x), `scan` int64 (B,)."""
 
-    x_norm: Tensor
-    positions_px: Tensor
-    scan: Tensor
+    @property
+    def x_norm(self) -> Tensor: ...
+
+    @property
+    def positions_px(self) -> Tensor: ...
+
+    @property
+    def scan(self) -> Tensor: ...
 
 
 class PtychographyModule(L.LightningModule):

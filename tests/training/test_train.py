@@ -280,3 +280,5 @@ def test_masked_training_on_ranks(on_ranks: Callable[..., Any], write_masked_sca
         curves.append(column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel"))
         assert f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out" in (run_dir / "report.html").read_text()
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)  # float32 convolutions of other batch sizes, through ten steps of Adam
+    train_one(settings(scan, tmp_path / "ignored", data__hdf5={**MASKED_HDF5, "mask": None}))  # zeros where no pixel counts, as data
+    assert column(tmp_path / "ignored", "train_deviance_per_pixel")[0] > 1.5 * curves[0][0]
