@@ -40,7 +40,7 @@ from ptycho_dist.data.readers.npz import read_npz_object
 from ptycho_dist.inference.reconstruct import infer
 
 ROOT = Path(__file__).parents[1]
-EPOCHS_OF_SINGLES = 3
+EPOCHS_OF_SINGLES = 6
 """Times the epochs for C = 1, where an epoch shows each pattern once; with C = 4 it is in four groups."""
 PROBE_FILE = "run1084_probe_object.npz"
 TRAINING_OBJECTS = (0, 1)

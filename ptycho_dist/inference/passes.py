@@ -101,19 +101,19 @@ def correct_together(
         logger.info("correction %d: deviance per pixel %.5g", len(kept) - 1, kept[-1])
         if gain < LEAST_GAIN:
             break
-    stitched.weighted_sum = here * stitched.weight_sum
+    stitched.hold(here)
     return {"passes": passes, "deviance_per_pixel": kept}
 
 
 def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None) -> Tensor:
     """`first_estimate` of all patterns as one group: the object (H, W) on the canvas. Adds the light of all patterns to the canvas."""
-    asked, light_sum = torch.zeros_like(stitched.weighted_sum), torch.zeros_like(stitched.weight_sum)
+    asked, light_sum = torch.zeros_like(stitched.weighted_sum), torch.zeros_like(stitched.light)
     for positions_px, x_norm, _ in patterns():
         corners, probe = stitched.place(positions_px)
         b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
         add_patches(asked, b[None], corners[None])
         add_patches(light_sum, (light + DIM_LIGHT)[None], corners[None])
-        add_patches(stitched.weight_sum, illumination(probe)[None], corners[None])
+        add_patches(stitched.light, illumination(probe)[None], corners[None])
     return 1 + asked[0] / light_sum[0].clamp_min(DIM_LIGHT)
 
 
@@ -140,5 +140,5 @@ def _judge_and_correct(
         predicted += rate.sum(dtype=torch.float64)
         measured += counts.sum(dtype=torch.float64)
         add_patches(weighted_sum, (illumination(probe) * network(x_norm, probe, estimate, mask))[None], corners[None])
-    corrected = weighted_sum[0] / stitched.weight_sum[0].clamp_min(1e-12)
+    corrected = weighted_sum[0] / stitched.light[0].clamp_min(1e-12)
     return float(deviance - poisson_deviance(predicted, measured)), corrected

@@ -107,7 +107,7 @@ def refine(
     here = [torch.from_numpy(stitched.object()).to(stitched.probe.device)]
     if refine_probe:
         here.append(stitched.probe.clone())
-    curvature = _rough_curvature(here, stitched.weight_sum[0].clone(), photons_per_intensity, num_patterns)
+    curvature = _rough_curvature(here, stitched.light[0].clone(), photons_per_intensity, num_patterns)
     deviance, gradient = judge(here)
     note(deviance)
     direction, length = [-slope / bend for slope, bend in zip(gradient, curvature, strict=True)], 1.0

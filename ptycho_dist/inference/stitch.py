@@ -78,8 +78,9 @@ class StitchedObject:
         first, last = whole_px.amin(dim=0), whole_px.amax(dim=0)
         self.origin_px = (first - self.patch_size // 2).double().numpy()
         canvas_shape = (1, *(last - first + self.patch_size).tolist())
+        self.light = torch.zeros(canvas_shape, dtype=torch.float32, device=probe.device)
         self.weighted_sum = torch.zeros(canvas_shape, dtype=torch.complex64, device=probe.device)
-        self.weight_sum = torch.zeros(canvas_shape, dtype=torch.float32, device=probe.device)
+        self.weight_sum = torch.zeros_like(self.light)
 
     def place(self, positions_px: np.ndarray) -> tuple[Tensor, Tensor]:
         """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel positions, complex64 (k, modes, N, N)."""
@@ -91,11 +92,14 @@ class StitchedObject:
         whole_px, rest_px = whole_pixel_and_rest(torch.from_numpy(positions_px - self.patch_size // 2 - self.origin_px))
         return whole_px.to(self.probe.device), rest_px.to(self.probe.device)
 
-    def add(self, patches: Tensor, weights: Tensor, corners: Tensor) -> None:
-        """Add patches (k, N, N) with weights (k, N, N), each patch's global phase fitted to what already lies there.
+    def add(self, patches: Tensor, light: Tensor, corners: Tensor) -> None:
+        """Add patches (k, N, N), seen in some light (k, N, N), each patch's global phase fitted to what already lies there.
 
         A pattern does not tell the global phase of its patch, so neighbours may disagree in it. The order matters: see `stitching_order`.
+        A patch counts by its light squared: where it was dim, it is not only noisier but more of it was guessed.
         """
+        weights = light.square()
+        add_patches(self.light, light[None], corners[None])
         add_patches(self.weight_sum, weights[None], corners[None])
         # One after the other, as each waits for those before it; windows are views, and the phases stay on the device.
         for weighted, (row, column) in zip(weights * patches, corners.tolist(), strict=True):
@@ -103,14 +107,18 @@ class StitchedObject:
             agreement = (already_there * weighted.conj()).sum()
             already_there += weighted * torch.where(agreement == 0, 1, agreement.sgn())
 
+    def hold(self, object_: Tensor) -> None:
+        """Put an object (H, W), seen in the light that lies on the canvas, in place of the mean of patches."""
+        self.weighted_sum, self.weight_sum = object_ * self.light, self.light
+
     def replace(self, object_: Tensor, probe: Tensor, positions_px: np.ndarray) -> None:
         """Put an object (H, W) in place of the mean of patches, and the probe (modes, N, N) that saw it in place of theirs."""
         self.probe = probe
-        self.weight_sum.zero_()
+        self.light = torch.zeros_like(self.light)
         for position_px in positions_px:  # one by one: a GPU adds what overlaps in any order
             corner, shifted_probe = self.place(position_px[None])
-            add_patches(self.weight_sum, illumination(shifted_probe)[None], corner[None])
-        self.weighted_sum = object_ * self.weight_sum
+            add_patches(self.light, illumination(shifted_probe)[None], corner[None])
+        self.hold(object_)
 
     def extract(self, corners: Tensor) -> Tensor:
         """Patches (k, N, N) of the stitched object."""
@@ -122,11 +130,11 @@ class StitchedObject:
 
     def valid(self) -> np.ndarray:
         """bool (H, W): where the object was illuminated enough to be reconstructed."""
-        return (self.weight_sum[0] > VALID_WEIGHT * illumination(self.probe).max()).cpu().numpy()
+        return (self.light[0] > VALID_WEIGHT * illumination(self.probe).max()).cpu().numpy()
 
     def illumination(self) -> np.ndarray:
         """float32 (H, W): the probe's intensity summed over the patches, normalised units."""
-        return self.weight_sum[0].cpu().numpy()
+        return self.light[0].cpu().numpy()
 
     def _mean(self) -> Tensor:
         return self.weighted_sum[0] / self.weight_sum[0].clamp_min(1e-12)

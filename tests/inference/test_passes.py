@@ -40,7 +40,7 @@ class Known:
     def __init__(self, mask: np.ndarray | None = None) -> None:
         self.mask = np.ones((SIZE, SIZE), dtype=bool) if mask is None else mask
         self.stitched = StitchedObject(positions_px(), beam())
-        height, width = self.stitched.weight_sum.shape[1:]
+        height, width = self.stitched.light.shape[1:]
         y, x = np.indices((height, width))
         truth = (1 + 0.2 * np.sin(0.3 * y)) * np.exp(1j * np.cos(0.25 * x + 0.1 * y))
         self.truth = torch.from_numpy(truth).to(torch.complex64)

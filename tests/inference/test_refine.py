@@ -127,7 +127,7 @@ def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
     first, *_, last = refined.summary["deviance_per_pixel"]
     assert first > 5 * of_truth
     assert last < of_truth  # the truth is not the maximum of the likelihood: noise is fitted too
-    lit = scan.stitched(start, scan.true_probe).weight_sum[0] > 20
+    lit = scan.stitched(start, scan.true_probe).light[0] > 20
     error = [float((found - scan.true_object)[lit].abs().square().mean().sqrt()) for found in (start, refined.object)]
     assert error[1] < error[0] / 4
 
@@ -164,7 +164,7 @@ def test_object_comes_back_behind_a_mask(scan: KnownScan) -> None:
     expected = 2 * float64_deviance(masked, start.numpy().astype(complex), scan.true_probe.numpy().astype(complex))
     assert first == pytest.approx(expected / len(scan.counts) / np.count_nonzero(masked.mask), rel=1e-5)  # float32 transforms
     assert last < masked.deviance(scan.true_object, scan.true_probe)
-    lit = scan.stitched(start, scan.true_probe).weight_sum[0] > 20
+    lit = scan.stitched(start, scan.true_probe).light[0] > 20
     error = [float((found - scan.true_object)[lit].abs().square().mean().sqrt()) for found in (start, refined.object)]
     assert error[1] < error[0] / 4
 
@@ -240,8 +240,8 @@ def test_regions_without_light_keep_what_they_had(scan: KnownScan) -> None:
     whole = dataclasses.replace(scan, positions_px=np.floor(scan.positions_px + 0.5))  # the shift of a cut probe would ring
     start = spoilt(scan.true_object)
     stitched = whole.stitched(start, probe)
-    stitched.weight_sum += 1e-3  # so that the dark has a value of its own
-    stitched.weighted_sum = start[None] * stitched.weight_sum
+    stitched.light += 1e-3  # so that the dark has a value of its own
+    stitched.hold(start)
     result = refine(stitched, whole.photons, num_patterns=len(scan.counts), photons_per_intensity=scan.photons_per_intensity, iterations=3)
     moved = (result.object - start).abs()
     assert moved[:4].max() < 1e-5  # the stitched mean is a quotient, rounded

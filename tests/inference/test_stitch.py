@@ -43,7 +43,7 @@ def stitch(patches: torch.Tensor, positions: np.ndarray) -> StitchedObject:
 
 
 def truth_on_the_canvas(stitched: StitchedObject) -> np.ndarray:
-    height, width = stitched.weight_sum.shape[1:]
+    height, width = stitched.light.shape[1:]
     y, x = stitched.origin_px[0] + np.arange(height)[:, None], stitched.origin_px[1] + np.arange(width)[None, :]
     return smooth_object(y, x)
 
@@ -73,6 +73,17 @@ def test_probe_moves_by_what_is_left_below_a_pixel() -> None:
     for number, expected in enumerate([(0, 0), (0.3, -0.4)]):
         centre = [(light[number].sum(axis=1 - axis) * side).sum() / light[number].sum() for axis in (0, 1)]
         assert centre == pytest.approx(expected, abs=0.05)  # the beam's tails meet the window's border at 1e-2 of its amplitude
+
+
+def test_a_patch_counts_by_its_light_squared() -> None:
+    position = np.array([[40.0, 60.0]])
+    stitched = StitchedObject(position, beam())
+    corners, _ = stitched.place(np.repeat(position, 2, axis=0))
+    patches, light = torch.ones(2, SIZE, SIZE) * torch.tensor([1.0, 2.0])[:, None, None], torch.ones(2, SIZE, SIZE)
+    light[1] = 3.0
+    stitched.add(patches.to(torch.complex64), light, corners)
+    np.testing.assert_allclose(stitched.object(), (1 * 1 + 9 * 2) / 10, rtol=1e-6)
+    np.testing.assert_allclose(stitched.illumination(), 4.0)
 
 
 def raster(rows: int, columns: int, step_px: float, corner: tuple[float, float] = (0, 0)) -> np.ndarray:
@@ -149,7 +160,7 @@ def test_almost_dark_overlap_is_outweighed_by_the_many_patches_across_it() -> No
     patches = with_band(patches_at(positions).numpy(), x)
     patches = patches + 0.01 * (rng.normal(size=patches.shape) + 1j * rng.normal(size=patches.shape))
     stitched = stitch_in_order(with_free_phases(torch.from_numpy(patches).to(torch.complex64)), positions)
-    columns = stitched.origin_px[1] + np.arange(stitched.weight_sum.shape[2])
+    columns = stitched.origin_px[1] + np.arange(stitched.light.shape[2])
     ratio, islands = ratio_to_truth(stitched, with_band(truth_on_the_canvas(stitched), columns))
     halves = [np.angle(ratio[:, chosen][islands[:, chosen] > 0].mean()) for chosen in (columns < 14, columns > 26)]
     # A patch tells its phase from some 60 pixels with a noise of 0.01: to 0.001 to 0.002 rad, and a chain of ten to less than 0.01.

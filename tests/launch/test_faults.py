@@ -214,10 +214,13 @@ def test_at_another_world_size_it_goes_on_with_the_same_scale_and_batches(start:
     assert load_bundle(job.run_dir / "bundle.zip").scale == load_bundle(uninterrupted / "bundle.zip").scale
     found, expected = rows(job.run_dir), rows(uninterrupted)
     assert [row["step"] for row in found] == [row["step"] for row in expected]
-    for row, expected_row in zip(found, expected, strict=True):
-        if row["train_deviance_per_pixel"]:
-            # the same batches, in float32 convolutions of other sizes, through up to 680 steps of Adam
-            assert float(row["train_deviance_per_pixel"]) == pytest.approx(float(expected_row["train_deviance_per_pixel"]), rel=2e-2)
+    deviances = [
+        [float(row["train_deviance_per_pixel"]) for row in of_run if row["train_deviance_per_pixel"]] for of_run in (found, expected)
+    ]
+    # The same batches, in float32 convolutions of other sizes: what differs by 1e-8 at first grows through 34 steps of Adam an epoch ...
+    np.testing.assert_allclose(*(of_run[:8] for of_run in deviances), rtol=1e-5)
+    # ... and training ends at the same place all the same.
+    np.testing.assert_allclose(*(of_run[-5:] for of_run in deviances), rtol=2e-2)
 
 
 def test_second_run_in_a_run_directory_is_refused(start: Callable[..., Job]) -> None:
