@@ -113,7 +113,7 @@ def test_simulated_scan_to_reconstruction(launch: Launch, tmp_path: Path) -> Non
         (("--data.pth=x.npz",), "data.pth"),
         (("--train.epochs=many",), "train.epochs"),
         (("--data.val_fraction=1.5", "--data.path=x.npz"), "config: data.val_fraction is 1.5, expected a number in [0, 1)"),
-        (("--data.path=missing.npz", "--data.measurement=amplitude"), "missing.npz: file: found no such file, expected an NPZ scan"),
+        (("--data.path=missing.npz", "--data.measurement=amplitude"), "missing.npz: file: found no such file, expected a scan file"),
         ((), "data.path"),
     ],
 )
