@@ -397,7 +397,7 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
 
     row = _not_looked_at("network")
     if hasattr(data, "scans"):
-        row = _row_of_every_rank("network", look, mend="Cut or pad the patterns to a power of two, at least 16 pixels a side.")
+        row = _row_of_every_rank("network", look, mend="Take a window of a power of two, at least 16 pixels a side: --data.crop 64.")
     yield row
     if row.verdict == "ok" and hasattr(data, "normalization"):
         num_groups, num_steps = _largest_micro_batch(data)
