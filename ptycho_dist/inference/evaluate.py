@@ -14,7 +14,7 @@ import numpy as np
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.data.readers import read_object
 from ptycho_dist.report.comparison import compare_with_reference
-from ptycho_dist.report.figures import draw_comparison
+from ptycho_dist.report.object_figures import draw_comparison
 
 logger = logging.getLogger(__name__)
 

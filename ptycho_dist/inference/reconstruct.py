@@ -28,7 +28,8 @@ from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.progress import Progress
-from ptycho_dist.report.figures import draw_amplitude, draw_phase, draw_probe
+from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
+from ptycho_dist.report.probe_figure import draw_probe
 
 logger = logging.getLogger(__name__)
 

@@ -21,16 +21,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.report.figures import (
-    draw_amplitude,
-    draw_mean_patterns,
-    draw_phase,
-    draw_probe,
-    draw_refinement_curve,
-    draw_scan,
-    draw_training_curve,
-)
+from ptycho_dist.report.curve_figures import draw_refinement_curve, draw_training_curve
+from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
+from ptycho_dist.report.probe_figure import draw_probe
 from ptycho_dist.report.scale_audit import ScaleRecord
+from ptycho_dist.report.scan_figures import draw_mean_patterns, draw_scan
 
 LARGEST_PICTURE_BYTES = 1 << 19
 """A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the page can still be mailed."""

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ptycho_dist.report.figures import _QUARTERS, PngTarget, _logarithmic_limits, _write_png
+from ptycho_dist.report.drawing import QUARTERS, PngTarget, logarithmic_limits, write_png
 
 MOST_MODES = 4
 _BLANK, _MASKED = "#e6e6e6", "#2ca9b8"
@@ -86,14 +86,14 @@ def draw_scan_overview(
         for ax in axes[2 * len(modes) :]:
             ax.set_axis_off()
         _draw_modes(figure, axes, modes, energies / energies.sum())
-    _write_png(figure, path)
+    write_png(figure, path)
 
 
 def _draw_mean(
     figure: Figure, ax: Axes, mean: NDArray[np.floating], mask: NDArray[np.bool_] | None, centre_of_mass: tuple[float, float] | None
 ) -> None:
     counted = np.ones(mean.shape, dtype=bool) if mask is None else mask
-    low, high = _logarithmic_limits(mean[counted], mean[counted])
+    low, high = logarithmic_limits(mean[counted], mean[counted])
     shown = np.where(counted, np.maximum(mean, low), np.nan)
     image = ax.imshow(shown, cmap=colormaps["inferno"].with_extremes(bad=_MASKED), norm=LogNorm(low, high), interpolation="nearest")
     middle = mean.shape[0] // 2
@@ -183,7 +183,7 @@ def _draw_modes(figure: Figure, axes: Sequence[Axes], modes: NDArray[np.complexf
         bar = figure.colorbar(shown, ax=phase, orientation="horizontal", shrink=0.8, pad=0.02)
         assert bar.solids is not None
         bar.solids.set_alpha(1)
-        bar.set_ticks([math.pi / 2 * quarter for quarter in _QUARTERS.values()], labels=list(_QUARTERS))
+        bar.set_ticks([math.pi / 2 * quarter for quarter in QUARTERS.values()], labels=list(QUARTERS))
         for ax in (amplitude, phase):
             ax.tick_params(labelsize=8)
 

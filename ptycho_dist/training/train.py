@@ -13,7 +13,8 @@ from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.report.figures import draw_probe, draw_training_curve
+from ptycho_dist.report.curve_figures import draw_training_curve
+from ptycho_dist.report.probe_figure import draw_probe
 from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog, StepMetrics
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision

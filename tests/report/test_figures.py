@@ -9,7 +9,7 @@ from matplotlib import image as png
 from matplotlib.colors import LogNorm
 from scipy import ndimage
 
-from ptycho_dist.report import figures
+from ptycho_dist.report import curve_figures, drawing, object_figures, probe_figure, scan_figures
 from ptycho_dist.report.fourier_ring import fourier_ring_correlation
 
 SHAPE = (60, 80)
@@ -42,10 +42,10 @@ def blank_area_in2(rgb):
 
 
 def hide_scale_bar(monkeypatch):
-    monkeypatch.setattr(figures, "_add_scale_bar", lambda *_: None)
+    monkeypatch.setattr(object_figures, "add_scale_bar", lambda *_: None)
 
 
-@pytest.mark.parametrize("draw", [figures.draw_amplitude, figures.draw_phase])
+@pytest.mark.parametrize("draw", [object_figures.draw_amplitude, object_figures.draw_phase])
 def test_object_figure_is_written_and_not_blank(tmp_path, field, draw):
     path = tmp_path / "object.png"
     draw(field, (-3.0, 7.5), np.ones(SHAPE, dtype=bool), path)
@@ -55,7 +55,7 @@ def test_object_figure_is_written_and_not_blank(tmp_path, field, draw):
     assert [entry.name for entry in tmp_path.iterdir()] == ["object.png"]
 
 
-@pytest.mark.parametrize("draw", [figures.draw_amplitude, figures.draw_phase])
+@pytest.mark.parametrize("draw", [object_figures.draw_amplitude, object_figures.draw_phase])
 def test_invalid_pixels_are_blank_whatever_they_hold(tmp_path, monkeypatch, field, left_half, draw):
     hide_scale_bar(monkeypatch)
     pictures = []
@@ -77,7 +77,7 @@ def test_single_pixels_are_shown_where_they_lie(tmp_path, monkeypatch):
     # One dark valid pixel among bright ones, at row 1 and column 3 of 6 x 8.
     field = np.ones((6, 8), dtype=np.complex64)
     field[1, 3] = 0
-    figures.draw_amplitude(field, (0, 0), np.ones((6, 8), dtype=bool), tmp_path / "one.png")
+    object_figures.draw_amplitude(field, (0, 0), np.ones((6, 8), dtype=bool), tmp_path / "one.png")
     rgb = read_rgb(tmp_path / "one.png")
     height, width = rgb.shape[:2]
     # Axes start 0.8 inches from the left and 0.45 from the top; pixels are 5/8 inches wide; 150 dots an inch.
@@ -90,13 +90,13 @@ def test_single_pixels_are_shown_where_they_lie(tmp_path, monkeypatch):
 
 def recorded_images(monkeypatch):
     """Record what is shown: list of (image, origin, limits, colour map)."""
-    shown, show = [], figures._show
+    shown, show = [], drawing.show
 
     def record(ax, image, origin_yx, limits, colour_map):
         shown.append((image, origin_yx, limits, colour_map))
         return show(ax, image, origin_yx, limits, colour_map)
 
-    monkeypatch.setattr(figures, "_show", record)
+    monkeypatch.setattr(object_figures, "show", record)
     return shown
 
 
@@ -104,8 +104,8 @@ def test_phase_is_relative_to_its_mean_and_keeps_its_ramp(tmp_path, monkeypatch,
     shown = recorded_images(monkeypatch)
     valid = np.ones(SHAPE, dtype=bool)
     tilted = 3 * np.exp(2j) * field * np.exp(0.02j * np.arange(80))
-    figures.draw_phase(tilted, (0, 0), valid, tmp_path / "kept.png")
-    figures.draw_phase(tilted, (0, 0), valid, tmp_path / "removed.png", remove_ramp=True)
+    object_figures.draw_phase(tilted, (0, 0), valid, tmp_path / "kept.png")
+    object_figures.draw_phase(tilted, (0, 0), valid, tmp_path / "removed.png", remove_ramp=True)
     (kept, *_), (removed, *_) = shown
 
     def slope(phase):
@@ -124,7 +124,7 @@ def test_wrapping_phase_gets_a_cyclic_map(tmp_path, monkeypatch):
     valid = np.ones(SHAPE, dtype=bool)
     for fringes in (0.3, 3):
         phase = np.broadcast_to(2 * np.pi * fringes * np.arange(80) / 80, SHAPE)
-        figures.draw_phase(np.exp(1j * phase), (0, 0), valid, tmp_path / "phase.png")
+        object_figures.draw_phase(np.exp(1j * phase), (0, 0), valid, tmp_path / "phase.png")
     (_, _, narrow, sequential), (_, _, wide, cyclic) = shown
     assert sequential == "viridis"
     assert narrow[1] - narrow[0] < math.pi
@@ -135,15 +135,15 @@ def test_wrapping_phase_gets_a_cyclic_map(tmp_path, monkeypatch):
 def test_colour_limits_ignore_a_few_bad_pixels(tmp_path, monkeypatch, field):
     shown = recorded_images(monkeypatch)
     field[0, :3] = 1e6
-    figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "amplitude.png")
+    object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "amplitude.png")
     assert shown[0][2][1] < 2
 
 
 def test_constant_object_and_single_pixel_can_be_drawn(tmp_path):
     for shape in ((30, 30), (1, 1), (2, 300)):
         flat = np.ones(shape, dtype=np.complex64)
-        figures.draw_amplitude(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "amplitude.png")
-        figures.draw_phase(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "phase.png")
+        object_figures.draw_amplitude(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "amplitude.png")
+        object_figures.draw_phase(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "phase.png")
         read_rgb(tmp_path / "phase.png")
 
 
@@ -155,7 +155,7 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
     shown = recorded_images(monkeypatch)
     aligned = np.where(left_half, field * 1.1 * np.exp(0.3j), np.nan)
     path = tmp_path / "comparison.png"
-    figures.draw_comparison(aligned, field, (5, 65, 10, 90), curves(field), path, title="a title")
+    object_figures.draw_comparison(aligned, field, (5, 65, 10, 90), curves(field), path, title="a title")
     read_rgb(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["comparison.png"]
     amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
@@ -171,7 +171,7 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
 
 
 def test_comparison_shows_ring_correlations_with_their_thresholds(tmp_path, monkeypatch, field):
-    lines, labels, write = {}, [], figures._write_png
+    lines, labels, write = {}, [], drawing.write_png
 
     def record(figure, path):
         ax = figure.axes[-1]
@@ -179,11 +179,11 @@ def test_comparison_shows_ring_correlations_with_their_thresholds(tmp_path, monk
         labels.extend(text.get_text() for text in ax.get_legend().get_texts())
         write(figure, path)
 
-    monkeypatch.setattr(figures, "_write_png", record)
+    monkeypatch.setattr(object_figures, "write_png", record)
     everywhere = np.ones(SHAPE, dtype=bool)
     noise = np.random.default_rng(1).normal(size=SHAPE)
     curves = {name: fourier_ring_correlation(image, field.real, everywhere) for name, image in (("same", field.real), ("noise", noise))}
-    figures.draw_comparison(field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png")
+    object_figures.draw_comparison(field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png")
     assert labels == ["same: 2.00 px at 1/2 bit, 2.00 px at 0.5", "noise: none at 1/2 bit, none at 0.5", "1/2-bit thresholds"]
     for label, curve in zip(labels, curves.values(), strict=False):
         np.testing.assert_array_equal(lines[label], curve.correlation)
@@ -209,7 +209,7 @@ def training_rows():
 
 def recorded_curves(monkeypatch):
     """Record the lines of the figure that is written: dict of label to (x, y)."""
-    curves, write = {}, figures._write_png
+    curves, write = {}, drawing.write_png
 
     def record(figure, path):
         for line in figure.axes[0].lines:
@@ -217,13 +217,13 @@ def recorded_curves(monkeypatch):
         assert figure.axes[0].get_yscale() == "log"
         write(figure, path)
 
-    monkeypatch.setattr(figures, "_write_png", record)
+    monkeypatch.setattr(curve_figures, "write_png", record)
     return curves
 
 
 def test_training_curve_passes_over_empty_cells(tmp_path, monkeypatch):
     curves = recorded_curves(monkeypatch)
-    figures.draw_training_curve(training_rows(), tmp_path / "curve.png")
+    curve_figures.draw_training_curve(training_rows(), tmp_path / "curve.png")
     read_rgb(tmp_path / "curve.png")
     assert curves["training"] == ([0, 10, 20, 30, 40], [20, 10, 20 / 3, 5, 4])
     assert curves["validation"][0] == [9, 19, 29, 39, 49]
@@ -234,7 +234,7 @@ def test_training_curve_tells_of_values_it_cannot_show(tmp_path, monkeypatch):
     rows = training_rows()
     rows[4]["train_deviance_per_pixel"] = "nan"
     rows[6]["train_deviance_per_pixel"] = "inf"
-    figures.draw_training_curve(rows, tmp_path / "curve.png")
+    curve_figures.draw_training_curve(rows, tmp_path / "curve.png")
     x, y = curves["training (2 of 5 values not shown)"]
     assert x == [0, 10, 20, 30, 40]
     assert np.isnan(y).tolist() == [False, False, True, True, False]
@@ -243,7 +243,7 @@ def test_training_curve_tells_of_values_it_cannot_show(tmp_path, monkeypatch):
 def test_training_curve_falls_back_to_epochs(tmp_path, monkeypatch):
     curves = recorded_curves(monkeypatch)
     rows = [{"step": "", "epoch": epoch, "val_deviance_per_pixel": 3.0 - epoch} for epoch in range(2)]
-    figures.draw_training_curve(rows, tmp_path / "curve.png")
+    curve_figures.draw_training_curve(rows, tmp_path / "curve.png")
     assert curves["validation"] == ([0, 1], [3, 2])
 
 
@@ -258,7 +258,7 @@ def test_training_curve_falls_back_to_epochs(tmp_path, monkeypatch):
 )
 def test_training_curve_refuses_rows_without_a_curve(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        figures.draw_training_curve(rows, tmp_path / "curve.png")
+        curve_figures.draw_training_curve(rows, tmp_path / "curve.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -272,7 +272,7 @@ def test_training_curve_refuses_rows_without_a_curve(tmp_path, rows, message):
         ({"object_": np.full(SHAPE, np.nan, np.complex64)}, "NaN or infinity at 4800 of 4800 valid pixels"),
     ],
 )
-@pytest.mark.parametrize("draw", [figures.draw_amplitude, figures.draw_phase])
+@pytest.mark.parametrize("draw", [object_figures.draw_amplitude, object_figures.draw_phase])
 def test_refused_object_is_named(tmp_path, field, draw, change, message):
     arguments = {"object_": field, "origin_px": (0, 0), "valid": np.ones(SHAPE, dtype=bool)} | change
     with pytest.raises(ValueError, match=message):
@@ -283,15 +283,15 @@ def test_refused_object_is_named(tmp_path, field, draw, change, message):
 def test_comparison_refuses_what_does_not_fit(tmp_path, field):
     path = tmp_path / "comparison.png"
     with pytest.raises(ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"):
-        figures.draw_comparison(field, field, (0, 60, 0, 79), curves(field), path)
+        object_figures.draw_comparison(field, field, (0, 60, 0, 79), curves(field), path)
     with pytest.raises(ValueError, match="no pixel is finite in both"):
-        figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path)
+        object_figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path)
     assert not path.exists()
 
 
 def test_another_suffix_is_refused(tmp_path, field):
     with pytest.raises(ValueError, match=r"phase.pdf'; expected a name that ends in .png"):
-        figures.draw_phase(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "phase.pdf")
+        object_figures.draw_phase(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "phase.pdf")
 
 
 def test_failed_write_keeps_the_old_figure_and_leaves_nothing_else(tmp_path, monkeypatch, field):
@@ -302,9 +302,9 @@ def test_failed_write_keeps_the_old_figure_and_leaves_nothing_else(tmp_path, mon
         target.write_bytes(b"half a fig")
         raise OSError("disk full")
 
-    monkeypatch.setattr(figures.Figure, "savefig", fail)
+    monkeypatch.setattr(drawing.Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
+        object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["amplitude.png"]
 
@@ -312,14 +312,14 @@ def test_failed_write_keeps_the_old_figure_and_leaves_nothing_else(tmp_path, mon
 def test_existing_figure_is_replaced(tmp_path, field):
     path = tmp_path / "amplitude.png"
     path.write_bytes(b"old")
-    figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
+    object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
     read_rgb(path)
 
 
 @pytest.mark.parametrize(("width_px", "label"), [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")])
 def test_scale_bar_is_a_round_number_of_pixels(width_px, label):
-    ax = figures.Figure().subplots()
-    figures._add_scale_bar(ax, width_px)
+    ax = drawing.Figure().subplots()
+    drawing.add_scale_bar(ax, width_px)
     assert ax.artists[0].txt_label.get_text() == label
 
 
@@ -331,7 +331,7 @@ def gaussian_probe(*, modes=1):
 
 def recorded_probe(monkeypatch):
     """Record what the figure shows: lists of images and of titles, without the colour bar's."""
-    images, titles, write = [], [], figures._write_png
+    images, titles, write = [], [], drawing.write_png
 
     def record(figure, path):
         axes = [ax for ax in figure.axes if ax.get_title()]
@@ -339,14 +339,14 @@ def recorded_probe(monkeypatch):
         titles.extend(ax.get_title() for ax in axes)
         write(figure, path)
 
-    monkeypatch.setattr(figures, "_write_png", record)
+    monkeypatch.setattr(probe_figure, "write_png", record)
     return images, titles
 
 
 def test_probe_before_and_after(tmp_path, monkeypatch):
     images, titles = recorded_probe(monkeypatch)
     before, after = gaussian_probe(), gaussian_probe(modes=2)
-    figures.draw_probe(before, after, tmp_path / "probe.png")
+    probe_figure.draw_probe(before, after, tmp_path / "probe.png")
     assert len(np.unique(read_rgb(tmp_path / "probe.png").reshape(-1, 3), axis=0)) > 200
     energy = np.sum(np.abs(after) ** 2, axis=(1, 2))  # even and odd in x: orthogonal already
     shares = [f"mode {number + 1}: {share:.3g} %" for number, share in enumerate(100 * energy / energy.sum())]
@@ -360,7 +360,7 @@ def test_probe_is_drawn_as_its_orthogonal_modes(tmp_path, monkeypatch):
     images, titles = recorded_probe(monkeypatch)
     modes = gaussian_probe(modes=2)
     mixed = np.einsum("ij,jyx->iyx", np.array([[0.6, 0.8j], [0.8j, 0.6]]), modes)
-    figures.draw_probe(modes, mixed, tmp_path / "probe.png")
+    probe_figure.draw_probe(modes, mixed, tmp_path / "probe.png")
     assert titles[:2] == titles[2:]
     # Brightness alone: an odd mode has no mean phase.
     for one, other in zip(images[:2], images[2:], strict=True):
@@ -369,7 +369,7 @@ def test_probe_is_drawn_as_its_orthogonal_modes(tmp_path, monkeypatch):
 
 def test_hue_of_the_probe_is_its_phase():
     field = np.array([[1, 1j, -1, -1j]])
-    red, chartreuse, cyan, violet = figures._amplitude_and_phase(field, 0.0)[0]
+    red, chartreuse, cyan, violet = probe_figure._amplitude_and_phase(field, 0.0)[0]
     np.testing.assert_allclose([red, chartreuse, cyan, violet], [(1, 0, 0), (0.5, 1, 0), (0, 1, 1), (0.5, 0, 1)], atol=1e-12)
 
 
@@ -385,33 +385,33 @@ def test_hue_of_the_probe_is_its_phase():
 )
 def test_probe_that_cannot_be_drawn_is_named(tmp_path, after, message):
     with pytest.raises(ValueError, match=message):
-        figures.draw_probe(gaussian_probe(), after, tmp_path / "probe.png")
+        probe_figure.draw_probe(gaussian_probe(), after, tmp_path / "probe.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_one_probe_alone_is_one_row(tmp_path, monkeypatch):
     images, titles = recorded_probe(monkeypatch)
-    figures.draw_probe(gaussian_probe(modes=2), None, tmp_path / "probe.png")
+    probe_figure.draw_probe(gaussian_probe(modes=2), None, tmp_path / "probe.png")
     assert len(images) == len(titles) == 2
     read_rgb(tmp_path / "probe.png")
 
 
 def test_stream_gets_what_a_file_gets(tmp_path, field):
     valid, stream = np.ones(SHAPE, dtype=bool), io.BytesIO()
-    figures.draw_amplitude(field, (0, 0), valid, stream)
-    figures.draw_amplitude(field, (0, 0), valid, tmp_path / "amplitude.png")
+    object_figures.draw_amplitude(field, (0, 0), valid, stream)
+    object_figures.draw_amplitude(field, (0, 0), valid, tmp_path / "amplitude.png")
     assert stream.getvalue() == (tmp_path / "amplitude.png").read_bytes()
 
 
-def recorded_axes(monkeypatch):
+def recorded_axes(monkeypatch, module=scan_figures):
     """Record the axes of the figure that is written."""
-    axes, write = [], figures._write_png
+    axes, write = [], module.write_png
 
     def record(figure, path):
         axes.extend(figure.axes)
         write(figure, path)
 
-    monkeypatch.setattr(figures, "_write_png", record)
+    monkeypatch.setattr(module, "write_png", record)
     return axes
 
 
@@ -422,7 +422,7 @@ def test_mean_patterns_share_logarithmic_colours(tmp_path, monkeypatch):
     measured[4, 4] = 4000
     predicted = 2 * measured
     predicted[1, 1], predicted[1, 2] = 1e-30, np.nan
-    figures.draw_mean_patterns(measured, predicted, tmp_path / "patterns.png")
+    scan_figures.draw_mean_patterns(measured, predicted, tmp_path / "patterns.png")
     read_rgb(tmp_path / "patterns.png")
     (left,), (right,) = axes[0].images, axes[1].images
     assert left.get_clim() == right.get_clim() == (10, 8000)
@@ -436,7 +436,7 @@ def test_mean_patterns_share_logarithmic_colours(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_mean_patterns_without_light_can_be_drawn(tmp_path, value):
-    figures.draw_mean_patterns(np.zeros((8, 8)), np.full((8, 8), value), tmp_path / "patterns.png")
+    scan_figures.draw_mean_patterns(np.zeros((8, 8)), np.full((8, 8), value), tmp_path / "patterns.png")
     read_rgb(tmp_path / "patterns.png")
 
 
@@ -445,7 +445,7 @@ def test_scan_shows_each_deviance_at_its_position(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     positions, deviance = random.uniform(0, 100, (300, 2)), random.uniform(1, 9, 300)
     deviance[7] = np.nan
-    figures.draw_scan(positions, deviance, tmp_path / "scan.png")
+    scan_figures.draw_scan(positions, deviance, tmp_path / "scan.png")
     read_rgb(tmp_path / "scan.png")
     way, residual = axes[:2]
     (order,) = way.collections
@@ -465,13 +465,13 @@ def test_scan_shows_each_deviance_at_its_position(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("positions", [np.zeros((1, 2)), np.zeros((5, 2)), np.arange(10)[:, None] * [0, 40.0]])
 def test_scan_of_one_place_or_one_line_can_be_drawn(tmp_path, positions):
-    figures.draw_scan(positions, np.full(len(positions), np.nan), tmp_path / "scan.png")
+    scan_figures.draw_scan(positions, np.full(len(positions), np.nan), tmp_path / "scan.png")
     read_rgb(tmp_path / "scan.png")
 
 
 def test_refinement_curve_starts_before_the_first_iteration(tmp_path, monkeypatch):
     curves = recorded_curves(monkeypatch)
-    figures.draw_refinement_curve([5.25, 4.5, 4.125], tmp_path / "curve.png")
+    curve_figures.draw_refinement_curve([5.25, 4.5, 4.125], tmp_path / "curve.png")
     read_rgb(tmp_path / "curve.png")
     assert curves["whole scan"] == ([0, 1, 2], [5.25, 4.5, 4.125])
 
@@ -479,8 +479,8 @@ def test_refinement_curve_starts_before_the_first_iteration(tmp_path, monkeypatc
 def test_training_curve_tells_the_loss_too(tmp_path, monkeypatch):
     curves = recorded_curves(monkeypatch)
     rows = [*training_rows(), {"step": 5, "step_deviance_per_pixel": 17.0}]
-    axes = recorded_axes(monkeypatch)
-    figures.draw_training_curve(rows, tmp_path / "curve.png")
+    axes = recorded_axes(monkeypatch, curve_figures)
+    curve_figures.draw_training_curve(rows, tmp_path / "curve.png")
     assert curves["training, single steps"] == ([5], [17])
     (loss,) = axes[0].child_axes
     np.testing.assert_allclose(loss.get_ylim(), np.divide(axes[0].get_ylim(), 2))
@@ -489,11 +489,15 @@ def test_training_curve_tells_the_loss_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("draw", "arguments", "message"),
     [
-        (figures.draw_mean_patterns, (np.ones((8, 8)), np.ones((8, 7))), r"measured pattern is \(8, 8\) and the predicted one \(8, 7\)"),
-        (figures.draw_scan, (np.zeros((3, 2)), np.zeros(2)), r"positions_px are \(3, 2\) and the deviances \(2,\)"),
-        (figures.draw_scan, (np.zeros((0, 2)), np.zeros(0)), "n at least 1"),
-        (figures.draw_refinement_curve, ([],), r"deviances of the refinement are \[\]"),
-        (figures.draw_refinement_curve, ([2.0, np.inf],), "expected positive, finite numbers"),
+        (
+            scan_figures.draw_mean_patterns,
+            (np.ones((8, 8)), np.ones((8, 7))),
+            r"measured pattern is \(8, 8\) and the predicted one \(8, 7\)",
+        ),
+        (scan_figures.draw_scan, (np.zeros((3, 2)), np.zeros(2)), r"positions_px are \(3, 2\) and the deviances \(2,\)"),
+        (scan_figures.draw_scan, (np.zeros((0, 2)), np.zeros(0)), "n at least 1"),
+        (curve_figures.draw_refinement_curve, ([],), r"deviances of the refinement are \[\]"),
+        (curve_figures.draw_refinement_curve, ([2.0, np.inf],), "expected positive, finite numbers"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(tmp_path, draw, arguments, message):

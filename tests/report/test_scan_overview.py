@@ -36,7 +36,7 @@ def arguments(**changed: Any) -> dict[str, Any]:
 
 def drawn(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> Figure:
     figures: list[Figure] = []
-    monkeypatch.setattr(scan_overview, "_write_png", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(scan_overview, "write_png", lambda figure, path: figures.append(figure))
     draw_scan_overview(**arguments(**changed), path=io.BytesIO())
     FigureCanvasAgg(figures[0]).draw()
     return figures[0]

@@ -1,0 +1,121 @@
+"""Curves of the deviance: over training, and over refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_dist.report.drawing import PngTarget, write_png
+
+_CURVES = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange"), "step": ("training, single steps", "0.75")}
+
+
+def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> None:
+    """Draw training and validation deviance per pixel, and the loss, which is half of it, against the optimiser step, logarithmically.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Rows of ``metrics.csv``: ``train_deviance_per_pixel``, ``val_deviance_per_pixel`` and ``step_deviance_per_pixel`` (no unit;
+        any may be absent) over ``step``, or over ``epoch`` where no row has a step. Cells may be numbers or text; a missing or
+        empty cell is passed over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and
+        the legend counts them.
+    path : path
+        PNG file to write, or to replace; its directory is made if missing.
+
+    Raises
+    ------
+    ValueError
+        No deviance to draw; text that is no number; a path that does not end in .png.
+    """
+    abscissa = next((name for name in ("step", "epoch") if any(_cell(row, name) is not None for row in rows)), None)
+    if abscissa is None:
+        raise ValueError(f"none of the {len(rows)} rows has a step or an epoch; expected a column of either name")
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    ax = figure.subplots()
+    for prefix, (name, colour) in _CURVES.items():
+        cells = [(_cell(row, abscissa), _cell(row, f"{prefix}_deviance_per_pixel")) for row in rows]
+        points = sorted((at, value) for at, value in cells if at is not None and value is not None)
+        if not points:
+            continue
+        at, values = np.array(points).T
+        shown = np.isfinite(values) & (values > 0)
+        if not shown.all():
+            name += f" ({np.count_nonzero(~shown)} of {len(values)} values not shown)"
+        if shown.any():
+            # A line through hundreds of markers is a band: markers only where each can be told from the next.
+            marker = "o" if len(values) <= 60 and prefix != "step" else ""
+            zorder = 1 if prefix == "step" else 2
+            ax.plot(at, np.where(shown, values, np.nan), color=colour, marker=marker, markersize=4, label=name, zorder=zorder)
+    if not ax.lines:
+        expected = " or ".join(f"{prefix}_deviance_per_pixel" for prefix in _CURVES)
+        raise ValueError(f"none of the {len(rows)} rows has a positive, finite {expected}; expected at least one value")
+    _finish_deviance_axes(ax, abscissa)
+    loss = ax.secondary_yaxis("right", functions=(_half, _double))
+    loss.set_ylabel("loss (half the deviance)", fontsize=11)
+    _label_logarithm(loss)
+    write_png(figure, path)
+
+
+def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) -> None:
+    """Draw the deviance per pixel after each iteration of a refinement, the first value its start's, logarithmically.
+
+    Raises
+    ------
+    ValueError
+        No value, or one that no logarithm shows; a path that does not end in .png.
+    """
+    values = np.asarray(deviance_per_pixel, dtype=np.float64)
+    if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"the deviances of the refinement are {values.tolist()}; expected positive, finite numbers, at least one")
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(np.arange(len(values)), values, color="tab:green", marker="o" if len(values) <= 60 else "", markersize=4, label="whole scan")
+    _finish_deviance_axes(ax, "iteration")
+    write_png(figure, path)
+
+
+def _finish_deviance_axes(ax: Axes, abscissa: str) -> None:
+    """Everything about a curve of deviance per pixel but the curve."""
+    ax.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="shot noise at high counts")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.grid(color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    _label_logarithm(ax)
+    ax.set_xlabel(abscissa, fontsize=11)
+    ax.set_ylabel("deviance per pixel", fontsize=11)
+    ax.legend(frameon=False, fontsize=10)
+
+
+def _label_logarithm(ax: Any) -> None:
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    ax.tick_params(labelsize=9)
+
+
+def _half(deviance: ArrayLike) -> NDArray[np.floating]:
+    return np.asarray(deviance) / 2
+
+
+def _double(loss: ArrayLike) -> NDArray[np.floating]:
+    return np.asarray(loss) * 2
+
+
+def _cell(row: Mapping[str, Any], name: str) -> float | None:
+    """Number in a cell of metrics.csv; None where it is missing or empty."""
+    cell = row.get(name)
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return None
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} holds {cell!r}; expected a number or nothing") from None
