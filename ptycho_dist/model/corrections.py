@@ -15,19 +15,33 @@ from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import merge_patches
 
-CORRECTIONS = 3
-"""Of a group of more than one pattern, in training."""
+MOST_CORRECTIONS = 3
+"""Of a group of more than one pattern."""
+
+
+def corrections_at(step: int) -> int:
+    """How many corrections a group gets at a training step: one, two, three, and from the beginning.
+
+    The network so learns from every estimate that it will be given, and the first correction is held to the patterns by a loss of its own.
+    With three at every step nothing did: networks drifted to where their own first corrections led them, and did not come back.
+    """
+    return 1 + step % MOST_CORRECTIONS
 
 
 def corrected_patches(
-    network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, mask: Tensor | None = None
+    network: PtychoAutoencoder,
+    x_norm: Tensor,
+    probe: Tensor,
+    corners: Tensor,
+    weights: Tensor,
+    mask: Tensor | None = None,
+    *,
+    corrections: int = MOST_CORRECTIONS,
 ) -> Tensor:
-    """Patches of groups of patterns: their first estimate, corrected `CORRECTIONS` times, neighbours made to agree each time.
+    """Patches of groups of patterns: their first estimate, corrected several times, neighbours made to agree each time.
 
-    Groups of one pattern are corrected once.
-
-    The gradient goes through the last correction alone: the ones before it only make the estimates that it must learn to correct. With a
-    gradient through all of them a step takes 1.6 times as long and three times the memory, for the same quality in the same time.
+    Groups of one pattern are corrected once. The gradient goes through the last correction alone: the ones before it only make the
+    estimates that it must learn to correct. With a gradient through all of three a step takes twice as long and three times the memory.
 
     Parameters
     ----------
@@ -38,12 +52,13 @@ def corrected_patches(
     corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
     weights : (B, C, N, N) float32, of each patch where patches overlap: the illumination.
     mask : bool, broadcasts to `x_norm`: pixels that count; None: all do.
+    corrections
+        How many, of groups of more than one pattern.
 
     Returns
     -------
     (B, C, N, N) complex64, the object read back at each position.
     """
-
     has_neighbours = x_norm.shape[1] > 1
 
     def correct(estimate: Tensor) -> Tensor:
@@ -56,6 +71,6 @@ def corrected_patches(
     with torch.no_grad():
         with torch.autocast(x_norm.device.type, enabled=False):
             estimate = first_estimate(x_norm, probe, corners, mask)
-        for _ in range(CORRECTIONS - 1 if has_neighbours else 0):
+        for _ in range(corrections - 1 if has_neighbours else 0):
             estimate = correct(estimate)
     return correct(estimate)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from ptycho_dist.model.corrections import corrected_patches
+from ptycho_dist.model.corrections import MOST_CORRECTIONS, corrected_patches, corrections_at
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.model.trainable_probe import TrainableProbe
 from ptycho_dist.physics.mask import num_counted
@@ -119,7 +119,15 @@ class PtychographyModule(L.LightningModule):
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
             # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
             known_probe = probe.detach()
-        patches = corrected_patches(self.network, samples.x_norm, known_probe, whole_px, illumination(probe), self.mask(samples))
+        patches = corrected_patches(
+            self.network,
+            samples.x_norm,
+            known_probe,
+            whole_px,
+            illumination(probe),
+            self.mask(samples),
+            corrections=corrections_at(self.global_step) if self.training else MOST_CORRECTIONS,
+        )
         with torch.autocast(self.device.type, enabled=False):
             return diffracted_intensity(patches, probe)
 

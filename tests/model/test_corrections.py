@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from ptycho_dist.model.corrections import CORRECTIONS, corrected_patches
+from ptycho_dist.model.corrections import MOST_CORRECTIONS, corrected_patches, corrections_at
 from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import merge_patches
 from ptycho_dist.physics.probe import illumination, normalize_probe
@@ -33,12 +33,16 @@ def corrected_by_hand(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     return estimate
 
 
-@pytest.mark.parametrize(("group_size", "times"), [(1, 1), (2, CORRECTIONS), (4, CORRECTIONS)])
-def test_each_correction_begins_with_what_the_group_agreed_on(group_size: int, times: int) -> None:
+@pytest.mark.parametrize(("group_size", "asked", "times"), [(1, 3, 1), (2, 1, 1), (2, 2, 2), (4, 3, 3)])
+def test_each_correction_begins_with_what_the_group_agreed_on(group_size: int, asked: int, times: int) -> None:
     network, samples = trained_like(SIZE), groups(group_size)
-    patches = corrected_patches(network, *samples)
+    patches = corrected_patches(network, *samples, corrections=asked)
     torch.testing.assert_close(patches, corrected_by_hand(network, *samples, times=times))
     assert not torch.allclose(patches, corrected_by_hand(network, *samples, times=times - 1), rtol=1e-2)
+
+
+def test_steps_take_one_two_and_three_corrections_in_turn() -> None:
+    assert [corrections_at(step) for step in range(7)] == [1, 2, 3, 1, 2, 3, 1]
 
 
 def test_gradient_goes_through_the_last_correction_alone() -> None:
@@ -47,7 +51,7 @@ def test_gradient_goes_through_the_last_correction_alone() -> None:
     def gradients(patches: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(patches.abs().square().sum(), list(network.parameters())))
 
-    ours, by_hand = gradients(corrected_patches(network, *samples)), gradients(corrected_by_hand(network, *samples, times=CORRECTIONS))
+    ours, by_hand = gradients(corrected_patches(network, *samples)), gradients(corrected_by_hand(network, *samples, times=MOST_CORRECTIONS))
     for our, expected in zip(ours, by_hand, strict=True):
         torch.testing.assert_close(our, expected)
 
