@@ -23,7 +23,8 @@ def corrections_at(step: int) -> int:
     """How many corrections a group gets at a training step: one, two, three, and from the beginning.
 
     The network so learns from every estimate that it will be given, and the first correction is held to the patterns by a loss of its own.
-    With three at every step nothing did: networks drifted to where their own first corrections led them, and did not come back.
+    With three at every step nothing did: networks drifted to where their own first corrections led them, and did not come back. Training's
+    deviance is therefore a mean over the three kinds of steps, and above that of validation, which takes all corrections.
     """
     return 1 + step % MOST_CORRECTIONS
 
