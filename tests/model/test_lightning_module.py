@@ -12,6 +12,7 @@ from scipy.special import xlogy
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.data.batches import Samples
 from ptycho_dist.data.sampler import GlobalBatchSampler
+from ptycho_dist.model.corrections import MOST_CORRECTIONS
 from ptycho_dist.model.lightning_module import LARGEST_SURPRISE, PtychographyModule, limit_surprise
 from ptycho_dist.model.loss import RATE_FLOOR
 
@@ -65,6 +66,7 @@ class Trainer:
 
     def __init__(self) -> None:
         self.accumulate_grad_batches = 1
+        self.global_step = MOST_CORRECTIONS - 1  # a step of all corrections, as validation's
         self.train_dataloader = types.SimpleNamespace(
             batch_sampler=GlobalBatchSampler(3, global_batch_size=3, rank=0, world_size=1, shuffle_seed=0)
         )

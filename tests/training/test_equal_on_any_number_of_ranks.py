@@ -17,6 +17,7 @@ from ptycho_dist.config import DataConfig, Hdf5Config, ModelConfig
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.data.scan import stack_masks
+from ptycho_dist.model.corrections import MOST_CORRECTIONS
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.probe_modes import add_modes
 from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
@@ -31,6 +32,7 @@ class WithoutLightning:
     def __init__(self, loader: Any, accumulate_grad_batches: int) -> None:
         self.train_dataloader = loader
         self.accumulate_grad_batches = accumulate_grad_batches
+        self.global_step = MOST_CORRECTIONS - 1  # a step of all corrections
 
 
 def gradients_of_one_step(
