@@ -81,6 +81,7 @@ class StitchedObject:
         self.light = torch.zeros(canvas_shape, dtype=torch.float32, device=probe.device)
         self.weighted_sum = torch.zeros(canvas_shape, dtype=torch.complex64, device=probe.device)
         self.weight_sum = torch.zeros_like(self.light)
+        self.aligned_sum = torch.zeros_like(self.weighted_sum)  # what phases are fitted to
 
     def place(self, positions_px: np.ndarray) -> tuple[Tensor, Tensor]:
         """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel positions, complex64 (k, modes, N, N)."""
@@ -102,10 +103,13 @@ class StitchedObject:
         add_patches(self.light, light[None], corners[None])
         add_patches(self.weight_sum, weights[None], corners[None])
         # One after the other, as each waits for those before it; windows are views, and the phases stay on the device.
-        for weighted, (row, column) in zip(weights * patches, corners.tolist(), strict=True):
-            already_there = self.weighted_sum[0, row : row + self.patch_size, column : column + self.patch_size]
-            agreement = (already_there * weighted.conj()).sum()
-            already_there += weighted * torch.where(agreement == 0, 1, agreement.sgn())
+        for patch, weight, lit, (row, column) in zip(patches, weights, light, corners.tolist(), strict=True):
+            window = (0, slice(row, row + self.patch_size), slice(column, column + self.patch_size))
+            # By the light itself: what is dim counts less for the object, but there is much of it to tell a phase from.
+            agreement = (self.aligned_sum[window] * (lit * patch).conj()).sum()
+            patch = patch * torch.where(agreement == 0, 1, agreement.sgn())
+            self.aligned_sum[window] += lit * patch
+            self.weighted_sum[window] += weight * patch
 
     def hold(self, object_: Tensor) -> None:
         """Put an object (H, W), seen in the light that lies on the canvas, in place of the mean of patches."""

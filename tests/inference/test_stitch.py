@@ -196,7 +196,7 @@ def test_illumination_decides_where_patches_disagree() -> None:
     stitched = stitch(torch.stack([torch.full((SIZE, SIZE), 1.0 + 0j), torch.full((SIZE, SIZE), 3.0 + 0j)]), positions)
     light = illumination(beam()).numpy()
     first, second = light[8, 6], light[8, 2]  # what each probe gave to canvas pixel [8, 6]
-    assert abs(stitched.object()[8, 6]) == pytest.approx((first * 1 + second * 3) / (first + second), rel=1e-5)
+    assert abs(stitched.object()[8, 6]) == pytest.approx((first**2 * 1 + second**2 * 3) / (first**2 + second**2), rel=1e-5)
 
 
 def test_stitched_patches_are_read_back_where_they_were() -> None:
