@@ -39,13 +39,13 @@ SHORTER = 0.5
 SHORTEST = 0.1
 """Passes end where a shorter one would be needed."""
 
-Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor, Tensor]]]
-"""Starts a pass over a scan: positions (k, 2) as (y, x), pixels, normalised amplitudes (k, N, N) and measured counts (k, N, N)."""
+Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor]]]
+"""Starts a pass over a scan: positions (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N)."""
 
 
 def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
     """Reconstruct each pattern alone and add its patch, in the order in which the patterns come: see `stitching_order`."""
-    for positions_px, x_norm, _ in patterns():
+    for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         light = illumination(probe)
         as_groups = (x_norm[:, None], probe[:, None], corners[:, None], light[:, None])
@@ -108,7 +108,7 @@ def correct_together(
 def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None) -> Tensor:
     """`first_estimate` of all patterns as one group: the object (H, W) on the canvas. Adds the light of all patterns to the canvas."""
     asked, light_sum = torch.zeros_like(stitched.weighted_sum), torch.zeros_like(stitched.light)
-    for positions_px, x_norm, _ in patterns():
+    for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
         add_patches(asked, b[None], corners[None])
@@ -132,9 +132,10 @@ def _judge_and_correct(
     """
     deviance, predicted, measured = torch.zeros(3, dtype=torch.float64, device=object_.device)
     weighted_sum = torch.zeros_like(stitched.weighted_sum)
-    for positions_px, x_norm, counts in patterns():
+    for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
+        counts = photons_per_intensity * x_norm.square()
         rate = photons_per_intensity * diffracted_intensity(estimate, probe, mask)
         deviance += poisson_deviance(rate, counts).sum(dtype=torch.float64)
         predicted += rate.sum(dtype=torch.float64)

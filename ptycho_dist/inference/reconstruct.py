@@ -216,10 +216,9 @@ def reconstruct(
     # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
     predicted_scale = bundle.intensity_scale * bundle.gain * bundle.rms_factor / rms_factor
 
-    def patterns_of(order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    def patterns_of(order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
         for patterns, amplitude in _batches(scan, order):
-            x_norm = torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
-            yield scan.positions_px[patterns], x_norm, _counts(bundle, amplitude).to(device)
+            yield scan.positions_px[patterns], torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
 
     corrections = {}
     if bundle.config.data.group_size == 1:
@@ -239,7 +238,7 @@ def reconstruct(
     if refine_iterations:
         refined = refine(
             stitched,
-            lambda: ((positions_px, counts) for positions_px, _, counts in patterns_of()),
+            lambda: ((scan.positions_px[patterns], _counts(bundle, amplitude).to(device)) for patterns, amplitude in _batches(scan)),
             num_patterns=scan.num_patterns,
             photons_per_intensity=predicted_scale**2,
             iterations=refine_iterations,

@@ -50,10 +50,10 @@ class Known:
         corners, probe = self.stitched.place(positions_px())
         return diffracted_intensity(extract_patches(object_[None], corners[None], SIZE)[0], probe)
 
-    def patterns(self) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    def patterns(self) -> Iterator[tuple[np.ndarray, Tensor]]:
         seen = self.intensity * torch.from_numpy(self.mask)
         for part in np.array_split(np.arange(len(positions_px())), 4):
-            yield positions_px()[part], seen[part].sqrt(), PHOTONS * seen[part]
+            yield positions_px()[part], seen[part].sqrt()
 
     def correct(self, network: Network) -> dict:
         return correct_together(
@@ -79,7 +79,7 @@ class Known:
             nonlocal seen
             corners = next(seen, None)
             if corners is None:
-                seen = iter([self.stitched.place(positions)[0] for positions, _, _ in self.patterns()])
+                seen = iter([self.stitched.place(positions)[0] for positions, _ in self.patterns()])
                 corners = next(seen)
             truth = extract_patches(times * self.truth[None], corners[None], SIZE)[0]
             return estimate + part * (truth - estimate)
