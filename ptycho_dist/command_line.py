@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from argparse import ArgumentError
 from collections.abc import Callable
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ptycho_dist.config import ConfigError
-from ptycho_dist.distributed import FailedTogether, Interrupted, describe, first_failure, leave_together, world_size
+from ptycho_dist.distributed import FailedTogether, Interrupted, describe, first_failure, leave_together, wait_for_all, world_size
 
 logger = logging.getLogger("ptycho_dist")
+
+SECONDS_TO_HEAR_RANK_ZERO = 10.0
 
 
 def run(main: Callable[[], None]) -> None:
@@ -31,20 +34,30 @@ def run(main: Callable[[], None]) -> None:
         main()
         leave_together()
     except Exception as error:
-        if isinstance(error, ArgumentError | ConfigError | FailedTogether | Interrupted):
-            message, is_mine = describe(error), rank == 0  # every rank has the same one
+        if isinstance(error, FailedTogether | Interrupted):  # every rank has the same one
+            if rank == 0:
+                say(error, describe(error))
+            wait_for_all()  # the launcher ends all ranks once one is gone, so rank 0 speaks first
+        elif isinstance(error, ArgumentError | ConfigError):  # every rank should have the same one, but none has met the others yet
+            if rank > 0:
+                time.sleep(SECONDS_TO_HEAR_RANK_ZERO)  # in which the launcher ends this process, if rank 0 has it too
+            say(error, describe(error) if rank == 0 else f"rank {rank} alone: {describe(error)}")
         elif world_size() == 1:
-            message, is_mine = describe(error), True  # alone, or not yet met the others: nobody else may know
+            say(error, describe(error))  # alone, or not yet met the others: nobody else may know
         else:
             own = f"rank {rank}: {describe(error)}"
             message = first_failure(own)
-            is_mine = rank == 0 or message == own
-        if is_mine:
-            print(f"error: {message}", file=sys.stderr)
-            logger.error("%s", message)  # for train.log
-            if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
-                print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
+            if rank == 0 or message == own:
+                say(error, message)
         exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
+
+
+def say(error: Exception, message: str) -> None:
+    """The message, for a person on stderr and for `train.log`."""
+    print(f"error: {message}", file=sys.stderr)
+    logger.error("%s", message)
+    if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
+        print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
 
 
 def exit_now(status: int) -> None:

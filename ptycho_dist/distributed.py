@@ -7,6 +7,7 @@ without one it is the plain local operation.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -220,6 +221,13 @@ def leave_together() -> None:
     if _is_up():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Come back once every rank has come here, or one of them has gone."""
+    if _is_up():
+        with contextlib.suppress(RuntimeError):
+            dist.barrier()
 
 
 def first_failure(own: str) -> str:
