@@ -132,12 +132,12 @@ def test_weights_that_are_not_contiguous_come_back(tmp_path: Path) -> None:
 
 def test_model_gives_the_outputs_of_the_trained_network(path: Path) -> None:
     x_norm = torch.rand(3, N, N)
-    probe = torch.from_numpy(example().probe)[None]
+    probe, estimate = torch.from_numpy(example().probe)[None], torch.ones(3, N, N, dtype=torch.complex64)
     model = load_bundle(path).build_model("cpu")
     with torch.no_grad():
         # The same weights; a convolution may add in another order where memory is laid out otherwise: float32 rounding through ten layers.
-        torch.testing.assert_close(model(x_norm, probe), network()(x_norm, probe), rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(model(x_norm, probe), network(seed=1)(x_norm, probe), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(model(x_norm, probe, estimate), network()(x_norm, probe, estimate), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(model(x_norm, probe, estimate), network(seed=1)(x_norm, probe, estimate), rtol=1e-2, atol=1e-2)
 
 
 def test_model_is_ready_for_inference(path: Path) -> None:

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ptycho_dist.model.first_estimate import back_propagate, first_estimate
+from ptycho_dist.model.first_estimate import FAINT, back_propagate
+from ptycho_dist.physics.propagation import intensity
 
 BOTTLENECK_SIZE = 8
 """Side in pixels of the coarsest grid. Its 64 positions are few enough to be mixed by one dense 64 x 64 matrix."""
@@ -52,7 +53,7 @@ class TokenMixer(nn.Module):
 class PtychoAutoencoder(nn.Module):
     """U-Net from one normalised diffraction pattern, and a first estimate of its patch, to one complex object patch.
 
-    The grid shrinks from N/2 (2 x 2 pixels folded into channels) to 8 while the width doubles from level to level, and grows back with a
+    The grid shrinks from N/2 to 8 while the width doubles from level to level, and grows back with a
     skip connection at each. No layer takes statistics over the batch: a patch depends on its own pattern and estimate alone, at
     any world size.
 
@@ -71,7 +72,7 @@ class PtychoAutoencoder(nn.Module):
 
         num_halvings = (pattern_size // (2 * BOTTLENECK_SIZE)).bit_length() - 1
         *widths, bottleneck_width = [base_width * 2**level for level in range(num_halvings + 1)]
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(5 * 4, base_width, 3, padding=1))
+        self.stem = nn.Conv2d(5, base_width, 6, stride=2, padding=2)  # a 3 x 3 neighbourhood of 2 x 2 pixels
         self.encoder = nn.ModuleList(ResidualConv(width) for width in widths)
         self.down = nn.ModuleList(nn.Conv2d(width, 2 * width, 2, stride=2) for width in widths)
         self.bottleneck = nn.Sequential(ResidualConv(bottleneck_width), TokenMixer(bottleneck_width), TokenMixer(bottleneck_width))
@@ -82,15 +83,15 @@ class PtychoAutoencoder(nn.Module):
             nn.init.zeros_(parameter)  # training starts at the first estimate
         self.head = nn.Sequential(nn.ReLU(), last_conv, nn.PixelShuffle(2))
 
-    def forward(self, x_norm: Tensor, probe: Tensor, estimate: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x_norm: Tensor, probe: Tensor, estimate: Tensor, mask: Tensor | None = None) -> Tensor:
         """Object patches of the patterns, each pattern on its own.
 
         Parameters
         ----------
         x_norm : (..., N, N) float32, normalised amplitude, DC at [N//2, N//2].
         probe : (..., modes, N, N) complex64, normalised units: energy (N/2)^2 over all modes; leading axes broadcast to those of `x_norm`.
-        estimate : (..., N, N) complex64, what is known of the patches: the `first_estimate` of a pattern with its neighbours. By default
-            that of each pattern alone.
+        estimate : (..., N, N) complex64, what is known of the patches: the `first_estimate` of a pattern with its neighbours, or what they
+            agreed on after a correction.
         mask : bool, broadcasts to `x_norm`, True where a pixel counts; None: all do. What the others hold is not looked at.
 
         Returns
@@ -102,16 +103,14 @@ class PtychoAutoencoder(nn.Module):
             raise ValueError(f"probe has the shape {tuple(probe.shape)}, expected (..., modes, N, N) for x_norm {tuple(x_norm.shape)}")
         if x_norm.numel() == 0:
             # FFT and pixel shuffle refuse an empty batch. A blank pattern, dropped again, leaves every weight a gradient, and it is zero.
-            blank = self(x_norm.new_zeros(1, *x_norm.shape[-2:]), probe.new_ones(1, *probe.shape[-3:]))
+            one_pattern = (1, *x_norm.shape[-2:])
+            blank = self(x_norm.new_zeros(one_pattern), probe.new_ones(1, *probe.shape[-3:]), estimate.new_ones(one_pattern))
             return blank[:0].reshape(x_norm.shape)
         patterns = x_norm.reshape(-1, *x_norm.shape[-2:])
         probes = probe.expand(*x_norm.shape[:-2], *probe.shape[-3:]).reshape(-1, *probe.shape[-3:])
         masks = None if mask is None else mask.expand_as(x_norm).reshape(patterns.shape)
         # Full precision: bfloat16's 8 bits would blur a pattern's dynamic range, and FFT does not know it.
         with torch.autocast(x_norm.device.type, enabled=False):
-            if estimate is None:
-                alone = torch.zeros(len(patterns), 1, 2, dtype=torch.int64, device=x_norm.device)
-                estimate = first_estimate(patterns[:, None], probes[:, None], alone, None if masks is None else masks[:, None])
             start = estimate.reshape(patterns.shape)
             b, light = back_propagate(patterns, probes, start, masks)
             x = torch.stack((b.real, b.imag, light, start.real - 1, start.imag), dim=1)
@@ -129,5 +128,7 @@ class PtychoAutoencoder(nn.Module):
 
         u, v = self.head(x).to(x_norm.dtype).unbind(dim=1)
         lowest, highest = LOG_AMPLITUDE_RANGE
-        log_amplitude = start.abs().clamp(math.exp(lowest), math.exp(highest)).log() + u
-        return (start.sgn() * torch.polar(log_amplitude.clamp(lowest, highest).exp(), v)).view(x_norm.shape)
+        start_amplitude = intensity(start).sqrt()
+        log_amplitude = start_amplitude.clamp(math.exp(lowest), math.exp(highest)).log() + u
+        factor = log_amplitude.clamp(lowest, highest).exp() / start_amplitude.clamp_min(FAINT)
+        return (start * torch.polar(factor, v)).view(x_norm.shape)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.first_estimate import first_estimate
-from ptycho_dist.physics.patches import merge_patches
+from ptycho_dist.physics.patches import GroupCanvas
 
 MOST_CORRECTIONS = 3
 """Of a group of more than one pattern."""
@@ -61,17 +61,18 @@ def corrected_patches(
     (B, C, N, N) complex64, the object read back at each position.
     """
     has_neighbours = x_norm.shape[1] > 1
+    canvas = GroupCanvas(corners, x_norm.shape[-1])
 
     def correct(estimate: Tensor) -> Tensor:
         patches = network(x_norm, probe, estimate, mask)
         if not has_neighbours:
             return patches
         with torch.autocast(x_norm.device.type, enabled=False):
-            return merge_patches(patches, weights, corners)
+            return canvas.mean(patches, weights)
 
     with torch.no_grad():
         with torch.autocast(x_norm.device.type, enabled=False):
-            estimate = first_estimate(x_norm, probe, corners, mask)
+            estimate = first_estimate(x_norm, probe, canvas, mask)
         for _ in range(corrections - 1 if has_neighbours else 0):
             estimate = correct(estimate)
     return correct(estimate)

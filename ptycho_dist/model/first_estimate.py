@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from ptycho_dist.physics.mask import masked
-from ptycho_dist.physics.patches import merge_patches
+from ptycho_dist.physics.patches import GroupCanvas
+from ptycho_dist.physics.propagation import intensity
 
 DIM_LIGHT = 0.1
 """Light, as part of the peak intensity, below which the first estimate leaves the object transparent rather than amplify what is seen."""
+
+FAINT = 1e-12
+"""Amplitude, where that of a bright pixel is about 1, below which a far field has no phase to keep: what it asks for fades with it."""
 
 
 def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -43,20 +47,25 @@ def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor, mask: Tensor 
     light : (..., N, N) float32, |P|^2 / max|P|^2, which tells how strongly b dims each pixel.
     """
     far_fields = torch.fft.fft2(probe * patches.unsqueeze(-3), norm="ortho")
-    predicted_amplitude = far_fields.abs().square().sum(dim=-3).sqrt()
-    strongest = probe.abs().square().sum(dim=(-2, -1), keepdim=True).argmax(dim=-3, keepdim=True).expand_as(probe[..., :1, :, :])
-    mode, far_field = probe.gather(-3, strongest).squeeze(-3), far_fields.gather(-3, strongest).squeeze(-3)
-
-    difference = torch.fft.ifftshift(x_norm, dim=(-2, -1)) - predicted_amplitude
+    difference = torch.fft.ifftshift(x_norm, dim=(-2, -1)) - intensity(far_fields).sum(dim=-3).sqrt()
     if mask is not None:
         difference = masked(difference, torch.fft.ifftshift(mask, dim=(-2, -1)))
-    exit_wave_change = torch.fft.ifft2(difference * far_field.sgn(), norm="ortho")
-    intensity = mode.abs().square()
-    peak = intensity.amax(dim=(-2, -1), keepdim=True)
-    return exit_wave_change * mode.conj() / peak, intensity / peak
+    mode, far_field = _strongest_mode(probe, far_fields)
+    exit_wave_change = torch.fft.ifft2(far_field * (difference / intensity(far_field).sqrt().clamp_min(FAINT)), norm="ortho")
+    light = intensity(mode)
+    peak = light.amax(dim=(-2, -1), keepdim=True)
+    return exit_wave_change * (mode.conj() / peak), light / peak
 
 
-def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor, mask: Tensor | None = None) -> Tensor:
+def _strongest_mode(probe: Tensor, far_fields: Tensor) -> tuple[Tensor, Tensor]:
+    """The mode with the most light, of probes (..., modes, N, N), and its far field: both (..., N, N)."""
+    if probe.shape[-3] == 1:
+        return probe.squeeze(-3), far_fields.squeeze(-3)
+    strongest = intensity(probe).sum(dim=(-2, -1), keepdim=True).argmax(dim=-3, keepdim=True).expand_as(probe[..., :1, :, :])
+    return probe.gather(-3, strongest).squeeze(-3), far_fields.gather(-3, strongest).squeeze(-3)
+
+
+def first_estimate(x_norm: Tensor, probe: Tensor, canvas: GroupCanvas, mask: Tensor | None = None) -> Tensor:
     """Patches that the patterns of a group agree on: one step from the transparent object, all patterns at once.
 
         O = 1 + (sum_i b_i) / (sum_i light_i + DIM_LIGHT),     b_i of the transparent object, on the canvas of the group
@@ -65,7 +74,8 @@ def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor, mask: Tensor 
     ----------
     x_norm : (B, C, N, N) float32, normalised amplitude, DC at [N//2, N//2].
     probe : (B, C, modes, N, N) complex64, normalised units.
-    corners : (B, C, 2) int64 as (y, x), pixels; any common origin a group.
+    canvas
+        Of the groups, where their patches meet.
     mask : bool, broadcasts to `x_norm`: pixels that count; None: all do.
 
     Returns
@@ -76,4 +86,4 @@ def first_estimate(x_norm: Tensor, probe: Tensor, corners: Tensor, mask: Tensor 
         return torch.ones_like(x_norm, dtype=torch.complex64)
     b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
     light = light + DIM_LIGHT
-    return 1 + merge_patches(b / light, light, corners)
+    return 1 + canvas.mean(b / light, light)

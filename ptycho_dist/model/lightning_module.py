@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import lightning as L
@@ -134,12 +136,12 @@ class PtychographyModule(L.LightningModule):
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         predicted, mask = self(samples), self.mask(samples)
         loss = self.loss(predicted, samples.x_norm, mask)
-        if not torch.isfinite(loss):  # the same on every rank, so all of them come here
-            self._refuse_loss(loss, predicted, samples.x_norm, mask)
+        value = loss.item()  # the same on every rank
+        if not math.isfinite(value):
+            self._refuse_loss(value, predicted, samples.x_norm, mask)
         in_micro_batch, in_step = self.trainer.train_dataloader.batch_sampler.weight_in(batch_idx)  # type: ignore[union-attr]
-        # The loss is that of all ranks, so every rank keeps the same sums.
-        self._train_sums += torch.tensor([loss.item() * in_micro_batch, in_micro_batch], dtype=torch.float64)
-        self.log("step_deviance_per_pixel", 2 * loss.detach(), on_step=True, on_epoch=False, logger=False)
+        self._train_sums += torch.tensor([value * in_micro_batch, in_micro_batch], dtype=torch.float64)
+        self.log("step_deviance_per_pixel", 2 * value, on_step=True, on_epoch=False, logger=False)
         # Lightning divides by the number of micro-batches; a step is the mean over its pixels that count, however its samples are
         # dealt to those.
         return loss * (self.trainer.accumulate_grad_batches * in_micro_batch / in_step)
@@ -147,9 +149,8 @@ class PtychographyModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse a gradient that is not finite before it reaches the weights. DDP has averaged it, so all ranks see the same one."""
         gradients = {name: parameter.grad for name, parameter in self.named_parameters() if parameter.grad is not None}
-        is_finite = torch.stack([torch.isfinite(gradient).all() for gradient in gradients.values()])
-        if not is_finite.all():
-            name = list(gradients)[int(is_finite.logical_not().nonzero()[0])]
+        if not flat(gradients.values()).isfinite().all():
+            name = next(name for name, gradient in gradients.items() if not gradient.isfinite().all())
             raise FailedTogether(f"the gradient of {name} is not finite at step {self.global_step}; the step was not taken")
         limit_surprise(optimizer)
 
@@ -165,7 +166,7 @@ class PtychographyModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **metrics}, step=self.global_step - 1)
 
-    def _refuse_loss(self, loss: Tensor, predicted: Tensor, x_norm: Tensor, mask: Tensor | None) -> None:
+    def _refuse_loss(self, value: float, predicted: Tensor, x_norm: Tensor, mask: Tensor | None) -> None:
         def refuse_own() -> None:
             own = self.loss.deviance(predicted, x_norm, mask).sum()
             if not torch.isfinite(own):
@@ -174,7 +175,7 @@ class PtychographyModule(L.LightningModule):
                 )
 
         run_together(refuse_own)
-        raise FailedTogether(f"the loss is {loss.item()} at step {self.global_step}; the step was not taken")
+        raise FailedTogether(f"the loss is {value} at step {self.global_step}; the step was not taken")
 
     def on_validation_epoch_start(self) -> None:
         self._validation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -190,7 +191,7 @@ class PtychographyModule(L.LightningModule):
         self.log_dict({"val_deviance_per_pixel": 2 * deviance / num_pixels, "val_nll": nll / num_pixels})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -224,10 +225,15 @@ def limit_surprise(optimizer: torch.optim.Optimizer) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
     if not all(parameter in optimizer.state for parameter in parameters):
         return  # the first step: nothing is usual yet
-    beta = optimizer.param_groups[0]["betas"][1]
     states = [optimizer.state[parameter] for parameter in parameters]
-    gradient_energy = torch.stack([parameter.grad.square().sum() for parameter in parameters]).sum()
-    usual_energy = torch.stack([state["exp_avg_sq"].sum() / (1 - beta ** float(state["step"])) for state in states]).sum()
-    shorter = (LARGEST_SURPRISE * (usual_energy / gradient_energy).sqrt()).nan_to_num(nan=1.0).clamp_max(1.0)  # nan: both are zero
-    for parameter in parameters:
-        parameter.grad.mul_(shorter)
+    gradients = [parameter.grad for parameter in parameters]
+    beta, step = optimizer.param_groups[0]["betas"][1], states[0]["step"]
+    usual_energy = flat(state["exp_avg_sq"] for state in states).sum() / (1 - beta**step)
+    shorter = (LARGEST_SURPRISE * (usual_energy / flat(gradients).square().sum()).sqrt()).nan_to_num(nan=1.0).clamp_max(1.0)
+    for gradient in gradients:
+        gradient.mul_(shorter)  # 1 where both are zero
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All their numbers in a row: one operation then serves all weights of a network, where each has few."""
+    return torch.cat([tensor.flatten() for tensor in tensors])

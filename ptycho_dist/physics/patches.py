@@ -6,6 +6,8 @@ A corner (y, x) is the canvas pixel that a patch's pixel [0, 0] lies on. What is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,43 +29,57 @@ def extract_patches(canvas: Tensor, corners: Tensor, patch_size: int) -> Tensor:
     Tensor
         (B, C, N, N).
     """
-    return canvas.view(-1)[_canvas_index(canvas, corners, patch_size)]
+    return canvas.view(-1)[_canvas_index(canvas.shape, corners, patch_size)]
 
 
 def add_patches(canvas: Tensor, patches: Tensor, corners: Tensor) -> Tensor:
     """Add patches (B, C, N, N) to canvases (B, H, W) in place, at corners (B, C, 2): the transpose of `extract_patches`."""
-    canvas.view(-1).index_add_(0, _canvas_index(canvas, corners, patches.shape[-1]).flatten(), patches.flatten())
+    canvas.view(-1).index_add_(0, _canvas_index(canvas.shape, corners, patches.shape[-1]).flatten(), patches.flatten())
     return canvas
 
 
-def merge_patches(patches: Tensor, weights: Tensor, corners: Tensor) -> Tensor:
-    """Make overlapping patches of a group agree: their weighted mean on a canvas that covers them, read back at each position.
+class GroupCanvas:
+    """A canvas for each group of patches, just large enough for the widest of them.
 
     Parameters
     ----------
-    patches
-        complex64 (B, C, N, N).
-    weights
-        Real (B, C, N, N), e.g. the illumination: what is lit decides.
     corners
         int64 (B, C, 2) as (y, x); any common origin a group.
-
-    Returns
-    -------
-    Tensor
-        complex64 (B, C, N, N). Where no patch has weight it is zero: nothing is lit there.
+    patch_size
+        N.
     """
-    batch, _, _, patch_size = patches.shape
-    corners = corners - corners.amin(dim=1, keepdim=True)
-    canvas_size = patch_size + (int(corners.max()) if batch else 0)
-    weighted_sum = add_patches(patches.new_zeros(batch, canvas_size, canvas_size), weights * patches, corners)
-    weight_sum = add_patches(weights.new_zeros(batch, canvas_size, canvas_size), weights, corners)
-    return extract_patches(weighted_sum / weight_sum.clamp_min(1e-12), corners, patch_size)
+
+    def __init__(self, corners: Tensor, patch_size: int) -> None:
+        corners = corners - corners.amin(dim=1, keepdim=True)
+        side = patch_size + (int(corners.max()) if len(corners) else 0)
+        self._shape = (len(corners), side, side)
+        self._index = _canvas_index(self._shape, corners, patch_size)
+
+    def mean(self, patches: Tensor, weights: Tensor) -> Tensor:
+        """Make overlapping patches of a group agree: their weighted mean on the canvas, read back at each position.
+
+        Parameters
+        ----------
+        patches
+            complex64 (B, C, N, N).
+        weights
+            Real (B, C, N, N), e.g. the illumination: what is lit decides.
+
+        Returns
+        -------
+        Tensor
+            complex64 (B, C, N, N). Where no patch has weight it is zero: nothing is lit there.
+        """
+        return (self._sum(weights * patches) / self._sum(weights).clamp_min(1e-12))[self._index]
+
+    def _sum(self, patches: Tensor) -> Tensor:
+        canvas = patches.new_zeros(self._shape).view(-1)
+        return canvas.index_add_(0, self._index.flatten(), patches.flatten())
 
 
-def _canvas_index(canvas: Tensor, corners: Tensor, patch_size: int) -> Tensor:
-    """Flat index (B, C, N, N) of each patch's pixels on its canvas."""
-    batch, height, width = canvas.shape
+def _canvas_index(canvas_shape: Sequence[int], corners: Tensor, patch_size: int) -> Tensor:
+    """Flat index (B, C, N, N) of each patch's pixels on its canvas, of (B, H, W)."""
+    batch, height, width = canvas_shape
     side = torch.arange(patch_size, device=corners.device)
     row = corners[..., 0, None] + side
     column = corners[..., 1, None] + side

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ptycho_dist.physics.propagation import intensity
+
 
 def normalize_probe(probe: Tensor) -> Tensor:
     """Scale a probe (..., modes, N, N) to the energy (N/2)**2, over all its modes, that an RMS-normalised pattern has in the mean.
@@ -20,7 +22,7 @@ def normalize_probe(probe: Tensor) -> Tensor:
 
 def illumination(probe: Tensor) -> Tensor:
     """Intensity of the probe, modes added: (..., modes, N, N) complex to (..., N, N) real. The weight of a patch where patches overlap."""
-    return (probe.real.square() + probe.imag.square()).sum(dim=-3)
+    return intensity(probe).sum(dim=-3)
 
 
 def centre_of_light(probe: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ptycho_dist.inference.passes import LEAST_GAIN, MOST_PASSES, correct_together, first_estimate_of_scan
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.first_estimate import first_estimate
-from ptycho_dist.physics.patches import extract_patches
+from ptycho_dist.physics.patches import GroupCanvas, extract_patches
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 from tests.conftest import dead_pixels
@@ -98,7 +98,7 @@ def lit(known: Known) -> np.ndarray:
 
 def test_first_estimate_is_that_of_all_patterns_as_one_group(known: Known) -> None:
     corners, probe = known.stitched.place(positions_px())
-    expected = first_estimate(known.intensity.sqrt()[None], probe[None], corners[None])[0]
+    expected = first_estimate(known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE))[0]
     found = extract_patches(first_estimate_of_scan(known.stitched, known.patterns)[None], corners[None], SIZE)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32 sums in another order
 
@@ -162,6 +162,6 @@ def test_first_estimate_of_a_masked_scan_is_that_of_all_patterns_as_one_group() 
     known = Known(dead_pixels(0))
     corners, probe = known.stitched.place(positions_px())
     mask = torch.from_numpy(known.mask)
-    expected = first_estimate(known.intensity.sqrt()[None], probe[None], corners[None], mask)[0]
+    expected = first_estimate(known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE), mask)[0]
     estimate = first_estimate_of_scan(known.stitched, known.patterns, mask)
     torch.testing.assert_close(extract_patches(estimate[None], corners[None], SIZE)[0], expected, rtol=1e-4, atol=1e-5)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 
@@ -38,13 +37,6 @@ def test_training_starts_at_the_estimate(size: int) -> None:
     torch.testing.assert_close(patches, estimate, rtol=1e-5, atol=1e-5)  # float32, through a logarithm and back
 
 
-def test_estimate_is_that_of_each_pattern_alone_where_none_is_given() -> None:
-    network, (probe, x_norm) = trained_like(16), probe_and_amplitude(4, 16)
-    alone = torch.stack([first_estimate(pattern[None, None], probe[None, None], torch.zeros(1, 1, 2).long())[0, 0] for pattern in x_norm])
-    torch.testing.assert_close(network(x_norm, probe[None]), network(x_norm, probe[None], alone))
-    assert not torch.allclose(network(x_norm, probe[None]), network(x_norm, probe[None], torch.ones_like(alone)), rtol=1e-2, atol=1e-2)
-
-
 @pytest.mark.parametrize("size", [0, 8, 48, 100])
 def test_other_sizes_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"power of two and at least 16, not {size}"):
@@ -62,30 +54,37 @@ def test_amplitudes_above_one_and_any_phase_can_be_represented() -> None:
 
 def test_a_patch_depends_on_its_own_pattern_alone() -> None:
     network, (probe, x_norm) = trained_like(32), probe_and_amplitude(6, 32)
-    together = network(x_norm, probe[None])
+    together = network(x_norm, probe[None], torch.ones_like(x_norm, dtype=torch.complex64))
     for number in range(6):
         # convolutions of another batch size may round differently
-        torch.testing.assert_close(network(x_norm[number : number + 1], probe[None])[0], together[number], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            network(x_norm[number : number + 1], probe[None], torch.ones(1, 32, 32, dtype=torch.complex64))[0],
+            together[number],
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 def test_groups_and_their_own_probes() -> None:
     network, (probe, x_norm) = trained_like(16), probe_and_amplitude(8, 16)
     probes = probe * torch.polar(torch.ones(8), torch.linspace(0, 3, 8))[:, None, None, None]
-    grouped = network(x_norm.view(2, 4, 16, 16), probes.view(2, 4, 1, 16, 16))
-    torch.testing.assert_close(grouped.flatten(0, 1), network(x_norm, probes))
+    grouped = network(x_norm.view(2, 4, 16, 16), probes.view(2, 4, 1, 16, 16), torch.ones(2, 4, 16, 16, dtype=torch.complex64))
+    torch.testing.assert_close(grouped.flatten(0, 1), network(x_norm, probes, torch.ones_like(x_norm, dtype=torch.complex64)))
 
 
 def test_probe_axes_that_could_pair_with_the_wrong_ones_are_refused() -> None:
     network, (probe, x_norm) = trained_like(16), probe_and_amplitude(16, 16)
     with pytest.raises(ValueError, match=r"expected \(..., modes, N, N\)"):
-        network(x_norm.view(4, 4, 16, 16), probe.expand(4, 1, 16, 16))
+        network(x_norm.view(4, 4, 16, 16), probe.expand(4, 1, 16, 16), torch.ones(4, 4, 16, 16, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_empty_batch_gives_every_weight_a_zero_gradient(precision: torch.dtype) -> None:
     network, (probe, _) = trained_like(16), probe_and_amplitude(1, 16)
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
-        patches = network(torch.zeros(0, 4, 16, 16), probe[None, None].expand(0, 4, 1, 16, 16))
+        patches = network(
+            torch.zeros(0, 4, 16, 16), probe[None, None].expand(0, 4, 1, 16, 16), torch.ones(0, 4, 16, 16, dtype=torch.complex64)
+        )
     assert patches.shape == (0, 4, 16, 16)
     patches.abs().sum().backward()
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in network.parameters())
@@ -96,11 +95,10 @@ def test_weights_follow_the_seed() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("has_estimate", [False, True])
-def test_what_masked_pixels_hold_does_not_matter(has_estimate: bool) -> None:
+def test_what_masked_pixels_hold_does_not_matter() -> None:
     network, (probe, x_norm) = trained_like(16), probe_and_amplitude(4, 16)
     x_norm = x_norm.view(2, 2, 16, 16)
-    estimate = torch.polar(torch.ones(2, 2, 16, 16), torch.rand(2, 2, 16, 16)) if has_estimate else None
+    estimate = torch.polar(torch.ones(2, 2, 16, 16), torch.rand(2, 2, 16, 16))
     masks = torch.rand(2, 1, 16, 16) > 0.1
     found = [
         network(torch.where(masks, x_norm, garbage), probe[None, None], estimate, masks) for garbage in (0.0, torch.nan, torch.inf, 4e9)
@@ -116,5 +114,7 @@ def test_what_masked_pixels_hold_does_not_matter(has_estimate: bool) -> None:
 
 def test_an_empty_batch_may_have_masks() -> None:
     network, (probe, x_norm) = trained_like(16), probe_and_amplitude(1, 16)
-    patches = network(x_norm[:0, None], probe[None, None], None, torch.ones(0, 1, 16, 16, dtype=torch.bool))
+    patches = network(
+        x_norm[:0, None], probe[None, None], torch.ones(0, 1, 16, 16, dtype=torch.complex64), torch.ones(0, 1, 16, 16, dtype=torch.bool)
+    )
     assert patches.shape == (0, 1, 16, 16)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import MOST_CORRECTIONS, corrected_patches, corrections_at
 from ptycho_dist.model.first_estimate import first_estimate
-from ptycho_dist.physics.patches import merge_patches
+from ptycho_dist.physics.patches import GroupCanvas
 from ptycho_dist.physics.probe import illumination, normalize_probe
 from tests.model.test_autoencoder import trained_like
 
@@ -26,10 +26,11 @@ def groups(group_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def corrected_by_hand(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, times: int) -> Tensor:
-    estimate = first_estimate(x_norm, probe, corners)
+    canvas = GroupCanvas(corners, x_norm.shape[-1])
+    estimate = first_estimate(x_norm, probe, canvas)
     for _ in range(times):
         patches = network(x_norm, probe, estimate.detach())
-        estimate = merge_patches(patches, weights, corners) if x_norm.shape[1] > 1 else patches
+        estimate = canvas.mean(patches, weights) if x_norm.shape[1] > 1 else patches
     return estimate
 
 

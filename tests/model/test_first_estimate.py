@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_dist.model.first_estimate import DIM_LIGHT, back_propagate, first_estimate
+from ptycho_dist.physics.patches import GroupCanvas
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 
@@ -55,7 +56,9 @@ def test_first_estimate_agrees_with_numpy(modes: int) -> None:
     patches = torch.stack([canvas[y : y + SIZE, x : x + SIZE] for y, x in corners])
     x_norm = diffracted_intensity(patches, probe).sqrt()
     shifted = corners - np.array([3, 40])  # any common origin
-    estimate = first_estimate(x_norm[None], probe.expand(1, 3, modes, SIZE, SIZE), torch.from_numpy(shifted)[None])[0].numpy()
+    estimate = first_estimate(x_norm[None], probe.expand(1, 3, modes, SIZE, SIZE), GroupCanvas(torch.from_numpy(shifted)[None], SIZE))[
+        0
+    ].numpy()
 
     p = probe.numpy().astype(np.complex128)
     strongest = p[min(modes - 1, 1)]
@@ -87,14 +90,18 @@ def test_a_group_tells_an_object_from_its_twin_where_one_pattern_cannot() -> Non
         found = torch.corrcoef(torch.stack(images))
         return float(found[0, 1]), float(found[0, 2])
 
-    alone, alone_twin = likeness(first_estimate(x_norm[:1, None], probe[None, None], torch.zeros(1, 1, 2).long())[0, 0])
-    together, together_twin = likeness(first_estimate(x_norm[None], probe.expand(1, 5, 1, SIZE, SIZE), corners[None])[0, 0])
+    alone, alone_twin = likeness(first_estimate(x_norm[:1, None], probe[None, None], GroupCanvas(torch.zeros(1, 1, 2).long(), SIZE))[0, 0])
+    together, together_twin = likeness(
+        first_estimate(x_norm[None], probe.expand(1, 5, 1, SIZE, SIZE), GroupCanvas(corners[None], SIZE))[0, 0]
+    )
     assert alone == pytest.approx(alone_twin, abs=1e-3)
     assert together > together_twin + 0.3
 
 
 def test_no_pattern_gives_no_estimate() -> None:
-    estimate = first_estimate(torch.zeros(0, 4, SIZE, SIZE), disk_probe().expand(0, 4, 1, SIZE, SIZE), torch.zeros(0, 4, 2).long())
+    estimate = first_estimate(
+        torch.zeros(0, 4, SIZE, SIZE), disk_probe().expand(0, 4, 1, SIZE, SIZE), GroupCanvas(torch.zeros(0, 4, 2).long(), SIZE)
+    )
     assert estimate.shape == (0, 4, SIZE, SIZE)
     assert estimate.dtype == torch.complex64
 
@@ -118,8 +125,10 @@ def test_first_estimate_of_patterns_with_masks_of_their_own() -> None:
     probe, corners = disk_probe(), torch.zeros(2, 3, 2).long()
     x_norm = diffracted_intensity(torch.stack([some_object(SIZE, SIZE)] * 6), probe).sqrt().view(2, 3, SIZE, SIZE)
     masks = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) > 0.2
-    together = first_estimate(torch.where(masks, x_norm, torch.nan), probe.expand(2, 3, 1, SIZE, SIZE), corners, masks)
+    together = first_estimate(torch.where(masks, x_norm, torch.nan), probe.expand(2, 3, 1, SIZE, SIZE), GroupCanvas(corners, SIZE), masks)
     for number in range(2):
-        alone = first_estimate(x_norm[number : number + 1], probe.expand(1, 3, 1, SIZE, SIZE), corners[:1], masks[number, 0])
+        alone = first_estimate(
+            x_norm[number : number + 1], probe.expand(1, 3, 1, SIZE, SIZE), GroupCanvas(corners[:1], SIZE), masks[number, 0]
+        )
         torch.testing.assert_close(together[number], alone[0], rtol=0, atol=1e-6)
     assert (together[0] - together[1]).abs().max() > 1e-2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.physics.patches import add_patches, extract_patches, merge_patches
+from ptycho_dist.physics.patches import GroupCanvas, add_patches, extract_patches
 
 CORNERS = torch.tensor([[[0, 0], [2, 3]], [[1, 4], [3, 0]]])
 
@@ -39,7 +39,7 @@ def test_merged_patches_are_the_weighted_mean_on_a_canvas_that_covers_them(sprea
     patches = complex_noise(3, 4, 5, 5)
     weights = torch.rand(3, 4, 5, 5, dtype=torch.float64, generator=generator) + 0.1
     corners = torch.randint(-7, -7 + spread + 1, (3, 4, 2), generator=generator)  # any origin
-    merged = merge_patches(patches, weights, corners)
+    merged = GroupCanvas(corners, 5).mean(patches, weights)
     for group in range(3):
         total, weight = np.zeros((100, 100), dtype=complex), np.zeros((100, 100))
         for number, (y, x) in enumerate((corners[group] + 7).tolist()):
@@ -52,18 +52,19 @@ def test_merged_patches_are_the_weighted_mean_on_a_canvas_that_covers_them(sprea
 
 def test_one_pattern_is_its_own_merge() -> None:
     patches = complex_noise(2, 1, 4, 4)
-    merged = merge_patches(patches, torch.ones(2, 1, 4, 4, dtype=torch.float64), torch.tensor([[[3, 1]], [[0, 9]]]))
+    merged = GroupCanvas(torch.tensor([[[3, 1]], [[0, 9]]]), 4).mean(patches, torch.ones(2, 1, 4, 4, dtype=torch.float64))
     torch.testing.assert_close(merged, patches)
 
 
 def test_where_nothing_is_lit_the_merge_is_zero() -> None:
     patches = complex_noise(1, 2, 4, 4)
-    assert merge_patches(patches, torch.zeros(1, 2, 4, 4, dtype=torch.float64), torch.zeros(1, 2, 2, dtype=torch.int64)).abs().max() == 0
+    canvas = GroupCanvas(torch.zeros(1, 2, 2, dtype=torch.int64), 4)
+    assert canvas.mean(patches, torch.zeros(1, 2, 4, 4, dtype=torch.float64)).abs().max() == 0
 
 
 def test_empty_batch() -> None:
     empty = torch.zeros(0, 4, 8, 8, dtype=torch.complex64, requires_grad=True)
-    merged = merge_patches(empty, torch.ones(0, 4, 8, 8), torch.zeros(0, 4, 2, dtype=torch.int64))
+    merged = GroupCanvas(torch.zeros(0, 4, 2, dtype=torch.int64), 8).mean(empty, torch.ones(0, 4, 8, 8))
     merged.abs().sum().backward()
     assert merged.shape == (0, 4, 8, 8)
 
@@ -72,4 +73,4 @@ def test_gradient() -> None:
     patches = complex_noise(1, 3, 4, 4).requires_grad_()
     weights = torch.rand(1, 3, 4, 4, dtype=torch.float64) + 0.1
     corners = torch.tensor([[[0, 0], [1, 0], [0, 2]]])
-    assert torch.autograd.gradcheck(lambda p: merge_patches(p, weights, corners), patches)
+    assert torch.autograd.gradcheck(lambda p: GroupCanvas(corners, 4).mean(p, weights), patches)
