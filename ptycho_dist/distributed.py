@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 T = TypeVar("T")
 
@@ -191,6 +192,88 @@ def seconds_an_all_reduce(num_bytes: int, *, max_seconds: float = 0.5) -> float:
     return seconds(max(1, min(100, int(max_seconds / first))))
 
 
+def time_when_done() -> float:
+    """Seconds of a clock, read when the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class CollectiveTimer:
+    """How long the collectives of training steps hold this rank up: that of the loss, and those of the gradients after the last was ready.
+
+    Where it runs, a GPU is waited for before and after each, so that seconds mean what they say; let it run for few steps only.
+
+    Attributes
+    ----------
+    running
+        Whether it takes the time.
+    seconds
+        Of each collective since it was last emptied; as many on every rank.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.seconds: list[float] = []
+        self._began: float | None = None
+
+    def begin(self) -> None:
+        """Here the rank enters a collective; of several before one end, the last counts."""
+        if self.running:
+            self._began = time_when_done()
+
+    def end(self) -> None:
+        """Here its result is there."""
+        if self._began is not None:
+            self.seconds.append(time_when_done() - self._began)
+            self._began = None
+
+
+collective_timer = CollectiveTimer()
+"""Of this process."""
+
+
+def average_gradients(state, bucket):  # type: ignore[no-untyped-def] # DDP refuses annotations that are strings, as all are here
+    """DDP's own averaging, as a hook for `register_comm_hook`, timed by `collective_timer` where `end` is called after backward."""
+    collective_timer.begin()
+    return allreduce_hook(dist.group.WORLD, bucket)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSplit:
+    """Where the time of a step goes, milliseconds, means over ranks; the four add up to the step.
+
+    Attributes
+    ----------
+    load_ms
+        Until the batch is there.
+    compute_ms
+        Forward, backward and optimiser.
+    communicate_ms
+        In collectives, once every rank has come to them: the time of the rank that came last, which is the one that they held up least.
+    wait_ms
+        In collectives, for slower ranks.
+    """
+
+    load_ms: float
+    compute_ms: float
+    communicate_ms: float
+    wait_ms: float
+
+    @classmethod
+    def of_all_ranks(cls, *, num_steps: int, total_s: float, load_s: float, collectives_s: Sequence[float]) -> StepSplit:
+        """From the seconds that each rank has spent in some steps, loading their batches, and in each of their collectives."""
+        communicate = -sum(largest([-seconds for seconds in collectives_s]))
+        total, load, collectives = (sum_floats(torch.tensor([total_s, load_s, sum(collectives_s)])) / world_size()).tolist()
+        in_ms = 1e3 / num_steps
+        return cls(
+            load_ms=in_ms * load,
+            compute_ms=in_ms * (total - load - collectives),
+            communicate_ms=in_ms * communicate,
+            wait_ms=in_ms * (collectives - communicate),
+        )
+
+
 def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
     """Global mean, whose gradient under DDP is that of one process on the union of all ranks' terms.
 
@@ -210,7 +293,9 @@ def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
     local_sum = local_sum.double()
     sum_and_count = torch.stack([local_sum.detach(), local_sum.new_tensor(local_count)])
     if _is_up():
+        collective_timer.begin()
         dist.all_reduce(sum_and_count)
+        collective_timer.end()
     global_sum, global_count = sum_and_count[0], sum_and_count[1].clamp_min(1)  # no term anywhere: zero
     local_share = local_sum * (world_size() / global_count)
     return local_share + (global_sum / global_count - local_share.detach())

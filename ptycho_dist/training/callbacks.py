@@ -19,13 +19,12 @@ from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.distributed import largest
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training.start import Start
+from ptycho_dist.training.step_clock import STEPS_BETWEEN_ROWS, StepClock
 
 logger = logging.getLogger(__name__)
 
 WARM_UP = 0.05
 """Part of the run over which the learning rate rises linearly."""
-
-STEPS_BETWEEN_ROWS = 50
 
 
 class HandOver(L.Callback):
@@ -139,13 +138,22 @@ class StepMetrics(L.Callback):
     """Rows of single steps in the run's metrics, every 50 steps.
 
     Before the step's checkpoint, where Lightning's own would come after it: a run that is resumed from there would have no such row.
+
+    Parameters
+    ----------
+    clock
+        Says where their time went; a callback that comes before this one.
     """
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         in_the_middle_of_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch
         if trainer.global_step % STEPS_BETWEEN_ROWS or in_the_middle_of_a_step:
             return
         row = {name: float(trainer.callback_metrics[name]) for name in ("learning_rate", "step_deviance_per_pixel")}
+        row |= self.clock.split()
         for metrics_logger in trainer.loggers:
             metrics_logger.log_metrics(row, step=trainer.global_step - 1)
             metrics_logger.save()  # whoever watches the run sees it

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.distributed import StepSplit
 from ptycho_dist.training.checkpointing import last_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ METRICS = (
     "val_deviance_per_pixel",
     "val_nll",
     "gain",
+    *(field.name for field in fields(StepSplit)),
 )
 
 

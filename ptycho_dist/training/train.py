@@ -21,6 +21,7 @@ from ptycho_dist.training.processes import Processes, quieten_lightning, resolve
 from ptycho_dist.training.report import write_training_report
 from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file, stop_log_file
 from ptycho_dist.training.start import Start
+from ptycho_dist.training.step_clock import StepClock
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
         seed=config.train.seed,
     )
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
-    schedule = LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes)
+    schedule, clock = LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes), StepClock()
     checkpointing = Checkpointing(last_checkpoint(run_dir), require_ours=claim.require_ours)
     quieten_lightning()
     trainer = L.Trainer(
@@ -81,7 +82,7 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
         enable_checkpointing=True,
         plugins=[WholeCheckpointIO(), processes.cluster_environment()],
         logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
-        callbacks=[HandOver(config, start), GoOnWithinEpoch(), schedule, StepMetrics(), ProgressLog(schedule), checkpointing],
+        callbacks=[HandOver(config, start), GoOnWithinEpoch(), schedule, clock, StepMetrics(clock), ProgressLog(schedule), checkpointing],
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
