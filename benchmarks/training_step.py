@@ -119,17 +119,25 @@ def reference_step(device: torch.device) -> Callable[[], None]:
 
 
 def shape_step(precision: str, batch: int, device: torch.device) -> Callable[[], None]:
-    """This package's step, with the reference network in the place of its own."""
-    module = CountingModule(default_config().model, learning_rate=1e-3)
-    build(module, device)
-    module.network = AsCorrection(ReferenceNetwork()).to(device)  # type: ignore[assignment]
-    return Step(module, precision, samples(batch, 1, device))
+    return Step(shape_module(device), precision, samples(batch, 1, device))
 
 
 def default_step(precision: str, group_size: int, batch: int, device: torch.device) -> Callable[[], None]:
+    return Step(default_module(device), precision, samples(batch, group_size, device))
+
+
+def shape_module(device: torch.device) -> CountingModule:
+    """This package's module, with the reference network in the place of its own."""
+    module = default_module(device)
+    module.network = AsCorrection(ReferenceNetwork()).to(device)  # type: ignore[assignment]
+    return module
+
+
+def default_module(device: torch.device) -> CountingModule:
     module = CountingModule(default_config().model, learning_rate=1e-3)
-    build(module, device)
-    return Step(module, precision, samples(batch, group_size, device))
+    probe = torch.from_numpy(make_probe("disk", SIZE, 24.0, 0.0)).to(torch.complex64)
+    module.build(probe.reshape(1, -1, SIZE, SIZE), 10.0, seed=0)
+    return module.to(device)
 
 
 def default_config() -> Config:
@@ -147,12 +155,6 @@ class CountingModule(PtychographyModule):
         return self.steps
 
 
-def build(module: PtychographyModule, device: torch.device) -> None:
-    probe = torch.from_numpy(make_probe("disk", SIZE, 24.0, 0.0)).to(torch.complex64)
-    module.build(probe.reshape(1, -1, SIZE, SIZE), 10.0, seed=0)
-    module.to(device)
-
-
 def samples(batch: int, group_size: int, device: torch.device) -> Samples:
     """Patterns that mean nothing, of the right energy, at neighbouring positions."""
     generator = torch.Generator().manual_seed(0)
@@ -162,10 +164,22 @@ def samples(batch: int, group_size: int, device: torch.device) -> Samples:
 
 
 class Step:
-    """Forward, loss, backward, checks and optimiser, as in training."""
+    """Forward, loss, backward, checks and optimiser, as in training.
 
-    def __init__(self, module: CountingModule, precision: str, batch: Samples) -> None:
+    `model` is the module as DDP wraps it, where it does; `loss` the module's own, if not another.
+    """
+
+    def __init__(
+        self,
+        module: CountingModule,
+        precision: str,
+        batch: Samples,
+        *,
+        model: nn.Module | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self.module, self.batch, self.precision = module, batch, precision
+        self.model, self.loss = model or module, loss or module.loss
         self.optimizer = module.configure_optimizers()
 
     def __call__(self) -> None:
@@ -173,8 +187,8 @@ class Step:
         torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
         with torch.autocast(batch.x_norm.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-            predicted = module(batch)
-        module.loss(predicted, batch.x_norm).backward()
+            predicted = self.model(batch)
+        self.loss(predicted, batch.x_norm).backward()
         limit_surprise(self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()
