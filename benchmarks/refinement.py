@@ -133,7 +133,7 @@ class Benchmark:
         self.photons_per_intensity = mean_photons / (scan.pattern_size / 2) ** 2
         empty = StitchedObject(scan.positions_px, self.probe)
         self.origin_px = empty.origin_px
-        self.empty_object = np.ones(empty.weighted_sum.shape[1:], np.complex64)
+        self.empty_object = np.ones(empty.light.shape[1:], np.complex64)
         empty.replace(torch.from_numpy(self.empty_object), self.probe, scan.positions_px)
         self.valid, self.illumination = empty.valid(), empty.illumination()
 

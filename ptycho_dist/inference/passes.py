@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_dist.inference.alignment import AlignedPatches
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import corrected_patches
@@ -45,11 +46,13 @@ Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor]]]
 
 def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
     """Reconstruct each pattern alone and add its patch, in the order in which the patterns come: see `stitching_order`."""
+    patches = AlignedPatches(stitched)
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         light = illumination(probe)
         as_groups = (x_norm[:, None], probe[:, None], corners[:, None], light[:, None])
-        stitched.add(corrected_patches(network, *as_groups, mask)[:, 0], light, corners)
+        patches.add(corrected_patches(network, *as_groups, mask)[:, 0], light, corners)
+    stitched.hold(patches.mean())
 
 
 def correct_together(
@@ -107,7 +110,7 @@ def correct_together(
 
 def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None) -> Tensor:
     """`first_estimate` of all patterns as one group: the object (H, W) on the canvas. Adds the light of all patterns to the canvas."""
-    asked, light_sum = torch.zeros_like(stitched.weighted_sum), torch.zeros_like(stitched.light)
+    asked, light_sum = torch.zeros_like(stitched.light, dtype=torch.complex64), torch.zeros_like(stitched.light)
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
@@ -131,7 +134,7 @@ def _judge_and_correct(
     the sum of d is then lower by d of these two totals. So the outcome does not depend on the scale that counts photons, or on its gain.
     """
     deviance, predicted, measured = torch.zeros(3, dtype=torch.float64, device=object_.device)
-    weighted_sum = torch.zeros_like(stitched.weighted_sum)
+    weighted_sum = torch.zeros_like(stitched.light, dtype=torch.complex64)
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]

@@ -20,10 +20,11 @@ from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
+from ptycho_dist.inference.alignment import stitching_order
 from ptycho_dist.inference.passes import correct_together, stitch_alone
 from ptycho_dist.inference.refine import refine
 from ptycho_dist.inference.report import report_reconstruction
-from ptycho_dist.inference.stitch import StitchedObject, stitching_order
+from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity

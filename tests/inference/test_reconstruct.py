@@ -20,6 +20,7 @@ from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
+from ptycho_dist.inference.alignment import AlignedPatches
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
@@ -277,13 +278,13 @@ def test_a_network_of_single_patterns_sees_each_alone(
     changed = small_scan_arrays()["diffraction"].copy()
     changed[7] = changed[7].T
     found: dict[tuple[int, ...], np.ndarray] = {}
-    add = StitchedObject.add
+    add = AlignedPatches.add
 
-    def note(self: StitchedObject, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
+    def note(self: AlignedPatches, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
         found.update({tuple(corner): patch for corner, patch in zip(corners.tolist(), patches.numpy(), strict=True)})
         add(self, patches, weights, corners)
 
-    monkeypatch.setattr(StitchedObject, "add", note)
+    monkeypatch.setattr(AlignedPatches, "add", note)
     reconstruct(with_group_size(bundle, 1), scan := read(write_scan()))
     before = dict(found)
     reconstruct(with_group_size(bundle, 1), read(write_scan("changed.npz", diffraction=changed)))
