@@ -1,8 +1,8 @@
 """The network's passes over a scan: from patterns to one stitched object.
 
 A network that was trained on groups corrects the whole object, pass after pass: each pattern sees what all others have agreed on, which is
-how phases meet over long distances. What a pass asks for is judged by the likelihood, as a step of `refine` is; the judgement is a pass of its
-own, a seventh of the network's, so that the network sees no object that is dropped or the last. A network that was trained on single
+how phases meet over long distances. What a pass asks for is judged by the likelihood, as a step of `refine` is. The judgement is a pass of
+its own, a seventh of the work: the network need not see an object that is dropped, or the last one. A network that was trained on single
 patterns reconstructs each pattern alone, and the patches' phases are fitted where they overlap.
 """
 
@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +40,8 @@ SHORTER = 0.5
 SHORTEST = 0.1
 """Passes end where a shorter one would be needed."""
 
-Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor]]]
-"""Starts a pass over a scan: positions (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N)."""
+Patterns = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Starts a pass over a scan: positions float64 (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N), batch after batch."""
 
 
 def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:

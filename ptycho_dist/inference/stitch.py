@@ -39,25 +39,25 @@ class StitchedObject:
         whole_px, _ = whole_pixel_and_rest(torch.from_numpy(positions_px))
         first, last = whole_px.amin(dim=0), whole_px.amax(dim=0)
         self.origin_px = (first - self.patch_size // 2).double().numpy()
+        self._origin_px = torch.from_numpy(self.origin_px).to(probe.device)
         canvas_shape = (1, *(last - first + self.patch_size).tolist())
         self.light = torch.zeros(canvas_shape, dtype=torch.float32, device=probe.device)
         self._object = torch.zeros_like(self.light[0], dtype=torch.complex64)
 
-    def place(self, positions_px: np.ndarray) -> tuple[Tensor, Tensor]:
+    def place(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
         """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel positions, complex64 (k, modes, N, N)."""
         corners, rest_px = self.corners(positions_px)
         return corners, shift_probe(self.probe, rest_px)
 
-    def corners(self, positions_px: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Corners of patches on the canvas, int64 (k, 2), and what is left of the positions below a pixel, float64 (k, 2)."""
-        whole_px, rest_px = whole_pixel_and_rest(torch.from_numpy(positions_px - self.patch_size // 2 - self.origin_px))
-        return whole_px.to(self.probe.device), rest_px.to(self.probe.device)
+    def corners(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
+        """Corners of patches on the canvas, int64 (k, 2), and what is left of the positions (k, 2) below a pixel, float64 (k, 2)."""
+        return whole_pixel_and_rest(positions_px - self.patch_size // 2 - self._origin_px)
 
     def hold(self, object_: Tensor) -> None:
         """Hold an object (H, W) that was seen in the light that lies on the canvas. Where none lies, it is zero."""
         self._object = torch.where(self.light[0] > 0, object_, 0)
 
-    def replace(self, object_: Tensor, probe: Tensor, positions_px: np.ndarray) -> None:
+    def replace(self, object_: Tensor, probe: Tensor, positions_px: Tensor) -> None:
         """Hold an object (H, W) that another probe (modes, N, N) has seen."""
         self.probe = probe
         self.light = torch.zeros_like(self.light)

@@ -47,13 +47,13 @@ class Known:
         self.intensity = self.predict(self.truth)
 
     def predict(self, object_: Tensor) -> Tensor:
-        corners, probe = self.stitched.place(positions_px())
+        corners, probe = self.stitched.place(torch.from_numpy(positions_px()))
         return diffracted_intensity(extract_patches(object_[None], corners[None], SIZE)[0], probe)
 
-    def patterns(self) -> Iterator[tuple[np.ndarray, Tensor]]:
+    def patterns(self) -> Iterator[tuple[Tensor, Tensor]]:
         seen = self.intensity * torch.from_numpy(self.mask)
         for part in np.array_split(np.arange(len(positions_px())), 4):
-            yield positions_px()[part], seen[part].sqrt()
+            yield torch.from_numpy(positions_px()[part]), seen[part].sqrt()
 
     def correct(self, network: Network) -> dict:
         return correct_together(
@@ -97,7 +97,7 @@ def lit(known: Known) -> np.ndarray:
 
 
 def test_first_estimate_is_that_of_all_patterns_as_one_group(known: Known) -> None:
-    corners, probe = known.stitched.place(positions_px())
+    corners, probe = known.stitched.place(torch.from_numpy(positions_px()))
     expected = first_estimate(known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE))[0]
     found = extract_patches(first_estimate_of_scan(known.stitched, known.patterns)[None], corners[None], SIZE)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32 sums in another order
@@ -160,7 +160,7 @@ def test_pixels_that_do_not_count_are_not_judged() -> None:
 
 def test_first_estimate_of_a_masked_scan_is_that_of_all_patterns_as_one_group() -> None:
     known = Known(dead_pixels(0))
-    corners, probe = known.stitched.place(positions_px())
+    corners, probe = known.stitched.place(torch.from_numpy(positions_px()))
     mask = torch.from_numpy(known.mask)
     expected = first_estimate(known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE), mask)[0]
     estimate = first_estimate_of_scan(known.stitched, known.patterns, mask)

@@ -41,13 +41,14 @@ class KnownScan:
 
     def stitched(self, object_: torch.Tensor, probe: torch.Tensor) -> StitchedObject:
         start = StitchedObject(self.positions_px, probe)
-        start.replace(object_, probe, self.positions_px)
+        start.replace(object_, probe, torch.from_numpy(self.positions_px))
         return start
 
-    def photons(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    def photons(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for first in range(0, len(self.counts), self.batch_patterns):
             batch = slice(first, first + self.batch_patterns)
-            yield self.positions_px[batch], torch.from_numpy(self.counts[batch] if self.mask is None else self.counts[batch] * self.mask)
+            counts = self.counts[batch] if self.mask is None else self.counts[batch] * self.mask
+            yield torch.from_numpy(self.positions_px[batch]), torch.from_numpy(counts)
 
     def refined(self, object_: torch.Tensor, probe: torch.Tensor, iterations: int, *, refine_probe: bool = False) -> Refinement:
         return refine(

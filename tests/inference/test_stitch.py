@@ -38,7 +38,7 @@ def patches_at(positions: np.ndarray) -> torch.Tensor:
 
 def stitch(patches: torch.Tensor, positions: np.ndarray) -> StitchedObject:
     stitched = StitchedObject(positions, beam())
-    corners, probe = stitched.place(positions)
+    corners, probe = stitched.place(torch.from_numpy(positions))
     put_together(stitched, (patches, illumination(probe), corners))
     return stitched
 
@@ -67,7 +67,7 @@ def test_patch_centred_at_y_covers_rows_from_y_minus_half() -> None:
     positions = np.array([[40.0, 60.0], [44.0, 60.0]])
     stitched = StitchedObject(positions, torch.ones(1, SIZE, SIZE, dtype=torch.complex64))
     assert stitched.origin_px.tolist() == [32.0, 52.0]
-    corners, _ = stitched.place(positions)
+    corners, _ = stitched.place(torch.from_numpy(positions))
     put_together(stitched, (torch.ones(2, SIZE, SIZE, dtype=torch.complex64), torch.ones(2, SIZE, SIZE), corners))
     assert np.flatnonzero(stitched.valid().any(axis=1)).tolist() == list(range(20))
     assert np.flatnonzero(stitched.valid().any(axis=0)).tolist() == list(range(16))
@@ -75,7 +75,7 @@ def test_patch_centred_at_y_covers_rows_from_y_minus_half() -> None:
 
 def test_probe_moves_by_what_is_left_below_a_pixel() -> None:
     positions = np.array([[40.0, 60.0], [43.3, 59.6]])
-    _, probe = StitchedObject(positions, beam()).place(positions)
+    _, probe = StitchedObject(positions, beam()).place(torch.from_numpy(positions))
     side = np.arange(SIZE) - SIZE / 2
     light = illumination(probe).numpy()
     for number, expected in enumerate([(0, 0), (0.3, -0.4)]):
@@ -86,7 +86,7 @@ def test_probe_moves_by_what_is_left_below_a_pixel() -> None:
 def test_a_patch_counts_by_its_light_squared() -> None:
     position = np.array([[40.0, 60.0]])
     stitched = StitchedObject(position, beam())
-    corners, _ = stitched.place(np.repeat(position, 2, axis=0))
+    corners, _ = stitched.place(torch.from_numpy(position).expand(2, 2))
     patches, light = torch.ones(2, SIZE, SIZE) * torch.tensor([1.0, 2.0])[:, None, None], torch.ones(2, SIZE, SIZE)
     light[1] = 3.0
     put_together(stitched, (patches.to(torch.complex64), light, corners))
@@ -127,7 +127,7 @@ def stitch_in_order(patches: torch.Tensor, positions: np.ndarray, *, batch: int 
     stitched = StitchedObject(positions, beam())
     order = stitching_order(positions, SIZE)
     batches = [order[start : start + batch] for start in range(0, len(order), batch)]
-    places = [stitched.place(positions[patterns]) for patterns in batches]
+    places = [stitched.place(torch.from_numpy(positions[patterns])) for patterns in batches]
     put_together(
         stitched,
         *((patches[patterns], illumination(probe), corners) for patterns, (corners, probe) in zip(batches, places, strict=True)),
@@ -212,7 +212,7 @@ def test_illumination_decides_where_patches_disagree() -> None:
 def test_stitched_patches_are_read_back_where_they_were() -> None:
     positions = scan_positions()
     stitched = stitch(patches_at(positions), positions)
-    corners, _ = stitched.place(positions)
+    corners, _ = stitched.place(torch.from_numpy(positions))
     middle = (slice(None), slice(5, 11), slice(5, 11))
     torch.testing.assert_close(stitched.extract(corners)[middle], patches_at(positions)[middle], rtol=0, atol=1e-5)
 
