@@ -91,11 +91,11 @@ def correct_together(
     per_pixel = 2 / (num_patterns * num_counted(stitched.probe[0], mask))
 
     def judge(object_: Tensor) -> float:
-        return per_pixel * _deviance(object_, stitched, patterns, photons_per_intensity, mask)
+        return per_pixel * deviance_of_scan(object_, stitched, patterns, photons_per_intensity, mask)
 
     kept, length, passes, gain = [judge(here)], 1.0, 0, 1.0
     while passes < MOST_PASSES and gain >= LEAST_GAIN:
-        asked = _corrected(network, here, stitched, patterns, mask) - here
+        asked = corrected_object(network, here, stitched, patterns, mask) - here
         passes += 1
         while length >= SHORTEST:
             there = here + length * asked
@@ -124,7 +124,9 @@ def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: T
     return 1 + asked[0] / light_sum[0].clamp_min(DIM_LIGHT)
 
 
-def _deviance(object_: Tensor, stitched: StitchedObject, patterns: Patterns, photons_per_intensity: float, mask: Tensor | None) -> float:
+def deviance_of_scan(
+    object_: Tensor, stitched: StitchedObject, patterns: Patterns, photons_per_intensity: float, mask: Tensor | None = None
+) -> float:
     """Sum of d over the scan for an object (H, W).
 
     A common factor in the rates is left out of the judgement: its best value is that which makes all photons as many as were measured, and
@@ -142,7 +144,9 @@ def _deviance(object_: Tensor, stitched: StitchedObject, patterns: Patterns, pho
     return float(deviance - poisson_deviance(predicted, measured))
 
 
-def _corrected(network: PtychoAutoencoder, object_: Tensor, stitched: StitchedObject, patterns: Patterns, mask: Tensor | None) -> Tensor:
+def corrected_object(
+    network: PtychoAutoencoder, object_: Tensor, stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None
+) -> Tensor:
     """What the network makes of an object (H, W), all patterns at once."""
     weighted_sum = torch.zeros_like(stitched.light, dtype=torch.complex64)
     for positions_px, x_norm in patterns():
