@@ -25,7 +25,6 @@ from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.bundle import Bundle
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.inference.reconstruct import BATCH_PATTERNS
 from ptycho_dist.inference.refine import Refinement, refine
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import RATE_FLOOR
@@ -36,6 +35,7 @@ REFINE_ITERATIONS = (1, 3, 5, 10, 30)
 EPIE_ITERATIONS = (1, 5, 20, 40)
 PROBE_ENERGY = 0.9
 """Probes do not overlap where the circles that hold this part of their energy do not."""
+BATCH_PATTERNS = 64
 TRAINING_BATCH_PATTERNS = 16
 
 
@@ -133,8 +133,8 @@ class Benchmark:
         self.photons_per_intensity = mean_photons / (scan.pattern_size / 2) ** 2
         empty = StitchedObject(scan.positions_px, self.probe)
         self.origin_px = empty.origin_px
-        self.empty_object = np.ones(empty.weighted_sum.shape[1:], np.complex64)
-        empty.replace(torch.from_numpy(self.empty_object), self.probe, scan.positions_px)
+        self.empty_object = np.ones(empty.light.shape[1:], np.complex64)
+        empty.replace(torch.from_numpy(self.empty_object), self.probe, torch.from_numpy(scan.positions_px))
         self.valid, self.illumination = empty.valid(), empty.illumination()
 
     def rows(self, networks: dict[str, Bundle]) -> Iterator[dict[str, Any]]:
@@ -177,7 +177,7 @@ class Benchmark:
 
     def refined(self, object_: np.ndarray, iterations: int) -> Refinement:
         start = StitchedObject(self.scan.positions_px, self.probe)
-        start.replace(torch.from_numpy(object_), self.probe, self.scan.positions_px)
+        start.replace(torch.from_numpy(object_), self.probe, torch.from_numpy(self.scan.positions_px))
         return refine(
             start,
             self.photons,
@@ -186,10 +186,10 @@ class Benchmark:
             iterations=iterations,
         )
 
-    def photons(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    def photons(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for first in range(0, self.scan.num_patterns, BATCH_PATTERNS):
             batch = slice(first, first + BATCH_PATTERNS)
-            yield self.scan.positions_px[batch], self.counts[batch]
+            yield torch.from_numpy(self.scan.positions_px[batch]), self.counts[batch]
 
     def reference(self) -> np.ndarray:
         """The file's own object, on the canvas and in the units of the others: what its probe lacks in energy, it gets."""

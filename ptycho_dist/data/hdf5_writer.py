@@ -19,13 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ptycho_dist.data.pieces import COPIED_PIXELS, pieces
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.progress import Progress
 
 FORMAT = "ptycho_dist scan"
 VERSION = 1
-_CHUNK_BYTES = 1 << 24
-"""How much is held at a time."""
 _UNITS = {"energy_eV": "eV", "distance_m": "m", "detector_pixel_m": "m"}
 
 
@@ -64,9 +62,6 @@ def write_hdf5_scan(scan: Scan, path: Path) -> None:
         diffraction = file.create_dataset(
             "diffraction", shape, scan.diffraction.dtype, chunks=(1, *shape[1:]), compression="gzip", compression_opts=1, shuffle=True
         )
-        a_piece = max(1, _CHUNK_BYTES * shape[0] // scan.num_bytes)
-        progress = Progress(f"writing {path.suffix.removeprefix('.')} of {scan.path.name}")
-        for first in range(0, shape[0], a_piece):
-            patterns = np.arange(first, min(first + a_piece, shape[0]))
-            diffraction[first : first + len(patterns)] = scan.diffraction[patterns]
-            progress(first + len(patterns), shape[0])
+        what = f"writing {path.suffix.removeprefix('.')} of {scan.path.name}"
+        for patterns in pieces(np.arange(shape[0]), shape[-1], COPIED_PIXELS, what):
+            diffraction[patterns[0] : patterns[-1] + 1] = scan.diffraction[patterns]

@@ -14,11 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.data.pieces import COPIED_PIXELS, pieces
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.progress import Progress
-
-CHUNK_BYTES = 1 << 24
-"""How much is held at a time while a scan is written again."""
 
 
 def write_npz_scan(
@@ -98,16 +95,12 @@ def rewrite_scan(scan: Scan, path: Path) -> None:
         arrays["objectGuess"] = scan.object_guess
     if scan.mask is not None:
         arrays["mask"] = scan.mask
-    a_chunk = max(1, CHUNK_BYTES * shape[0] // scan.num_bytes)
-    progress = Progress(f"rewriting {scan.path.name}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("diffraction.npy", "w", force_zip64=True) as stream:
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
-            for first in range(0, shape[0], a_chunk):
-                patterns = np.arange(first, min(first + a_chunk, shape[0]))
+            for patterns in pieces(np.arange(shape[0]), shape[-1], COPIED_PIXELS, f"rewriting {scan.path.name}"):
                 stream.write(np.ascontiguousarray(scan.diffraction[patterns], dtype=dtype).data.cast("B"))
-                progress(first + len(patterns), shape[0])
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)

@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ptycho_dist.data.pieces import CHUNK_PIXELS, pieces
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.progress import Progress
-
-CHUNK_PIXELS = 1 << 19
-"""How much of a long pass is held at a time; the arrays on the way from the file to normalised amplitudes take some 32 bytes a pixel."""
 
 
 class PatternSource:
@@ -36,8 +33,5 @@ class PatternSource:
 
     def chunks(self, patterns: np.ndarray, what: str = "reading this rank's shard") -> Iterator[np.ndarray]:
         """The amplitudes of `patterns` in pieces of bounded memory."""
-        chunk_size = max(1, CHUNK_PIXELS // self.scans[0].pattern_size ** 2)
-        progress = Progress(what)
-        for start in range(0, len(patterns), chunk_size):
-            yield self.amplitude(patterns[start : start + chunk_size])
-            progress(start + chunk_size, len(patterns))
+        for piece in pieces(patterns, self.scans[0].pattern_size, CHUNK_PIXELS, what):
+            yield self.amplitude(piece)

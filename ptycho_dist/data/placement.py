@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -47,15 +48,26 @@ def choose_placement(num_bytes: int) -> Placement:
 
     A GPU is one rank's alone; the node's memory is for all its ranks together.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     supplies = [outcome.value for outcome in on_every_rank_of_this_node(MemorySupply.of_this_rank) if outcome.value is not None]
+    own = _placement(num_bytes, supplies)
+    held = not largest([not own.held])[0]
+    return own if held == own.held else replace(own, held=held, why=f"{own.why}, but not on every rank")
+
+
+def choose_placement_alone(num_bytes: int) -> Placement:
+    """The same for a process that computes by itself; no collective."""
+    return _placement(num_bytes, [MemorySupply.of_this_rank()])
+
+
+def _placement(num_bytes: int, supplies: Sequence[MemorySupply]) -> Placement:
+    """As far as one rank can tell, whose node's ranks have these supplies."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         needed, left = num_bytes, (torch.cuda.mem_get_info(device)[0], "the GPU")
         what = f"{size_in_words(num_bytes)} of normalised patterns a rank"
     else:
         needed, left = len(supplies) * num_bytes, host_bytes_left(supplies) or (0, "nobody says what")
         what = f"{size_in_words(num_bytes)} of normalised patterns a rank, {len(supplies)} rank(s) on the node"
-    fits = needed <= LARGEST_PART * left[0]
-    held = not largest([not fits])[0]
-    why = f"{what}, {'at most' if fits else 'more than'} {LARGEST_PART:g} of the {size_in_words(left[0])} that {left[1]} has left"
-    return Placement(device=device, num_bytes=num_bytes, held=held, why=why if held == fits else f"{why}, but not on every rank")
+    held = needed <= LARGEST_PART * left[0]
+    why = f"{what}, {'at most' if held else 'more than'} {LARGEST_PART:g} of the {size_in_words(left[0])} that {left[1]} has left"
+    return Placement(device=device, num_bytes=num_bytes, held=held, why=why)

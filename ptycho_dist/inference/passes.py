@@ -1,8 +1,9 @@
 """The network's passes over a scan: from patterns to one stitched object.
 
 A network that was trained on groups corrects the whole object, pass after pass: each pattern sees what all others have agreed on, which is
-how phases meet over long distances. What a pass asks for is judged by the likelihood, as a step of `refine` is. A network that was trained
-on single patterns reconstructs each pattern alone, and the patches' phases are fitted where they overlap.
+how phases meet over long distances. What a pass asks for is judged by the likelihood, as a step of `refine` is. The judgement is a pass of
+its own, a seventh of the work: the network need not see an object that is dropped, or the last one. A network that was trained on single
+patterns reconstructs each pattern alone, and the patches' phases are fitted where they overlap.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_dist.inference.alignment import AlignedPatches
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import corrected_patches
@@ -39,17 +40,19 @@ SHORTER = 0.5
 SHORTEST = 0.1
 """Passes end where a shorter one would be needed."""
 
-Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor]]]
-"""Starts a pass over a scan: positions (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N)."""
+Patterns = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Starts a pass over a scan: positions float64 (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N), batch after batch."""
 
 
 def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
     """Reconstruct each pattern alone and add its patch, in the order in which the patterns come: see `stitching_order`."""
+    patches = AlignedPatches(stitched)
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         light = illumination(probe)
         as_groups = (x_norm[:, None], probe[:, None], corners[:, None], light[:, None])
-        stitched.add(corrected_patches(network, *as_groups, mask)[:, 0], light, corners)
+        patches.add(corrected_patches(network, *as_groups, mask)[:, 0], light, corners)
+    stitched.hold(patches.mean())
 
 
 def correct_together(
@@ -70,7 +73,7 @@ def correct_together(
     stitched
         An empty canvas; it holds the object afterwards. Memory beside it is that of four objects and a batch.
     patterns
-        The scan; called once a pass, and once before the first.
+        The scan; called for each pass of the network, for each object that is judged, and once before.
     num_patterns
         How many patterns a pass has.
     photons_per_intensity
@@ -85,29 +88,33 @@ def correct_together(
         that suits the scan best; `passes`, how many times the network saw the scan.
     """
     here = first_estimate_of_scan(stitched, patterns, mask)
-    deviance, corrected = _judge_and_correct(network, here, stitched, patterns, photons_per_intensity, mask)
     per_pixel = 2 / (num_patterns * num_counted(stitched.probe[0], mask))
-    kept, length, passes = [deviance * per_pixel], 1.0, 1
-    while passes < MOST_PASSES and length >= SHORTEST:
-        there = here + length * (corrected - here)
-        deviance_there, corrected_there = _judge_and_correct(network, there, stitched, patterns, photons_per_intensity, mask)
+
+    def judge(object_: Tensor) -> float:
+        return per_pixel * deviance_of_scan(object_, stitched, patterns, photons_per_intensity, mask)
+
+    kept, length, passes, gain = [judge(here)], 1.0, 0, 1.0
+    while passes < MOST_PASSES and gain >= LEAST_GAIN:
+        asked = corrected_object(network, here, stitched, patterns, mask) - here
         passes += 1
-        if not deviance_there < deviance:  # NaN is not
+        while length >= SHORTEST:
+            there = here + length * asked
+            deviance = judge(there)
+            if deviance < kept[-1]:  # NaN is not
+                break
             length *= SHORTER
-            continue
-        gain = 1 - deviance_there / deviance
-        here, deviance, corrected = there, deviance_there, corrected_there
-        kept.append(deviance * per_pixel)
-        logger.info("correction %d: deviance per pixel %.5g", len(kept) - 1, kept[-1])
-        if gain < LEAST_GAIN:
-            break
+        else:
+            break  # no part of what the network asks for helps
+        here, gain = there, 1 - deviance / kept[-1]
+        kept.append(deviance)
+        logger.info("correction %d: deviance per pixel %.5g", passes, deviance)
     stitched.hold(here)
     return {"passes": passes, "deviance_per_pixel": kept}
 
 
 def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None) -> Tensor:
     """`first_estimate` of all patterns as one group: the object (H, W) on the canvas. Adds the light of all patterns to the canvas."""
-    asked, light_sum = torch.zeros_like(stitched.weighted_sum), torch.zeros_like(stitched.light)
+    asked, light_sum = torch.zeros_like(stitched.light, dtype=torch.complex64), torch.zeros_like(stitched.light)
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
@@ -117,21 +124,15 @@ def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: T
     return 1 + asked[0] / light_sum[0].clamp_min(DIM_LIGHT)
 
 
-def _judge_and_correct(
-    network: PtychoAutoencoder,
-    object_: Tensor,
-    stitched: StitchedObject,
-    patterns: Patterns,
-    photons_per_intensity: float,
-    mask: Tensor | None,
-) -> tuple[float, Tensor]:
-    """One pass: sum of d over the scan for an object (H, W), and what the network makes of it.
+def deviance_of_scan(
+    object_: Tensor, stitched: StitchedObject, patterns: Patterns, photons_per_intensity: float, mask: Tensor | None = None
+) -> float:
+    """Sum of d over the scan for an object (H, W).
 
     A common factor in the rates is left out of the judgement: its best value is that which makes all photons as many as were measured, and
     the sum of d is then lower by d of these two totals. So the outcome does not depend on the scale that counts photons, or on its gain.
     """
     deviance, predicted, measured = torch.zeros(3, dtype=torch.float64, device=object_.device)
-    weighted_sum = torch.zeros_like(stitched.weighted_sum)
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
         estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
@@ -140,6 +141,16 @@ def _judge_and_correct(
         deviance += poisson_deviance(rate, counts).sum(dtype=torch.float64)
         predicted += rate.sum(dtype=torch.float64)
         measured += counts.sum(dtype=torch.float64)
+    return float(deviance - poisson_deviance(predicted, measured))
+
+
+def corrected_object(
+    network: PtychoAutoencoder, object_: Tensor, stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None
+) -> Tensor:
+    """What the network makes of an object (H, W), all patterns at once."""
+    weighted_sum = torch.zeros_like(stitched.light, dtype=torch.complex64)
+    for positions_px, x_norm in patterns():
+        corners, probe = stitched.place(positions_px)
+        estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
         add_patches(weighted_sum, (illumination(probe) * network(x_norm, probe, estimate, mask))[None], corners[None])
-    corrected = weighted_sum[0] / stitched.light[0].clamp_min(1e-12)
-    return float(deviance - poisson_deviance(predicted, measured)), corrected
+    return weighted_sum[0] / stitched.light[0].clamp_min(1e-12)

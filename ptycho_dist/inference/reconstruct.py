@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,23 +17,24 @@ from torch import Tensor
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.bundle import Bundle, load_bundle, software_versions
-from ptycho_dist.data.normalization import derive_rms_normalization, normalize
+from ptycho_dist.data.normalization import derive_rms_normalization
+from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
+from ptycho_dist.inference.alignment import stitching_order
 from ptycho_dist.inference.passes import correct_together, stitch_alone
 from ptycho_dist.inference.refine import refine
 from ptycho_dist.inference.report import report_reconstruction
-from ptycho_dist.inference.stitch import StitchedObject, stitching_order
+from ptycho_dist.inference.scan_patterns import ScanPatterns
+from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
+from ptycho_dist.physics.mask import num_counted
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
-from ptycho_dist.progress import Progress
 from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
 from ptycho_dist.report.probe_figure import draw_probe
 
 logger = logging.getLogger(__name__)
-
-BATCH_PATTERNS = 64
 
 NormalizationSource = Literal["bundle", "scan"]
 ProbeSource = Literal["bundle", "scan"]
@@ -164,7 +165,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained network, on a GPU if there is one.
 
-    The photon scale is the bundle's; none is derived. Patterns are streamed: memory is that of the stitched object and one batch.
+    The photon scale is the bundle's; none is derived. Patterns are held where they take a small part of the memory that is left; else they
+    are streamed, and memory is that of the stitched object and some batches.
 
     Parameters
     ----------
@@ -198,38 +200,39 @@ def reconstruct(
             f"expected {bundle.pattern_size} x {bundle.pattern_size}, "
             "which the bundle's network was trained on"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seconds: dict[str, float] = {}
 
     started = time.perf_counter()
     rms_factor = bundle.rms_factor
     if normalization == "scan":
-        rms_factor = derive_rms_normalization((amplitude for _, amplitude in _batches(scan)), scan.pattern_size).factor
+        rms_factor = derive_rms_normalization(PatternSource([scan]).chunks(np.arange(scan.num_patterns)), scan.pattern_size).factor
     logger.info("normalization: the %s's factor %r", normalization, rms_factor)
+    patterns = ScanPatterns(scan, rms_factor)
     seconds["normalize"] = _since(started)
 
     started = time.perf_counter()
+    device = patterns.device
     network = bundle.build_model(device)
     mask = None if scan.mask is None else torch.from_numpy(scan.mask).to(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
     stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
-    # The prediction is in units of the normalisation that was used; the stored scale counts photons in those of the stored one.
-    predicted_scale = bundle.intensity_scale * bundle.gain * bundle.rms_factor / rms_factor
-
-    def patterns_of(order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
-        for patterns, amplitude in _batches(scan, order):
-            yield scan.positions_px[patterns], torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
+    # Intensities are in units of the normalisation that was used; what is stored counts photons in those of the stored one.
+    in_stored_units = (bundle.rms_factor / rms_factor) ** 2
+    predicted_photons = (bundle.intensity_scale * bundle.gain) ** 2 * in_stored_units
+    # Of the training set, so what counts photons that were measured does not depend on the scale that predicts.
+    measured_photons = bundle.scale.nphotons / bundle.scale.mean_energy * in_stored_units
 
     corrections = {}
     if bundle.config.data.group_size == 1:
-        stitch_alone(network, stitched, lambda: patterns_of(stitching_order(scan.positions_px, scan.pattern_size)), mask=mask)
+        order = stitching_order(scan.positions_px, scan.pattern_size)
+        stitch_alone(network, stitched, lambda: patterns.batches(order), mask=mask)
     else:
         corrections["corrections"] = correct_together(
             network,
             stitched,
-            patterns_of,
+            patterns.batches,
             num_patterns=scan.num_patterns,
-            photons_per_intensity=_photons_per_energy(bundle) * (bundle.rms_factor / rms_factor) ** 2,
+            photons_per_intensity=measured_photons,
             mask=mask,
         )
     seconds["network_and_stitching"] = _since(started)
@@ -238,18 +241,21 @@ def reconstruct(
     if refine_iterations:
         refined = refine(
             stitched,
-            lambda: ((scan.positions_px[patterns], _counts(bundle, amplitude).to(device)) for patterns, amplitude in _batches(scan)),
+            lambda: ((positions_px, measured_photons * x_norm.square()) for positions_px, x_norm in patterns.batches()),
             num_patterns=scan.num_patterns,
-            photons_per_intensity=predicted_scale**2,
+            photons_per_intensity=predicted_photons,
             iterations=refine_iterations,
             refine_probe=refine_probe,
             mask=mask,
         )
-        stitched.replace(refined.object, refined.probe, scan.positions_px)
+        if refine_probe:
+            stitched.replace(refined.object, refined.probe, torch.from_numpy(scan.positions_px).to(device))
+        else:
+            stitched.hold(refined.object)
         refinement = {"refinement": refined.summary}
 
     started = time.perf_counter()
-    photons = _compare_photons(bundle, scan, stitched, predicted_scale, mask)
+    photons = _compare_photons(patterns, stitched, predicted_photons, measured_photons, mask)
     seconds["photons"] = _since(started)
 
     summary = {
@@ -324,46 +330,29 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
     logger.info("wrote reconstruction.npz, amplitude.png, phase.png, probe.png and summary.json to %s", out_dir)
 
 
-def _compare_photons(bundle: Bundle, scan: Scan, stitched: StitchedObject, predicted_scale: float, mask: Tensor | None) -> PhotonComparison:
-    """Photons that the stitched object predicts against those that were measured, over the whole scan."""
-    measured, predicted = torch.zeros(2, scan.pattern_size, scan.pattern_size, dtype=torch.float64, device=stitched.probe.device)
-    deviance_per_pixel = np.empty(scan.num_patterns)
-    for patterns, amplitude in _batches(scan):
-        corners, shifted_probe = stitched.place(scan.positions_px[patterns])
-        counts = _counts(bundle, amplitude).to(shifted_probe.device)
-        rate = predicted_scale**2 * diffracted_intensity(stitched.extract(corners), shifted_probe, mask)
+def _compare_photons(
+    patterns: ScanPatterns, stitched: StitchedObject, predicted_photons: float, measured_photons: float, mask: Tensor | None
+) -> PhotonComparison:
+    """Photons that the stitched object predicts against those that were measured, over the whole scan; both a unit of intensity."""
+    size, device = stitched.patch_size, stitched.probe.device
+    measured, predicted = torch.zeros(2, size, size, dtype=torch.float64, device=device)
+    deviances = []
+    for positions_px, x_norm in patterns.batches():
+        corners, shifted_probe = stitched.place(positions_px)
+        counts = measured_photons * x_norm.square()
+        rate = predicted_photons * diffracted_intensity(stitched.extract(corners), shifted_probe, mask)
         measured += counts.sum(dim=0, dtype=torch.float64)
         predicted += rate.sum(dim=0, dtype=torch.float64)
-        deviance = poisson_deviance(rate, counts).sum(dim=(1, 2), dtype=torch.float64)
-        deviance_per_pixel[patterns] = (2 * deviance / scan.num_counted).cpu().numpy()
+        deviances.append(poisson_deviance(rate, counts).sum(dim=(1, 2), dtype=torch.float64))
+    deviance_per_pixel = torch.cat(deviances).cpu().numpy() * (2 / num_counted(measured, mask))
     if mask is not None:
         measured[~mask] = predicted[~mask] = torch.nan
     return PhotonComparison(
-        mean_measured_pattern=(measured / scan.num_patterns).cpu().numpy(),
-        mean_predicted_pattern=(predicted / scan.num_patterns).cpu().numpy(),
+        mean_measured_pattern=(measured / len(deviance_per_pixel)).cpu().numpy(),
+        mean_predicted_pattern=(predicted / len(deviance_per_pixel)).cpu().numpy(),
         pattern_deviance_per_pixel=deviance_per_pixel.astype(np.float32),
         deviance_per_pixel=float(deviance_per_pixel.mean()),
     )
-
-
-def _photons_per_energy(bundle: Bundle) -> float:
-    """Of the training set, so what counts photons that were measured does not depend on the scale that predicts."""
-    return bundle.scale.nphotons / bundle.scale.mean_energy
-
-
-def _counts(bundle: Bundle, amplitude: np.ndarray) -> Tensor:
-    """Photons that were measured."""
-    return _photons_per_energy(bundle) * torch.from_numpy(normalize(amplitude, bundle.rms_factor)).square()
-
-
-def _batches(scan: Scan, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pattern numbers (k,) and their measured amplitudes (k, N, N), in the order of the scan or another; a long pass says how far it is."""
-    order = np.arange(scan.num_patterns) if order is None else order
-    progress = Progress(scan.path.name)
-    for start in range(0, len(order), BATCH_PATTERNS):
-        patterns = order[start : start + BATCH_PATTERNS]
-        yield patterns, scan.amplitude(patterns)
-        progress(start + len(patterns), len(order))
 
 
 def _since(started: float) -> float:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +33,8 @@ FAINT = 0.01
 SHORTER = 0.25
 """A step that was taken back is tried again at this part of its length."""
 
-Photons = Callable[[], Iterable[tuple[np.ndarray, Tensor]]]
-"""Starts a pass over a scan: positions (k, 2) as (y, x), pixels, and measured counts (k, N, N), batch after batch."""
+Photons = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Starts a pass over a scan: positions float64 (k, 2) as (y, x), pixels, and measured counts (k, N, N), batch after batch."""
 
 Unknowns = list[Tensor]
 """[object], or [object, probe] where the probe is refined too; also a step or a gradient in them, of the same shapes."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptycho_dist.data.pattern_source import CHUNK_PIXELS
+from ptycho_dist.data.pieces import CHUNK_PIXELS, pieces
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.progress import Progress
 
 _LARGEST_TELLING = 1e5
 """Counts above which float32 can't tell whether the square of a number is a whole one."""
@@ -72,10 +71,7 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
     num_invalid: dict[str, int] = {}
     first_invalid: dict[str, tuple[int, int, int]] = {}
     num_zero = num_telling = num_whole = num_whole_squares = 0
-    a_piece = max(1, CHUNK_PIXELS // size**2)
-    progress = Progress(f"inspecting {scan.path.name}")
-    for first in range(0, scan.num_patterns, a_piece):
-        numbers = np.arange(first, min(first + a_piece, scan.num_patterns))
+    for numbers in pieces(np.arange(scan.num_patterns), size, CHUNK_PIXELS, f"inspecting {scan.path.name}"):
         stored = np.asarray(scan.diffraction[numbers])
         if type_limit is not None:
             at_type_limit += ((stored == type_limit) & counted).sum(axis=0)
@@ -84,7 +80,7 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
             if is_so.any():
                 pattern, row, column = (int(place) for place in np.argwhere(is_so)[0])
                 num_invalid[word] = num_invalid.get(word, 0) + int(is_so.sum())
-                first_invalid.setdefault(word, (first + pattern, row, column))
+                first_invalid.setdefault(word, (int(numbers[pattern]), row, column))
                 values[is_so] = 0
         highest = values.max(axis=0)
         at_highest = (values == highest).sum(axis=0)
@@ -100,7 +96,6 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
             values **= 2
         counts[numbers] = values.sum(axis=(1, 2))
         total += values.sum(axis=0)
-        progress(first + len(numbers), scan.num_patterns)
     return PatternStatistics(
         counts=counts,
         mean_pattern=total / scan.num_patterns,

@@ -213,9 +213,9 @@ def test_repacked_scan_is_the_same_one_and_is_read_in_place(tmp_path: Path, disk
 def test_scan_is_repacked_in_pieces_of_any_size(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = scan_of_any_layout(tmp_path / "scan.npz")
     (whole,) = stage_scans([path], disk, repack=DataConfig())
-    for chunk_bytes in (1, 5 * 4 * 16**2):
-        monkeypatch.setattr("ptycho_dist.data.npz_writer.CHUNK_BYTES", chunk_bytes)
-        (copy,) = stage_scans([path], tmp_path / f"pieces of {chunk_bytes}", repack=DataConfig())
+    for most_pixels in (1, 5 * 16**2):
+        monkeypatch.setattr("ptycho_dist.data.npz_writer.COPIED_PIXELS", most_pixels)
+        (copy,) = stage_scans([path], tmp_path / f"pieces of {most_pixels}", repack=DataConfig())
         with np.load(copy) as one, np.load(whole) as other:
             assert all(np.array_equal(one[key], other[key]) for key in other.files)
 

@@ -17,9 +17,12 @@ from scipy.special import xlogy
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
 from ptycho_dist.bundle import Bundle
 from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
+from ptycho_dist.data import placement
 from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
+from ptycho_dist.inference import scan_patterns
+from ptycho_dist.inference.alignment import AlignedPatches
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
@@ -27,6 +30,7 @@ from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
 
 SIZE = 16
+FIVE_PATTERNS = dict.fromkeys(("cpu", "cuda"), 5 * SIZE**2)
 
 
 def read(path: Path) -> Scan:
@@ -98,7 +102,7 @@ def test_photons_are_those_of_the_stitched_object(bundle: Bundle, write_scan: Ca
 def test_photons_do_not_depend_on_the_batches(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     scan = read(write_scan())
     whole = reconstruct(bundle, scan).photons
-    monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
+    monkeypatch.setattr(scan_patterns, "BATCH_PIXELS", FIVE_PATTERNS)
     batched = reconstruct(bundle, scan).photons
     # convolutions of another batch size round differently
     np.testing.assert_allclose(batched.pattern_deviance_per_pixel, whole.pattern_deviance_per_pixel, rtol=1e-3)
@@ -196,24 +200,40 @@ def test_probe_that_was_not_refined_is_the_scans_own_unless_asked(bundle: Bundle
     assert np.array_equal(asked.object, reconstruct(bundle, dataclasses.replace(scan, probe=bundle.probe)).object)
 
 
-def test_patterns_are_streamed(bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = read(write_scan())
-    whole = reconstruct(bundle, scan)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many patterns are read at a time."""
     asked: list[int] = []
     amplitude = Scan.amplitude
     monkeypatch.setattr(Scan, "amplitude", lambda self, patterns: (asked.append(len(patterns)), amplitude(self, patterns))[1])
-    monkeypatch.setattr(reconstruct_module, "BATCH_PATTERNS", 5)
-    streamed = reconstruct(bundle, scan, normalization="scan")
-    assert max(asked) == 5
-    # Normalisation, first estimate, passes of the network, photons.
-    assert sum(asked) == (3 + streamed.summary["corrections"]["passes"]) * scan.num_patterns
+    return asked
+
+
+def test_patterns_that_fit_are_read_once(bundle: Bundle, write_scan: Callable[..., Path], asked: list[int]) -> None:
+    scan = read(write_scan())
+    reconstruct(bundle, scan, refine_iterations=2)
+    assert sum(asked) == scan.num_patterns
     asked.clear()
-    refined = reconstruct(bundle, scan, refine_iterations=4)
+    reconstruct(bundle, scan, normalization="scan")
+    assert sum(asked) == 2 * scan.num_patterns
+
+
+def test_patterns_that_do_not_fit_are_streamed(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    scan = read(write_scan())
+    monkeypatch.setattr(scan_patterns, "BATCH_PIXELS", FIVE_PATTERNS)
+    held = reconstruct(bundle, scan, refine_iterations=4)
+    asked.clear()
+    monkeypatch.setattr(placement, "LARGEST_PART", 0.0)
+    streamed = reconstruct(bundle, scan, refine_iterations=4)
     assert max(asked) == 5
-    assert (
-        sum(asked) == (2 + refined.summary["corrections"]["passes"] + 1 + 4) * scan.num_patterns
-    )  # start and iterations, for normalisation
-    np.testing.assert_allclose(streamed.object, whole.object, atol=1e-5)  # convolutions of another batch size round differently
+    passes, kept = streamed.summary["corrections"]["passes"], streamed.summary["corrections"]["deviance_per_pixel"]
+    assert passes == len(kept) - 1  # none was taken back, so each was judged once
+    # First estimate, passes of the network, judgements, start and iterations of the refinement, photons.
+    assert sum(asked) == (1 + passes + len(kept) + 5 + 1) * scan.num_patterns
+    assert np.array_equal(streamed.object, held.object)
+    assert np.array_equal(streamed.photons.pattern_deviance_per_pixel, held.photons.pattern_deviance_per_pixel)
 
 
 @pytest.mark.parametrize(("normalization", "gain"), [("bundle", 1.0), ("bundle", 1.2), ("scan", 1.0)])
@@ -277,13 +297,13 @@ def test_a_network_of_single_patterns_sees_each_alone(
     changed = small_scan_arrays()["diffraction"].copy()
     changed[7] = changed[7].T
     found: dict[tuple[int, ...], np.ndarray] = {}
-    add = StitchedObject.add
+    add = AlignedPatches.add
 
-    def note(self: StitchedObject, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
+    def note(self: AlignedPatches, patches: torch.Tensor, weights: torch.Tensor, corners: torch.Tensor) -> None:
         found.update({tuple(corner): patch for corner, patch in zip(corners.tolist(), patches.numpy(), strict=True)})
         add(self, patches, weights, corners)
 
-    monkeypatch.setattr(StitchedObject, "add", note)
+    monkeypatch.setattr(AlignedPatches, "add", note)
     reconstruct(with_group_size(bundle, 1), scan := read(write_scan()))
     before = dict(found)
     reconstruct(with_group_size(bundle, 1), read(write_scan("changed.npz", diffraction=changed)))

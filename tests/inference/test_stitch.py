@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ptycho_dist.inference.stitch import StitchedObject, stitching_order
+from ptycho_dist.inference.alignment import AlignedPatches, stitching_order
+from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.physics.probe import illumination
 
 SIZE = 16
@@ -37,9 +38,16 @@ def patches_at(positions: np.ndarray) -> torch.Tensor:
 
 def stitch(patches: torch.Tensor, positions: np.ndarray) -> StitchedObject:
     stitched = StitchedObject(positions, beam())
-    corners, probe = stitched.place(positions)
-    stitched.add(patches, illumination(probe), corners)
+    corners, probe = stitched.place(torch.from_numpy(positions))
+    put_together(stitched, (patches, illumination(probe), corners))
     return stitched
+
+
+def put_together(stitched: StitchedObject, *batches: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+    aligned = AlignedPatches(stitched)
+    for batch in batches:
+        aligned.add(*batch)
+    stitched.hold(aligned.mean())
 
 
 def truth_on_the_canvas(stitched: StitchedObject) -> np.ndarray:
@@ -59,15 +67,15 @@ def test_patch_centred_at_y_covers_rows_from_y_minus_half() -> None:
     positions = np.array([[40.0, 60.0], [44.0, 60.0]])
     stitched = StitchedObject(positions, torch.ones(1, SIZE, SIZE, dtype=torch.complex64))
     assert stitched.origin_px.tolist() == [32.0, 52.0]
-    corners, _ = stitched.place(positions)
-    stitched.add(torch.ones(2, SIZE, SIZE, dtype=torch.complex64), torch.ones(2, SIZE, SIZE), corners)
+    corners, _ = stitched.place(torch.from_numpy(positions))
+    put_together(stitched, (torch.ones(2, SIZE, SIZE, dtype=torch.complex64), torch.ones(2, SIZE, SIZE), corners))
     assert np.flatnonzero(stitched.valid().any(axis=1)).tolist() == list(range(20))
     assert np.flatnonzero(stitched.valid().any(axis=0)).tolist() == list(range(16))
 
 
 def test_probe_moves_by_what_is_left_below_a_pixel() -> None:
     positions = np.array([[40.0, 60.0], [43.3, 59.6]])
-    _, probe = StitchedObject(positions, beam()).place(positions)
+    _, probe = StitchedObject(positions, beam()).place(torch.from_numpy(positions))
     side = np.arange(SIZE) - SIZE / 2
     light = illumination(probe).numpy()
     for number, expected in enumerate([(0, 0), (0.3, -0.4)]):
@@ -78,10 +86,10 @@ def test_probe_moves_by_what_is_left_below_a_pixel() -> None:
 def test_a_patch_counts_by_its_light_squared() -> None:
     position = np.array([[40.0, 60.0]])
     stitched = StitchedObject(position, beam())
-    corners, _ = stitched.place(np.repeat(position, 2, axis=0))
+    corners, _ = stitched.place(torch.from_numpy(position).expand(2, 2))
     patches, light = torch.ones(2, SIZE, SIZE) * torch.tensor([1.0, 2.0])[:, None, None], torch.ones(2, SIZE, SIZE)
     light[1] = 3.0
-    stitched.add(patches.to(torch.complex64), light, corners)
+    put_together(stitched, (patches.to(torch.complex64), light, corners))
     np.testing.assert_allclose(stitched.object(), (1 * 1 + 9 * 2) / 10, rtol=1e-6)
     np.testing.assert_allclose(stitched.illumination(), 4.0)
 
@@ -118,10 +126,12 @@ def with_free_phases(patches: torch.Tensor) -> torch.Tensor:
 def stitch_in_order(patches: torch.Tensor, positions: np.ndarray, *, batch: int = 7) -> StitchedObject:
     stitched = StitchedObject(positions, beam())
     order = stitching_order(positions, SIZE)
-    for start in range(0, len(order), batch):
-        patterns = order[start : start + batch]
-        corners, probe = stitched.place(positions[patterns])
-        stitched.add(patches[patterns], illumination(probe), corners)
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    places = [stitched.place(torch.from_numpy(positions[patterns])) for patterns in batches]
+    put_together(
+        stitched,
+        *((patches[patterns], illumination(probe), corners) for patterns, (corners, probe) in zip(batches, places, strict=True)),
+    )
     return stitched
 
 
@@ -202,11 +212,20 @@ def test_illumination_decides_where_patches_disagree() -> None:
 def test_stitched_patches_are_read_back_where_they_were() -> None:
     positions = scan_positions()
     stitched = stitch(patches_at(positions), positions)
-    corners, _ = stitched.place(positions)
+    corners, _ = stitched.place(torch.from_numpy(positions))
     middle = (slice(None), slice(5, 11), slice(5, 11))
     torch.testing.assert_close(stitched.extract(corners)[middle], patches_at(positions)[middle], rtol=0, atol=1e-5)
 
 
+def test_an_object_is_held_to_the_bit_and_is_zero_where_nothing_was_seen() -> None:
+    stitched = stitch(patches_at(scan_positions()), scan_positions())
+    stitched.light[0, :3] = 0
+    given = torch.randn(stitched.light.shape[1:], dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    stitched.hold(given)
+    assert np.array_equal(stitched.object()[3:], given.numpy()[3:])
+    assert not stitched.object()[:3].any()
+
+
 def test_memory_is_that_of_the_scanned_area() -> None:
     few, many = scan_positions(), np.repeat(scan_positions(), 50, axis=0)
-    assert StitchedObject(few, beam()).weighted_sum.shape == StitchedObject(many, beam()).weighted_sum.shape
+    assert StitchedObject(few, beam()).light.shape == StitchedObject(many, beam()).light.shape

@@ -89,8 +89,8 @@ def test_what_is_read_back_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, FarField], Path], options: dict[str, Any], output: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hdf5_writer, "_CHUNK_BYTES", 3000)  # pieces, the last one smaller
-    monkeypatch.setattr(npz_writer, "CHUNK_BYTES", 3000)
+    monkeypatch.setattr(hdf5_writer, "COPIED_PIXELS", 1500)  # pieces, the last one smaller
+    monkeypatch.setattr(npz_writer, "COPIED_PIXELS", 1500)
     truth = simulate(modes=2)
     np.save("probe.npy", truth.probe)
     write_patterns(tmp_path / "patterns.h5", truth.counts)

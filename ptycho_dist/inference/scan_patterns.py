@@ -1,0 +1,67 @@
+"""A scan's normalised patterns, pass after pass, on the device that reconstructs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from ptycho_dist.data.batches import HeldBatches, HeldPatterns, StreamedBatches
+from ptycho_dist.data.pattern_source import PatternSource
+from ptycho_dist.data.placement import choose_placement_alone
+from ptycho_dist.data.sampler import BlockSampler
+from ptycho_dist.data.scan import Scan
+from ptycho_dist.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
+"""Of the patterns that are computed together: what keeps a GPU busy, and what a core's cache bears."""
+
+
+class ScanPatterns:
+    """Reads a scan once, where its patterns can be held as in training (`placement`); else anew for each pass, ahead of the computation.
+
+    Parameters
+    ----------
+    scan
+        To read from.
+    rms_factor
+        r.
+    """
+
+    def __init__(self, scan: Scan, rms_factor: float) -> None:
+        self._scan = scan
+        self._rms_factor = rms_factor
+        self._source = PatternSource([scan])
+        placement = choose_placement_alone(4 * math.prod(scan.diffraction.shape))
+        logger.info("patterns: %s", placement)
+        self.device = placement.device
+        self._held = HeldPatterns(self._source, np.arange(scan.num_patterns), rms_factor, self.device) if placement.held else None
+
+    def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: positions float64 (k, 2) as (y, x), pixels, and X_norm (k, N, N); a long one says how far it is.
+
+        Parameters
+        ----------
+        order
+            Pattern numbers int64 (n,); None: that of the scan.
+        """
+        num_patterns = self._scan.num_patterns
+        groups = (np.arange(num_patterns) if order is None else order)[:, None]
+        block_size = max(1, BATCH_PIXELS[self.device.type] // self._scan.pattern_size**2)
+        blocks = BlockSampler(num_patterns, block_size=block_size, rank=0, world_size=1)
+        batches: HeldBatches | StreamedBatches
+        if self._held is None:
+            batches = StreamedBatches(self._source, groups, self._rms_factor, blocks)
+        else:
+            batches = HeldBatches(self._held, self._source, groups, blocks)
+        progress, done = Progress(self._scan.path.name), 0
+        for samples in batches:
+            positions_px, x_norm = (field.to(self.device, non_blocking=True) for field in (samples.positions_px, samples.x_norm))
+            yield positions_px[:, 0], x_norm[:, 0]
+            done += len(samples.x_norm)
+            progress(done, num_patterns)
