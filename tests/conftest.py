@@ -25,7 +25,7 @@ from ptycho_dist.physics.simulation import simulate_scan
 RANK_TIMEOUT_SECONDS = 120
 
 _forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["torch", "ptycho_dist", "ptycho_dist.data.module"])
+_forkserver.set_forkserver_preload(["torch", "ptycho_dist.training.train", "ptycho_dist.training.report"])
 
 
 def _run_rank(rank: int, world_size: int, store: str, body: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> None:
