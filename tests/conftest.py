@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import lightning  # noqa: F401  sets variables of the environment when it is first imported: not in the middle of a test
 import numpy as np
 import pytest
 import torch
