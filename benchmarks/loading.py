@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from page_cache import bring_into_page_cache, drop_from_page_cache, part_in_page_cache
 from torch.nn.parallel import DistributedDataParallel
 
 from ptycho_dist.config import Config, make_parser, read_config
@@ -222,28 +222,15 @@ class Rank:
         return Samples(*(field.to(self.device, non_blocking=True) for field in batch))
 
     def _drop_cache(self) -> float:
-        with self.scan.open("rb") as stream:
-            os.fsync(stream.fileno())
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        drop_from_page_cache(self.scan)
         largest([0.0])
-        cached = self._part_in_cache()
+        cached = part_in_page_cache(self.scan)
         largest([0.0])  # nobody reads before all have looked
         return cached
 
     def _fill_cache(self) -> float:
-        with self.scan.open("rb") as stream:
-            while stream.read(1 << 24):
-                pass
-        return self._part_in_cache()
-
-    def _part_in_cache(self) -> float:
-        """Of a thousand places in the file, how many the kernel gives without going to the disk."""
-        cached, size = 0, self.scan.stat().st_size
-        with self.scan.open("rb", buffering=0) as stream:
-            for offset in np.linspace(0, size - 1, 1000).astype(int).tolist():
-                with suppress(BlockingIOError):
-                    cached += os.preadv(stream.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT)
-        return cached / 1000
+        bring_into_page_cache(self.scan)
+        return part_in_page_cache(self.scan)
 
 
 def show(row: dict[str, Any], *, with_head: bool) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ptycho_dist.command_line import run
 from ptycho_dist.config import make_parser
-from ptycho_dist.inference.evaluate import evaluate
 
 
 def main() -> None:
@@ -14,6 +13,9 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="scan file with an object: a simulation's truth, say")
     parser.add_argument("--out", type=Path, required=True, help="directory to write to; made if missing")
     arguments = parser.parse_args()
+    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
+    from ptycho_dist.inference.evaluate import evaluate
+
     evaluate(arguments.reconstruction, arguments.reference, arguments.out)
 
 

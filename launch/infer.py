@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ptycho_dist.command_line import run
 from ptycho_dist.config import add_scan_keys, given_scan_keys, make_parser
-from ptycho_dist.inference.reconstruct import infer
 
 
 def main() -> None:
@@ -36,6 +35,9 @@ def main() -> None:
         "refine_iterations": arguments.refine,
         "refine_probe": arguments.refine_probe,
     }
+    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
+    from ptycho_dist.inference.reconstruct import infer
+
     infer(arguments.bundle, arguments.data, arguments.out, **chosen)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ptycho_dist.command_line import run
 from ptycho_dist.config import make_parser, read_config
-from ptycho_dist.inspection.inspect_scans import inspect
 
 
 def main() -> None:
@@ -16,6 +15,9 @@ def main() -> None:
     )
     parser.add_argument("--convert", type=Path, metavar="FILE", help="write the scan as .npz, or .h5, too; an existing file is refused")
     arguments = parser.parse_args()
+    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
+    from ptycho_dist.inspection.inspect_scans import inspect
+
     inspect(read_config(parser, arguments), arguments.scans, arguments.out, arguments.convert)
 
 

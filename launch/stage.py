@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ptycho_dist.command_line import run
 from ptycho_dist.config import DataConfig, Hdf5Config, add_scan_keys, given_scan_keys, make_parser
-from ptycho_dist.data.staging import stage_scans
 
 
 def main() -> None:
@@ -19,6 +18,9 @@ def main() -> None:
     arguments = parser.parse_args()
     given = given_scan_keys(parser, arguments, "read")
     options = DataConfig(measurement=arguments.measurement, **{**given, "hdf5": Hdf5Config(**given.get("hdf5", {}))})
+    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
+    from ptycho_dist.data.staging import stage_scans
+
     for copy in stage_scans(arguments.scans, arguments.to, repack=options if arguments.repack else None):
         print(f"{socket.gethostname()}: {copy}")
 

@@ -9,10 +9,7 @@ import time
 from argparse import ArgumentError
 from collections.abc import Callable
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from ptycho_dist.config import ConfigError
-from ptycho_dist.distributed import FailedTogether, Interrupted, describe, first_failure, leave_together, wait_for_all, world_size
 
 logger = logging.getLogger("ptycho_dist")
 
@@ -27,33 +24,55 @@ def run(main: Callable[[], None]) -> None:
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     show_log_on_stderr(rank)
     if "--debug" in sys.argv:
+        from torch.distributed.elastic.multiprocessing.errors import record
+
         record(main)()  # torchrun's closing report then shows the traceback too
-        leave_together()
+        leave()
         return
     try:
         main()
-        leave_together()
+        leave()
     except Exception as error:
-        if isinstance(error, FailedTogether | Interrupted):  # every rank has the same one
-            if rank == 0:
-                say(error, describe(error))
-            wait_for_all()  # the launcher ends all ranks once one is gone, so rank 0 speaks first
-        elif isinstance(error, ArgumentError | ConfigError):  # every rank should have the same one, but none has met the others yet
-            if rank > 0:
-                time.sleep(SECONDS_TO_HEAR_RANK_ZERO)  # in which the launcher ends this process, if rank 0 has it too
-            say(error, describe(error) if rank == 0 else f"rank {rank} alone: {describe(error)}")
-        elif world_size() == 1:
-            say(error, describe(error))  # alone, or not yet met the others: nobody else may know
-        else:
-            own = f"rank {rank}: {describe(error)}"
-            message = first_failure(own)
-            if rank == 0 or message == own:
-                say(error, message)
-        exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
+        end_after(error, rank)
+
+
+# What follows imports `distributed`, and so PyTorch, where it is needed: --help, and commands that do without, don't wait for it.
+
+
+def leave() -> None:
+    """End the process group, if there is one: none is where nobody has loaded what could make it."""
+    if "ptycho_dist.distributed" in sys.modules:
+        from ptycho_dist.distributed import leave_together
+
+        leave_together()
+
+
+def end_after(error: Exception, rank: int) -> None:
+    """Say what went wrong, or let another rank say it, and end this process."""
+    from ptycho_dist.distributed import FailedTogether, Interrupted, describe, first_failure, wait_for_all, world_size
+
+    if isinstance(error, FailedTogether | Interrupted):  # every rank has the same one
+        if rank == 0:
+            say(error, describe(error))
+        wait_for_all()  # the launcher ends all ranks once one is gone, so rank 0 speaks first
+    elif isinstance(error, ArgumentError | ConfigError):  # every rank should have the same one, but none has met the others yet
+        if rank > 0:
+            time.sleep(SECONDS_TO_HEAR_RANK_ZERO)  # in which the launcher ends this process, if rank 0 has it too
+        say(error, describe(error) if rank == 0 else f"rank {rank} alone: {describe(error)}")
+    elif world_size() == 1:
+        say(error, describe(error))  # alone, or not yet met the others: nobody else may know
+    else:
+        own = f"rank {rank}: {describe(error)}"
+        message = first_failure(own)
+        if rank == 0 or message == own:
+            say(error, message)
+    exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
 
 
 def say(error: Exception, message: str) -> None:
     """The message, for a person on stderr and for `train.log`."""
+    from ptycho_dist.distributed import Interrupted
+
     print(f"error: {message}", file=sys.stderr)
     logger.error("%s", message)
     if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
@@ -62,6 +81,8 @@ def say(error: Exception, message: str) -> None:
 
 def exit_now(status: int) -> None:
     """End this process. Where a process group is up not by unwinding: its threads could keep the process, and so the others, waiting."""
+    from ptycho_dist.distributed import world_size
+
     sys.stdout.flush()
     sys.stderr.flush()
     if world_size() > 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import lightning  # noqa: F401  sets variables of the environment when it is first imported: not in the middle of a test
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from ptycho_dist.physics.simulation import simulate_scan
 RANK_TIMEOUT_SECONDS = 120
 
 _forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["torch", "ptycho_dist", "ptycho_dist.data.module"])
+_forkserver.set_forkserver_preload(["torch", "ptycho_dist.training.train", "ptycho_dist.training.report"])
 
 
 def _run_rank(rank: int, world_size: int, store: str, body: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> None:

@@ -33,7 +33,7 @@ class RmsNormalization:
 
 def normalize(amplitude: np.ndarray, rms_factor: float) -> np.ndarray:
     """X_norm = float32(r * X): the product in float64, rounded once."""
-    return (rms_factor * amplitude.astype(np.float64)).astype(np.float32)
+    return np.multiply(amplitude, rms_factor, dtype=np.float64, casting="same_kind", out=np.empty(amplitude.shape, np.float32))
 
 
 def derive_rms_normalization(local_amplitudes: Iterable[np.ndarray], pattern_size: int) -> RmsNormalization:

@@ -23,10 +23,12 @@ class PatternSource:
 
     def amplitude(self, patterns: np.ndarray) -> np.ndarray:
         """Measured amplitude of `patterns` (k,): float32 (k, N, N)."""
-        pattern_size = self.scans[0].pattern_size
-        amplitude = np.empty((len(patterns), pattern_size, pattern_size), dtype=np.float32)
         scan_of_pattern = self.scan_of(patterns)
-        for number in np.unique(scan_of_pattern):
+        numbers = np.unique(scan_of_pattern)
+        if len(numbers) == 1:  # nothing to put together
+            return self.scans[numbers[0]].amplitude(patterns - self.first_pattern[numbers[0]])
+        amplitude = np.empty((len(patterns), *self.scans[0].diffraction.shape[1:]), dtype=np.float32)
+        for number in numbers:
             belongs = scan_of_pattern == number
             amplitude[belongs] = self.scans[number].amplitude(patterns[belongs] - self.first_pattern[number])
         return amplitude

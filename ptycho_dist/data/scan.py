@@ -143,15 +143,18 @@ class Scan:
         ScanError
             A value that counts is NaN, infinite (in float32 too) or negative.
         """
-        measured = np.asarray(self.diffraction[patterns], dtype=np.float64)
+        measured = self.diffraction[patterns]
         if self.mask is not None:
-            measured = np.where(self.mask, measured, 0.0)
+            measured = np.where(self.mask, measured, measured.dtype.type(0))
+        # float32 where it holds every value of the type: its square root rounds as that in float64 would, then rounded to float32.
+        dtype = np.float32 if np.can_cast(measured.dtype, np.float32) else np.float64
         with np.errstate(invalid="ignore", over="ignore"):  # said below, with file and pixel
-            amplitude = (np.sqrt(measured) if self.measurement == "counts" else measured).astype(np.float32)
-        valid = np.isfinite(amplitude) & (measured >= 0)
-        if not valid.all():
-            where = np.argwhere(~valid)[0]
-            found = f"{measured[tuple(where)]} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
+            amplitude = np.sqrt(measured, dtype=dtype) if self.measurement == "counts" else measured
+            amplitude = amplitude.astype(np.float32, copy=False)
+            is_valid = measured.min(initial=0) >= 0 and amplitude.max(initial=0) < np.inf  # NaN is neither
+        if not is_valid:
+            where = tuple(np.argwhere(~(np.isfinite(amplitude) & (measured >= 0)))[0])
+            found = f"{float(measured[where])} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
             raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
         return amplitude
 

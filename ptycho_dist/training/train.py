@@ -13,12 +13,9 @@ from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.report.curve_figures import draw_training_curve
-from ptycho_dist.report.probe_figure import draw_probe
 from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog, StepMetrics
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
-from ptycho_dist.training.report import write_training_report
 from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file, stop_log_file
 from ptycho_dist.training.start import Start
 from ptycho_dist.training.step_clock import StepClock
@@ -103,6 +100,11 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
     )
     run_together(claim.require_ours)
     run_on_rank_zero(lambda: save_bundle(bundle_path, bundle))
+    # Only now: the first step does not wait for Matplotlib, Jinja and all of inference.
+    from ptycho_dist.report.curve_figures import draw_training_curve
+    from ptycho_dist.report.probe_figure import draw_probe
+    from ptycho_dist.training.report import write_training_report
+
     run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
     if refined:
         run_on_rank_zero(lambda: draw_probe(data.scans[0].probe, probes[0], run_dir / "probe.png"))

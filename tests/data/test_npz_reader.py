@@ -334,6 +334,16 @@ def test_amplitude_is_the_root_of_the_counts_in_float64_rounded_once(write_scan:
     assert np.array_equal(scan.amplitude(ALL), expected)
 
 
+def test_roots_in_float32_are_those_of_float64_rounded_once(write_scan: WriteScan) -> None:
+    """All counts of 16 bits, and float32 of every exponent, where no value loses anything in float32."""
+    every = np.resize(np.arange(2**16, dtype=np.uint16), (256, 16, 16))
+    bits = np.random.default_rng(0).integers(0, np.float32(np.inf).view(np.uint32), (256, 16, 16), dtype=np.uint32)
+    positions = {"xcoords": np.arange(256.0), "ycoords": np.arange(256.0)}
+    for values in (every, bits.view(np.float32)):
+        scan = read_scan(write_scan(diffraction=values, **positions), "counts")
+        assert np.array_equal(scan.amplitude(np.arange(256)), np.sqrt(values.astype(np.float64)).astype(np.float32))
+
+
 @pytest.mark.parametrize("values", COUNTS.values(), ids=COUNTS)
 def test_amplitude_of_an_amplitude_is_itself_in_float32(write_scan: WriteScan, values: np.ndarray) -> None:
     scan = read_scan(write_scan(diffraction=patterns_of(values)), "amplitude")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -100,6 +103,23 @@ def test_sum_is_exact_where_float64_is_not() -> None:
     chunk = np.zeros((3, 2, 2))
     chunk[:, 0, 0] = huge, tiny, huge
     assert exact_energy_sum([chunk]).total == 2 * Fraction(huge * huge) + Fraction(tiny * tiny)
+
+
+OTHER_PROCESS = """
+import numpy as np
+from ptycho_dist.scale.exact_sum import pattern_energies
+
+print(pattern_energies(np.random.default_rng(0).lognormal(size=(5, 128, 128))).tobytes().hex())
+"""
+
+
+def test_energies_have_the_same_bits_on_older_processors_and_with_more_threads() -> None:
+    """A job may be resumed on other nodes, or with more threads a rank, and has to find the same scale."""
+    energies = pattern_energies(np.random.default_rng(0).lognormal(size=(5, 128, 128)))  # OpenBLAS splits sums of more than 10000 numbers
+    newer_instructions = np.show_config("dicts")["SIMD Extensions"].get("found", [])  # those of this processor that NumPy has code for
+    older = {"NPY_DISABLE_CPU_FEATURES": " ".join(newer_instructions), "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "2"}
+    ended = subprocess.run([sys.executable, "-c", OTHER_PROCESS], env={**os.environ, **older}, capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == energies.tobytes().hex(), ended.stderr
 
 
 def inputs(dtype: str) -> np.ndarray:

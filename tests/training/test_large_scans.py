@@ -15,7 +15,7 @@ import pytest
 from ptycho_dist.data.npz_writer import rewrite_scan
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.training import train as run
+from ptycho_dist.training import report
 from tests.conftest import small_scan_arrays
 from tests.training.test_train import settings, train_one
 
@@ -85,7 +85,7 @@ def limit_memory() -> None:
 def train_and_measure(concerns: dict[str, Any], limited: bool) -> int:
     """Largest memory of this process, bytes; what is mapped from files is counted too."""
     os.environ["SLURM_MEM_PER_NODE"] = "1"  # nothing is left to hold patterns in
-    run.write_training_report = lambda *arguments: None  # its pictures take some seconds, and memory that is the same for both
+    report.write_training_report = lambda *arguments: None  # its pictures take some seconds, and memory that is the same for both
     if limited:
         limit_memory()
     train_one(concerns)

@@ -23,8 +23,6 @@ from tests.training.test_train import column, settings, train_one
 
 def train_and_tell_who_reports(concerns: dict[str, Any]) -> int:
     """How often this rank wrote a report."""
-    from ptycho_dist.training import train as train_module
-
     calls = 0
     write = report_module.write_training_report
 
@@ -33,7 +31,7 @@ def train_and_tell_who_reports(concerns: dict[str, Any]) -> int:
         calls += 1
         write(*arguments)
 
-    train_module.write_training_report = count  # this rank's process is used for nothing else
+    report_module.write_training_report = count  # this rank's process is used for nothing else
     train_one(concerns)
     return calls
 
