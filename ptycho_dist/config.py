@@ -313,7 +313,8 @@ class SimulationConfig:
     probe
         `disk` (ideal, soft edge), `defocused` (a lens's beam, off focus by `probe_defocus_rad`), or a file: .npz (`probeGuess`) or .npy.
     probe_diameter_px
-        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (second moment); a file has its own.
+        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (second moment), pixels; a file
+        has its own.
     probe_defocus_rad
         Quadratic phase at the edge of the lens's aperture, radians; of the defocused beam only.
     pattern_size

@@ -5,6 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 wanted=$(cat pyproject.toml constraints.txt)
 if [ "$(cat .wheels/complete 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 rm -rf .wheels
-.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --constraint constraints.txt --wheel-dir .wheels .
-rm .wheels/ptycho_dist-*.whl # the tests build it themselves
+bash launch/make_venv.sh test
+.venv/bin/python -m build --no-isolation --outdir .wheels >/dev/null
+.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --constraint constraints.txt --wheel-dir .wheels .wheels/ptycho_dist-*.whl
+rm .wheels/ptycho_dist-* # the tests build their own
 printf '%s' "$wanted" > .wheels/complete
