@@ -1,45 +1,7 @@
 #!/usr/bin/env python
 """Reconstruct a scan with a trained network: python launch/infer.py --bundle RUN/bundle.zip --data scan.npz --out DIR"""
 
-from pathlib import Path
-
-from ptycho_dist.command_line import run
-from ptycho_dist.config import add_scan_keys, given_scan_keys, make_parser
-
-
-def main() -> None:
-    parser = make_parser("Reconstruct a scan with a trained network, in one process.", config=False)
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle.zip of a training run")
-    parser.add_argument("--data", type=Path, required=True, help="scan file")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write to; made if missing")
-    add_scan_keys(parser, "read")
-    parser.add_argument(
-        "--measurement",
-        choices=["amplitude", "counts"],
-        help="what the scan's diffraction array holds, where neither its metadata nor the training's data.measurement say it",
-    )
-    parser.add_argument(
-        "--normalization", choices=["bundle", "scan"], default="bundle", help="RMS factor of the input: the stored one, or the scan's own"
-    )
-    parser.add_argument(
-        "--probe", choices=["bundle", "scan"], help="the bundle's probe, or the scan's own; default: the bundle's where training refined it"
-    )
-    parser.add_argument(
-        "--refine", type=int, default=0, metavar="K", help="maximum-likelihood updates of the object, each a pass over the scan"
-    )
-    parser.add_argument("--refine_probe", action="store_true", help="update the probe in them too")
-    arguments = parser.parse_args()
-    chosen = {"normalization": arguments.normalization, "probe": arguments.probe, "measurement": arguments.measurement}
-    chosen |= {
-        "read": given_scan_keys(parser, arguments, "read"),
-        "refine_iterations": arguments.refine,
-        "refine_probe": arguments.refine_probe,
-    }
-    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
-    from ptycho_dist.inference.reconstruct import infer
-
-    infer(arguments.bundle, arguments.data, arguments.out, **chosen)
-
+from ptycho_dist.commands.infer import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

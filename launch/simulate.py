@@ -1,57 +1,7 @@
 #!/usr/bin/env python
-"""Simulate a scan and write it as a PtychoPINN NPZ: `python launch/simulate.py --config configs/quickstart.yaml --out scan.npz`."""
+"""Simulate a scan and write it as a PtychoPINN NPZ: python launch/simulate.py --config configs/quickstart.yaml --out scan.npz."""
 
-from __future__ import annotations
-
-import dataclasses
-import logging
-import time
-from pathlib import Path
-
-import numpy as np
-
-from ptycho_dist.command_line import run
-from ptycho_dist.config import make_parser, read_config
-from ptycho_dist.data.npz_writer import write_npz_scan
-from ptycho_dist.physics.simulated_probes import beam_diameter_px
-from ptycho_dist.physics.simulation import simulate_scan
-from ptycho_dist.progress import Progress
-
-logger = logging.getLogger("ptycho_dist.simulate")
-
-
-def main() -> None:
-    """Parse, simulate, write, and say what was written."""
-    parser = make_parser("Simulate a ptychographic scan.")
-    parser.add_argument("--out", type=str, required=True, metavar="FILE.npz", help="scan file to write; an existing one is replaced")
-    arguments = parser.parse_args()
-    settings = read_config(parser, arguments).simulation
-    out = Path(arguments.out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out is {arguments.out!r}, expected a name that ends in .npz")
-
-    start = time.monotonic()
-    simulation = simulate_scan(**dataclasses.asdict(settings), report_progress=Progress("simulating"))
-    write_npz_scan(
-        out,
-        diffraction=simulation.diffraction,
-        positions_px=simulation.positions_px,
-        probe=simulation.probe,
-        transmission=simulation.object,
-        nphotons=simulation.nphotons,
-        settings=dataclasses.asdict(settings),
-    )
-    count, size, _ = simulation.diffraction.shape
-    measured = np.mean([np.sum(pattern.astype(np.float64) ** 2) for pattern in simulation.diffraction])
-    diameter_px = beam_diameter_px(simulation.probe)
-    rows, columns = simulation.object.shape
-    logger.info("wrote %s: %.1f MB in %.1f s", out, out.stat().st_size / 1e6, time.monotonic() - start)
-    logger.info("%d patterns of %d x %d px, object of %d x %d px", count, size, size, rows, columns)
-    logger.info(f"mean photons a pattern: {measured:,.1f} measured, {simulation.nphotons:,.1f} before the noise")
-    logger.info(
-        "overlap %.0f %%: steps of %g px, beam of %.1f px", 100 * (1 - settings.step_px / diameter_px), settings.step_px, diameter_px
-    )
-
+from ptycho_dist.commands.simulate import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

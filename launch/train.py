@@ -1,25 +1,7 @@
 #!/usr/bin/env python
 """Train a network: torchrun --nproc_per_node=8 launch/train.py --config configs/default.yaml --data.path scan.npz"""
 
-from ptycho_dist.command_line import run
-from ptycho_dist.config import make_parser, read_config
-
-
-def main() -> None:
-    parser = make_parser("Train a ptychography network on one or several scans, on 1 to N processes.")
-    parser.add_argument("--check", action="store_true", help="show as a table what would make the run fail, and train nothing")
-    arguments = parser.parse_args()
-    config = read_config(parser, arguments)
-    # Only now: --help, and a mistake in the command, don't wait for PyTorch and Lightning.
-    if arguments.check:
-        from ptycho_dist.training.check import check
-
-        check(config)
-    else:
-        from ptycho_dist.training.train import train
-
-        train(config)
-
+from ptycho_dist.commands.train import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -1,7 +1,8 @@
-"""What every script in `launch/` shares: the log, and an error that a person can act on."""
+"""What every command shares: the log, and an error that a person can act on."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -14,6 +15,11 @@ from ptycho_dist.config import ConfigError
 logger = logging.getLogger("ptycho_dist")
 
 SECONDS_TO_HEAR_RANK_ZERO = 10.0
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Let `run` call a `main` that is called as it is: by a script that pip makes, say."""
+    return functools.wraps(main)(functools.partial(run, main))
 
 
 def run(main: Callable[[], None]) -> None:

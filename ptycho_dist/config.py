@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, NewType, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
@@ -52,18 +53,25 @@ class Hdf5Config:
         Patterns (n, rows, columns). Where it is given, the file is read as plain HDF5; null: by its format.
     positions
         (n, 2) as (y, x) = (row, column): where the light was on the object. Or give `positions_y` and `positions_x`.
-    positions_y, positions_x
-        (n,) each: y grows with the rows of the object, x with its columns.
+    positions_y
+        (n,): the position along y, which grows with the rows of the object.
+    positions_x
+        (n,): the position along x, which grows with the columns of the object.
     positions_unit
-        `m`, `mm`, `um`, `nm`, or `px`: pixels of the object, wavelength * distance / (N * detector pixel), N after `data.crop`.
+        Unit of the positions: `m`, `mm`, `um`, `nm`, or `px`: pixels of the object, wavelength * distance / (N * detector pixel), N after
+        `data.crop`.
     probe
         Complex (N, N) or (modes, N, N); another file's goes in `data.probe`.
     mask
         (rows, columns): true or 1 where a pixel counts, 0 where not; another file's goes in `data.mask`.
     object
         Complex (rows, columns): a reference to compare with, on whose pixel [0, 0] the position (0, 0) lies.
-    energy_eV, distance_m, detector_pixel_m
-        Datasets of one number each; or give the number itself as `data.energy_eV` and so on.
+    energy_eV
+        One number, the photon energy in eV; or give the number itself as `data.energy_eV`.
+    distance_m
+        One number, from the object to the detector in metres; or give the number itself as `data.detector_distance_m`.
+    detector_pixel_m
+        One number, the pitch of the detector's pixels in metres; or give the number itself as `data.detector_pixel_m`.
     """
 
     diffraction: str | None = None
@@ -86,11 +94,11 @@ class ScanConfig:
     Parameters
     ----------
     energy_eV
-        Photon energy, where the file lacks it.
+        Photon energy in eV, where the file lacks it.
     detector_distance_m
-        From the object to the detector, where the file lacks it.
+        From the object to the detector in metres, where the file lacks it.
     detector_pixel_m
-        Pitch of the detector's pixels, where the file lacks it.
+        Pitch of the detector's pixels in metres, where the file lacks it.
     probe
         File of the probe, complex (N, N) or (modes, N, N), instead of the scan file's own or where that has none: .npy, .npz
         (`probeGuess` or `probe`), or HDF5 as `file.h5:/dataset`.
@@ -101,7 +109,7 @@ class ScanConfig:
     crop
         N: take the central N x N pixels of the detector; the pixel of the object grows accordingly. null: all.
     centre_px
-        Row and column of the direct beam on the detector, the pixel that `crop` puts at [N/2, N/2]. null: the file's, else the middle.
+        Row and column of the direct beam on the detector, pixels: what `crop` puts at [N/2, N/2]. null: the file's, else the middle.
     transpose
         Whether the file has rows and columns of the patterns exchanged, as MATLAB writes them. null: where it bears MATLAB's header.
     hdf5
@@ -250,7 +258,7 @@ class TrainConfig:
     epochs
         Passes over the training samples.
     max_minutes
-        Wall-clock limit of the fit; the learning-rate schedule then ends at whichever of the two limits comes first.
+        Wall-clock limit of the fit, minutes; the learning-rate schedule then ends at whichever of the two limits comes first. null: none.
     global_batch_size
         Samples (groups of C patterns) an optimiser step, over all ranks together.
     accumulate_grad_batches
@@ -292,18 +300,21 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationConfig:
-    """A synthetic scan (`launch/simulate.py`).
+    """A synthetic scan (`ptycho-simulate`).
 
     Parameters
     ----------
     object
         `dead_leaves` (overlapping discs), `lines`, or an image file (PNG, JPEG, TIFF, .npy) that gives amplitude and phase their contrast.
-    amplitude_range, phase_range_rad
-        Smallest and largest amplitude and phase of the object, both reached.
+    amplitude_range
+        Smallest and largest amplitude of the object, both reached; 1 is transparent.
+    phase_range_rad
+        Smallest and largest phase of the object, radians, both reached.
     probe
         `disk` (ideal, soft edge), `defocused` (a lens's beam, off focus by `probe_defocus_rad`), or a file: .npz (`probeGuess`) or .npy.
     probe_diameter_px
-        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (second moment); a file has its own.
+        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (second moment), pixels; a file
+        has its own.
     probe_defocus_rad
         Quadratic phase at the edge of the lens's aperture, radians; of the defocused beam only.
     pattern_size
@@ -416,9 +427,31 @@ def _load_plain_yaml(text: str) -> Any:
 set_loader(_PLAIN_YAML, _load_plain_yaml, exceptions=(yaml.YAMLError,))
 
 
+File = NewType("File", Path)
+Directory = NewType("Directory", Path)
+"""Types of options, for `--help` to name."""
+
+
+class _ConfigParser(ArgumentParser):
+    """Prints with `--print_config` what `--config` of any command takes: the keys of `Config`, not the command's own options."""
+
+    def dump(self, namespace: Namespace, *arguments: Any, **options: Any) -> str:
+        keys = {concern.name: namespace[concern.name] for concern in dataclasses.fields(Config)}
+        return super().dump(Namespace(**keys), *arguments, **options)
+
+
 def make_parser(description: str, *, config: bool = True) -> ArgumentParser:
-    """Command-line parser with `--debug` and, unless told otherwise, `--config FILE.yaml` and an option for every key of `Config`."""
-    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, parser_mode=_PLAIN_YAML)
+    """Command-line parser with `--version` and `--debug`.
+
+    Unless told otherwise, with `--config FILE.yaml`, `--print_config` and an option for every key of `Config` too.
+    """
+    parser = (_ConfigParser if config else ArgumentParser)(
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        parser_mode=_PLAIN_YAML,
+        version=f"{version('ptycho_dist')} (torch {version('torch')})",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if config:
         parser.add_argument("--config", action="config", help="YAML file; options after it override its keys")
@@ -509,4 +542,4 @@ def _with_text_as_it_is(config: T, mapping: dict[str, Any]) -> T:
 
 def _add_config_keys(parser: ArgumentParser) -> None:
     for concern in dataclasses.fields(Config):
-        parser.add_class_arguments(concern.default_factory, concern.name)  # type: ignore[arg-type]
+        parser.add_class_arguments(concern.default_factory, concern.name)

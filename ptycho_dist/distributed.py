@@ -235,8 +235,10 @@ collective_timer = CollectiveTimer()
 
 def average_gradients(state, bucket):  # type: ignore[no-untyped-def] # DDP refuses annotations that are strings, as all are here
     """DDP's own averaging, as a hook for `register_comm_hook`, timed by `collective_timer` where `end` is called after backward."""
+    world = dist.group.WORLD
+    assert world is not None, "DDP has a process group"
     collective_timer.begin()
-    return allreduce_hook(dist.group.WORLD, bucket)
+    return allreduce_hook(world, bucket)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "inspection": {"data", "physics", "config", "training", "report", "atomic_file", "progress", "memory_supply"},
     "report": {"atomic_file"},
     "command_line": {"config", "distributed"},
+    "commands": {"config", "progress", "physics", "data", "training", "inference", "inspection", "command_line"},
 }
 """The table as the design gives it, written apart from the contracts.
 

@@ -124,7 +124,7 @@ class ScanDataModule(L.LightningDataModule):
             if together > 1:
                 yield (
                     f"{scan.path}: {together} patterns are packed together, and to read one costs the reading of all of them; "
-                    "launch/stage.py --repack writes a copy that is read one by one"
+                    "ptycho-stage --repack writes a copy that is read one by one"
                 )
 
     def _own_part(self, patterns: np.ndarray) -> np.ndarray:

@@ -174,4 +174,4 @@ def resolve_measurement(path: Path, in_file: object, asked: Measurement | None, 
     if measurement not in ("amplitude", "counts"):
         found = repr(measurement) if measurement else "nothing in the file's metadata nor in data.measurement"
         raise ScanError(path, "measurement", found, "amplitude (the diffraction array holds sqrt of counts) or counts")
-    return measurement  # type: ignore[return-value]
+    return measurement

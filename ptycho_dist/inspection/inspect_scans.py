@@ -1,4 +1,4 @@
-"""Tables and a picture of each scan (`launch/inspect_scan.py`). What training would take is found by the code that training runs."""
+"""Tables and a picture of each scan (`ptycho-inspect`). What training would take is found by the code that training runs."""
 
 from __future__ import annotations
 

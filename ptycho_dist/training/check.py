@@ -1,4 +1,4 @@
-"""What would make a training run fail, found in seconds, before its allocation is spent (`launch/train.py --check`).
+"""What would make a training run fail, found in seconds, before its allocation is spent (`ptycho-train --check`).
 
 Every rank looks, and every row of the table says what all of them found: a rank's failure is a row, not the end of the others. Nothing is
 written, not even the run directory. What is found is found by the functions that the run itself calls, where there is such a function.

@@ -27,8 +27,9 @@ class StepClock(L.Callback):
         """`StepSplit` of the steps timed since it was last asked for, by name; empty if there are none. A collective."""
         if not self._steps:  # on no rank
             return {}
-        times = {"total_s": self._total_s, "load_s": self._load_s, "collectives_s": collective_timer.seconds}
-        split = StepSplit.of_all_ranks(num_steps=self._steps, **times)
+        split = StepSplit.of_all_ranks(
+            num_steps=self._steps, total_s=self._total_s, load_s=self._load_s, collectives_s=collective_timer.seconds
+        )
         self._forget()
         return asdict(split)
 

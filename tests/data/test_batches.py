@@ -197,7 +197,7 @@ def test_hdf5_gives_the_same_bits_held_and_streamed_and_says_what_is_slow(
             module = ready(tmp_path / "scan.h5", hdf5=names)
         found[part] = [[batch.x_norm.numpy().tobytes() for batch in module.train_dataloader()] for _ in range(2)]
         advice = (
-            f"scan.h5: {together} patterns are packed together, and to read one costs the reading of all of them; launch/stage.py --repack"
+            f"scan.h5: {together} patterns are packed together, and to read one costs the reading of all of them; ptycho-stage --repack"
         )
         assert (advice in caplog.text) == (together > 1 and part == 0)
     assert found[0.0] == found[0.25]

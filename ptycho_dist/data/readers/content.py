@@ -137,7 +137,7 @@ def with_options(scan: Scan, options: ScanConfig) -> Scan:
         for name, configured in said.items():
             _require_agreement(scan.path, name, getattr(scan.geometry, name), configured)
     elif None not in said.values():
-        scan = replace(scan, geometry=Geometry(**said))  # type: ignore[arg-type]
+        scan = replace(scan, geometry=Geometry(**said))
     if options.crop is None and options.centre_px is None and options.probe is None and options.mask is None:
         return scan
     content = ScanContent(

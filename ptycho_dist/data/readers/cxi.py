@@ -77,7 +77,7 @@ def read_cxi(file: Hdf5File, options: ScanConfig) -> ScanContent:
         object_guess=object_guess,
         object_corner_m=None
         if object_guess is None or object_pixel_m is None
-        else tuple(centre - length / 2 * object_pixel_m for centre, length in zip(corner_m, object_guess.shape, strict=True)),  # type: ignore[operator,arg-type]
+        else tuple(centre - length / 2 * object_pixel_m for centre, length in zip(corner_m, object_guess.shape, strict=True)),
         nphotons=photons or None,
         files=file.files,
     )

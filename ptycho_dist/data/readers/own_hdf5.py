@@ -12,7 +12,7 @@ from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
 from ptycho_dist.data.readers.hdf5_patterns import open_patterns
 from ptycho_dist.data.readers.ptychodus import flat_object
 
-NEEDS = f'our own: the attribute format = "{FORMAT}", as launch/inspect_scan.py --convert writes it'
+NEEDS = f'our own: the attribute format = "{FORMAT}", as ptycho-inspect --convert writes it'
 
 
 def is_own(file: Hdf5File) -> bool:
