@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ RUN_ID_FILE = "mlflow_run_id"
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """While the run is opened, which all ranks wait for, unless the environment says otherwise; and without a word to MLflow's makers."""
 
-_BATCH = {"params": 100, "metrics": 1000}
-"""MLflow takes no more at a time."""
+_PARAMS_AT_A_TIME, _METRICS_AT_A_TIME = 100, 1000
+"""MLflow takes no more."""
 
 
 def require_server() -> None:
@@ -91,7 +90,9 @@ class MlflowTracker:
         from mlflow.entities import Param
 
         there = self._client.get_run(self._run_id).data.params if self._goes_on else {}  # MLflow lets nobody change them
-        self._log("params", [Param(key, str(value)) for key, value in values.items() if key not in there])
+        new = [Param(key, str(value)) for key, value in values.items() if key not in there]
+        for first in range(0, len(new), _PARAMS_AT_A_TIME):
+            self._client.log_batch(self._run_id, params=new[first : first + _PARAMS_AT_A_TIME])
 
     def go_on_at(self, first_step: int) -> Mapping[str, int]:
         if not self._goes_on:
@@ -103,18 +104,15 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         now_ms = int(1000 * time.time())
-        self._log("metrics", [Metric(key, value, now_ms, step) for step, values in rows for key, value in values.items()])
+        metrics = [Metric(key, value, now_ms, step) for step, values in rows for key, value in values.items()]
+        for first in range(0, len(metrics), _METRICS_AT_A_TIME):
+            self._client.log_batch(self._run_id, metrics=metrics[first : first + _METRICS_AT_A_TIME])
 
     def log_picture(self, name: str, png: bytes, step: int) -> None:
         self._client.log_image(self._run_id, Image.open(io.BytesIO(png)), artifact_file=f"{name}/step_{step:07d}.png")
 
     def close(self, *, succeeded: bool) -> None:
         self._client.set_terminated(self._run_id, "FINISHED" if succeeded else "FAILED")
-
-    def _log(self, kind: str, values: Sequence[Any]) -> None:
-        remaining = iter(values)
-        while batch := list(islice(remaining, _BATCH[kind])):
-            self._client.log_batch(self._run_id, **{kind: batch})
 
 
 @contextmanager

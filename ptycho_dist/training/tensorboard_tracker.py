@@ -48,6 +48,7 @@ class TensorBoardTracker:
         table = "\n".join(f"| {key} | {values[key]} |" for key in SCALE)
         self._writer.add_text("scale", f"| | |\n|---|---|\n{table}", 0)
         plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
+        assert self._writer.file_writer is not None
         # The metrics are those of the rows: `add_hparams` would write values of its own, to a folder of its own.
         for summary in hparams(plain, dict.fromkeys(("train_deviance_per_pixel", "val_deviance_per_pixel", "val_nll"))):
             self._writer.file_writer.add_summary(summary)
