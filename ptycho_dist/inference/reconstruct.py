@@ -136,6 +136,8 @@ def infer(
     scan = read_scan(scan_path, measurement, options=options, default_measurement=trained_with.measurement)
     if product:
         require_geometry(scan)
+        if (out_dir / PRODUCT).exists() and (out_dir / PRODUCT).samefile(scan_path):
+            raise ValueError(f"{scan_path}: found the file that the product would replace, expected another directory to write to")
     seconds_read = time.perf_counter() - started
     reconstruction = reconstruct(
         bundle, scan, normalization=normalization, probe=probe, refine_iterations=refine_iterations, refine_probe=refine_probe
