@@ -91,6 +91,10 @@ class Bundle:
         """N."""
         return self.probe.shape[-1]
 
+    def predicted_scale(self, rms_factor: float) -> float:
+        """Square root of the counts that predicted intensity 1 stands for, s g, where patterns were normalised by this factor, not by r."""
+        return self.intensity_scale * self.gain * self.rms_factor / rms_factor
+
     def build_model(self, device: str | torch.device = "cpu") -> PtychoAutoencoder:
         """The trained network, ready for inference on `device`."""
         network = PtychoAutoencoder(pattern_size=self.pattern_size, base_width=self.config.model.base_width)

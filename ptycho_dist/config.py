@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 Sampling = Literal["full", "random", "central_block", "every", "poisson_disc", "index_file"]
 
+RunLogger = Literal["csv", "tensorboard", "mlflow"]
+
 _SAMPLING_KEYS: dict[Sampling, tuple[str, ...]] = {
     "full": (),
     "random": ("subset_size",),
@@ -274,6 +276,9 @@ class TrainConfig:
     init
         A bundle whose network (and refined probe of the same scan) training begins with; scale and normalisation are the new data's. A
         resumed run goes on from its checkpoint and does not read it again.
+    logger
+        What the run's numbers are written to, one or a list: `csv` (`metrics.csv`, always written), and beside it `tensorboard` or
+        `mlflow`.
     """
 
     run_dir: str = "run"
@@ -286,6 +291,7 @@ class TrainConfig:
     seed: int = 0
     resume: str | None = None
     init: str | None = None
+    logger: list[RunLogger] | RunLogger = "csv"
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
@@ -296,6 +302,12 @@ class TrainConfig:
             math.isfinite(self.learning_rate) and self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a positive number"
         )
         _require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+
+    @property
+    def trackers(self) -> tuple[RunLogger, ...]:
+        """What is written to beside `metrics.csv`, each once."""
+        named: list[RunLogger] = self.logger if isinstance(self.logger, list) else [self.logger]
+        return tuple(name for name in dict.fromkeys(named) if name != "csv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

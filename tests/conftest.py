@@ -25,6 +25,8 @@ from ptycho_dist.physics.simulation import simulate_scan
 
 RANK_TIMEOUT_SECONDS = 120
 
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when a test imports MLflow
+
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["torch", "ptycho_dist.training.train", "ptycho_dist.training.report"])
 

@@ -120,6 +120,7 @@ WRONG = {
     "train.seed": [None, 1.5, -1],
     "train.resume": [5, True],
     "train.init": [5, True],
+    "train.logger": [None, "wandb", 5, ["csv", "wandb"], [["mlflow"]]],
     "simulation.scan_shape": [None, [3], [0, 3], [1.5, 2], 7],
     "simulation.amplitude_range": [None, [1, 0.5], [-0.1, 1]],
     "simulation.pattern_size": [None, 7, 0],
@@ -309,6 +310,7 @@ UNUSUAL = Config(
         seed=8,
         resume="auto",
         init="earlier/bundle.zip",
+        logger=["csv", "mlflow"],
     ),
     simulation=SimulationConfig(scan_shape=(3, 5), amplitude_range=(0.25, 0.75), probe="disk", nphotons=1e9),
 )
@@ -380,3 +382,16 @@ def test_configurations_for_many_gpus_are_one_recipe(name: str, global_batch_siz
     assert read[name].train.global_batch_size == global_batch_size
     same = {"epochs": read["default"].train.epochs, "global_batch_size": read["default"].train.global_batch_size}
     assert dataclasses.replace(read[name], train=dataclasses.replace(read[name].train, **same)) == read["default"]
+
+
+@pytest.mark.parametrize(
+    ("told", "trackers"),
+    [
+        ("csv", ()),
+        ("tensorboard", ("tensorboard",)),
+        (["mlflow", "csv", "tensorboard", "mlflow"], ("mlflow", "tensorboard")),
+        ([], ()),
+    ],
+)
+def test_loggers_beside_the_csv_file(told: Any, trackers: tuple[str, ...]) -> None:
+    assert TrainConfig(logger=told).trackers == trackers

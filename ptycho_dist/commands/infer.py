@@ -26,12 +26,14 @@ def main() -> None:
         "--refine", type=int, default=0, metavar="K", help="maximum-likelihood updates of the object, each a pass over the scan"
     )
     parser.add_argument("--refine_probe", action="store_true", help="update the probe in them too")
+    parser.add_argument("--product", action="store_true", help="write DIR/product.h5 too, a ptychodus product; needs the scan's geometry")
     arguments = parser.parse_args()
     chosen = {"normalization": arguments.normalization, "probe": arguments.probe, "measurement": arguments.measurement}
     chosen |= {
         "read": given_scan_keys(parser, arguments, "read"),
         "refine_iterations": arguments.refine,
         "refine_probe": arguments.refine_probe,
+        "product": arguments.product,
     }
     # Only now: --help, and a mistake in the command, don't wait for PyTorch.
     from ptycho_dist.inference.reconstruct import infer

@@ -65,6 +65,10 @@ class Scan:
         (N, N) bool, True where a pixel counts, or None: all do. What the others hold is not read.
     geometry
         Where the file or the configuration says it, else None: a file may hold pixels alone.
+    missing_geometry
+        Where `geometry` is None, the keys of the configuration that would complete it; of what neither it nor the file says.
+    object_pixel_m
+        Pixel of the object by which the file's metres became `positions_px`; None where it holds pixels.
     origin_m
         (y, x) in metres, as the file has them, of the position (0, 0) px; None where it holds pixels.
     """
@@ -80,6 +84,8 @@ class Scan:
     fingerprint: str
     mask: np.ndarray | None = None
     geometry: Geometry | None = None
+    missing_geometry: tuple[str, ...] = ()
+    object_pixel_m: float | None = None
     origin_m: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:

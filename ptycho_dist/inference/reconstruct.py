@@ -23,6 +23,7 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
 from ptycho_dist.inference.alignment import stitching_order
 from ptycho_dist.inference.passes import correct_together, stitch_alone
+from ptycho_dist.inference.product import require_geometry, write_product
 from ptycho_dist.inference.refine import refine
 from ptycho_dist.inference.report import report_reconstruction
 from ptycho_dist.inference.scan_patterns import ScanPatterns
@@ -35,6 +36,9 @@ from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
 from ptycho_dist.report.probe_figure import draw_probe
 
 logger = logging.getLogger(__name__)
+
+PRODUCT = "product.h5"
+"""As ptychodus names it."""
 
 NormalizationSource = Literal["bundle", "scan"]
 ProbeSource = Literal["bundle", "scan"]
@@ -115,8 +119,11 @@ def infer(
     read: Mapping[str, Any] | None = None,
     refine_iterations: int = 0,
     refine_probe: bool = False,
+    product: bool = False,
 ) -> Reconstruction:
     """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`.
+
+    With `product`, write a ptychodus product too, `product.h5`; a scan without geometry is then refused before anything is computed.
 
     What the scan file does not say of itself (`data.energy_eV`, `data.hdf5` and so on) is what the bundle was trained with, but for the
     keys in `read`, a nested mapping. `data.diffraction` is of one scan alone, and `data.measurement` only a default.
@@ -128,6 +135,10 @@ def infer(
     hdf5 = dataclasses.replace(trained_with.hdf5, **given.pop("hdf5", {}))
     options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **given, "hdf5": hdf5})
     scan = read_scan(scan_path, measurement, options=options, default_measurement=trained_with.measurement)
+    if product:
+        require_geometry(scan)
+        if (out_dir / PRODUCT).exists() and (out_dir / PRODUCT).samefile(scan_path):
+            raise ValueError(f"{scan_path}: found the file that the product would replace, expected another directory to write to")
     seconds_read = time.perf_counter() - started
     reconstruction = reconstruct(
         bundle, scan, normalization=normalization, probe=probe, refine_iterations=refine_iterations, refine_probe=refine_probe
@@ -136,6 +147,9 @@ def infer(
     summary["bundle"], summary["data"] = str(bundle_path), str(scan_path)
     summary["seconds"] = {"read": round(seconds_read, 3), **summary["seconds"]}
     write_reconstruction(reconstruction, out_dir)
+    if product:
+        write_product(reconstruction, bundle, scan, out_dir / PRODUCT)
+        logger.info("wrote %s", out_dir / PRODUCT)
     report_reconstruction(
         bundle,
         reconstruction,
@@ -218,7 +232,7 @@ def reconstruct(
     stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
     # Intensities are in units of the normalisation that was used; what is stored counts photons in those of the stored one.
     in_stored_units = (bundle.rms_factor / rms_factor) ** 2
-    predicted_photons = (bundle.intensity_scale * bundle.gain) ** 2 * in_stored_units
+    predicted_photons = bundle.predicted_scale(rms_factor) ** 2
     # Of the training set, so what counts photons that were measured does not depend on the scale that predicts.
     measured_photons = bundle.scale.nphotons / bundle.scale.mean_energy * in_stored_units
 

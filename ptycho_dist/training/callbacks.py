@@ -15,9 +15,12 @@ import torch
 from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
-from ptycho_dist.data.scan import stack_masks
-from ptycho_dist.distributed import largest
+from ptycho_dist.data.scan import Scan, stack_masks
+from ptycho_dist.distributed import describe, largest
 from ptycho_dist.model.lightning_module import PtychographyModule
+from ptycho_dist.training.report import central_part, draw_object
+from ptycho_dist.training.run_bundle import bundle_of_run
+from ptycho_dist.training.run_directory import RunDirectoryLogger
 from ptycho_dist.training.start import Start
 from ptycho_dist.training.step_clock import STEPS_BETWEEN_ROWS, StepClock
 
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 WARM_UP = 0.05
 """Part of the run over which the learning rate rises linearly."""
+
+PICTURE_PIXELS = 1 << 20
+"""Measured pixels that a picture of the object is made from, 256 patterns of 64 x 64: 3 s on one core, which bounds the memory too."""
 
 
 class HandOver(L.Callback):
@@ -157,6 +163,53 @@ class StepMetrics(L.Callback):
         for metrics_logger in trainer.loggers:
             metrics_logger.log_metrics(row, step=trainer.global_step - 1)
             metrics_logger.save()  # whoever watches the run sees it
+
+
+class ObjectPictures(L.Callback):
+    """Pictures of the object for the trackers: after 1, 2, 4, 8 ... epochs, so that they stay few, and at the end.
+
+    Rank 0 alone draws, from the middle of the first scan; the others wait for it at their next collective. A failure is a warning, and the
+    last picture.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    run_logger
+        It hands pictures to the trackers; without one, nothing is drawn.
+    """
+
+    def __init__(self, config: Config, run_logger: RunDirectoryLogger) -> None:
+        self.config = config
+        self.run_logger = run_logger
+        self._draws = bool(run_logger.trackers)
+        self._scan: Scan | None = None
+        self._drawn_at = 0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epochs = trainer.current_epoch + 1
+        if epochs & (epochs - 1) == 0:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        if not self._draws or self._drawn_at == trainer.global_step:
+            return
+        self._drawn_at = trainer.global_step
+        data, module = trainer.datamodule, trainer.lightning_module  # type: ignore[attr-defined]
+        assert isinstance(data, ScanDataModule)
+        assert isinstance(module, PtychographyModule)
+        try:
+            self._scan = self._scan or central_part(data.scans[0], PICTURE_PIXELS)
+            pictures = draw_object(bundle_of_run(self.config, data, module), self._scan)
+        except Exception as error:
+            self._draws = False
+            logger.warning("no more pictures of the object: %s. The run is not affected", describe(error))
+            return
+        for name, png in pictures.items():
+            self.run_logger.log_picture(name, png, trainer.global_step - 1)
 
 
 class ProgressLog(L.Callback):

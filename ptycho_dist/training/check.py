@@ -49,6 +49,7 @@ from ptycho_dist.training.checkpointing import WholeCheckpointIO, checkpoint_to_
 from ptycho_dist.training.memory import StepMemory, estimate_step_memory
 from ptycho_dist.training.processes import Processes, resolve_precision
 from ptycho_dist.training.run_directory import nearest_directory, require_claimable
+from ptycho_dist.training.tracking import require_usable
 
 LARGE_REDUCTION_BYTES = 1 << 24
 SCALE_REDUCTION_BYTES = 552
@@ -106,6 +107,7 @@ def check(config: Config) -> None:
         _agreement_row(config),
         _reduction_row(),
         *_run_directory_rows(config),
+        _loggers_row(config),
         *_data_and_size_rows(config, hosts),
     ]
     if rank() == 0:
@@ -255,6 +257,16 @@ def _run_directory_rows(config: Config) -> Iterator[Row]:
 
     mend = "Name another --train.run_dir, which every node sees and this user may write, or go on with --train.resume auto."
     yield _row_found_together("run directory", look, mend=mend)
+
+
+def _loggers_row(config: Config) -> Row:
+    def look() -> str:
+        if rank() == 0:  # which alone writes
+            require_usable(config.train.trackers)
+        return ", ".join(["csv", *config.train.trackers])
+
+    mend = "Install what is missing, see to it that rank 0's node reaches the server, or leave it out of --train.logger."
+    return _row_of_every_rank("loggers", look, mend=mend)
 
 
 # --- Data

@@ -1,20 +1,25 @@
-"""The report of a training run: what the bundle that was just written makes of the first scan."""
+"""What a run's bundle makes of the first scan: pictures while the run goes on, and the report at its end."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
 import numpy as np
+import torch
 
-from ptycho_dist.bundle import load_bundle
+from ptycho_dist.bundle import Bundle, load_bundle
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.distributed import describe
 from ptycho_dist.inference.reconstruct import reconstruct
 from ptycho_dist.inference.report import report_reconstruction
+from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
 from ptycho_dist.training.run_directory import read_metrics
 
 logger = logging.getLogger(__name__)
@@ -29,7 +34,7 @@ def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule
     subset = data.subset
     try:
         bundle = load_bundle(bundle_path)
-        scan = central_part(data.scans[0])
+        scan = central_part(data.scans[0], LARGEST_PIXELS)
         report_reconstruction(
             bundle,
             reconstruct(bundle, scan),
@@ -52,9 +57,33 @@ def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule
         logger.info("wrote %s", path)
 
 
-def central_part(scan: Scan) -> Scan:
-    """The patterns nearest to the centre of a scan, in the scan's order, at most `LARGEST_PIXELS` in all."""
-    num_patterns = max(1, LARGEST_PIXELS // scan.pattern_size**2)
+def draw_object(bundle: Bundle, scan: Scan) -> dict[str, bytes]:
+    """PNG files of what a bundle makes of a scan, by name. Leaves the random numbers that follow as they are."""
+    with torch.random.fork_rng(devices=[]), _without_log_lines():  # a network is made, and filled with random weights at first
+        reconstruction = reconstruct(bundle, scan)
+    pictures = {}
+    for name, draw in (("object/amplitude", draw_amplitude), ("object/phase", draw_phase)):
+        png = io.BytesIO()
+        draw(reconstruction.object, reconstruction.origin_px, reconstruction.valid, png)
+        pictures[name] = png.getvalue()
+    return pictures
+
+
+@contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """A picture among many is no news."""
+    inference_logger = logging.getLogger("ptycho_dist.inference")
+    level = inference_logger.level
+    inference_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        inference_logger.setLevel(level)
+
+
+def central_part(scan: Scan, largest_pixels: int) -> Scan:
+    """The patterns nearest to the centre of a scan, in the scan's order, as many as have that many pixels in all; one at least."""
+    num_patterns = max(1, largest_pixels // scan.pattern_size**2)
     distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
     patterns = np.sort(np.argsort(distance, kind="stable")[:num_patterns])
     return dataclasses.replace(scan, diffraction=scan.diffraction[patterns], positions_px=scan.positions_px[patterns])

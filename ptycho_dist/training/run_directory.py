@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +20,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.config import flat_keys
 from ptycho_dist.distributed import StepSplit
 from ptycho_dist.training.checkpointing import last_checkpoint
+from ptycho_dist.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +206,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, str]]:
 
 
 class RunDirectoryLogger(Logger):
-    """`hparams.yaml` and `metrics.csv`, one row a step that has something to say.
+    """`hparams.yaml` and `metrics.csv`, one row a step that has something to say; and what `train.logger` names beside them.
 
     Parameters
     ----------
@@ -211,14 +214,18 @@ class RunDirectoryLogger(Logger):
         Directory of the run.
     resumed
         Keep the rows that an earlier part of the run wrote, up to the step that it is taken up at.
+    trackers
+        They get the same rows; on rank 0 alone.
     """
 
-    def __init__(self, run_dir: Path, *, resumed: bool) -> None:
+    def __init__(self, run_dir: Path, *, resumed: bool, trackers: Sequence[Tracking] = ()) -> None:
         super().__init__()
         self.run_dir = run_dir
+        self.trackers = trackers
         self._resumed = resumed
         self._end_of_finished: int | None = None
         self._rows: list[dict[str, Any]] = []
+        self._pictures: list[tuple[str, bytes, int]] = []
 
     @property
     def name(self) -> str:
@@ -237,6 +244,8 @@ class RunDirectoryLogger(Logger):
         values = dict(vars(params) if isinstance(params, Namespace) else params)
         with replacing(self.run_dir / "hparams.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+        for tracker in self.trackers:
+            tracker.log_hyperparams(flat_keys(values))
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -244,6 +253,11 @@ class RunDirectoryLogger(Logger):
             self._rows[-1].update(metrics)
         else:
             self._rows.append({"step": step, **metrics})
+
+    @rank_zero_only
+    def log_picture(self, name: str, png: bytes, step: int) -> None:
+        """Give a picture to the trackers, after the rows that are there."""
+        self._pictures.append((name, png, step))
 
     @rank_zero_only
     def save(self) -> None:
@@ -259,12 +273,18 @@ class RunDirectoryLogger(Logger):
             self._end_of_finished = stream.tell()
             writer.writerow(self._rows[-1])
             stream.truncate()
-        self._rows = self._rows[-1:]
+        for tracker in self.trackers:
+            tracker.log_rows(self._rows)
+            for name, png, step in self._pictures:
+                tracker.log_picture(name, png, step)
+        self._rows, self._pictures = self._rows[-1:], []
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if status == "success":  # a run that fails may have been taken over; its rows were saved with its checkpoints
             self.save()
+        for tracker in self.trackers:
+            tracker.close(succeeded=status == "success")
 
     def _begin_file(self, first_step: int) -> int:
         kept: list[dict[str, str]] = []
@@ -274,4 +294,7 @@ class RunDirectoryLogger(Logger):
             writer = csv.DictWriter(stream, METRICS)
             writer.writeheader()
             writer.writerows(kept)
+        for tracker in self.trackers:
+            tracker.go_on_at(first_step)
+            tracker.log_rows(kept)  # it may not have had them yet
         return self._metrics_path.stat().st_size

@@ -8,17 +8,19 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from ptycho_dist.bundle import Bundle, save_bundle, software_versions
+from ptycho_dist.bundle import save_bundle, software_versions
 from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ProgressLog, StepMetrics
+from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ObjectPictures, ProgressLog, StepMetrics
 from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
+from ptycho_dist.training.run_bundle import bundle_of_run
 from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file, stop_log_file
 from ptycho_dist.training.start import Start
 from ptycho_dist.training.step_clock import StepClock
+from ptycho_dist.training.tracking import open_trackers, require_packages
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ def train(config: Config) -> Path:
     processes = Processes.of_launcher()
     processes.join()
     require_same({**flat_keys(config.to_dict()), **software_versions()})
+    run_on_rank_zero(lambda: require_packages(config.train.trackers))
     run_dir = Path(config.train.run_dir)
     checkpoint = run_together(lambda: checkpoint_to_resume(config.train.resume, run_dir))
     require_same({"the checkpoint to resume": str(checkpoint)})
@@ -62,6 +65,9 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
     )
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
     schedule, clock = LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes), StepClock()
+    resumed = checkpoint is not None
+    trackers = run_together(lambda: open_trackers(config.train.trackers, run_dir, resumed=resumed) if rank() == 0 else ())
+    run_logger = RunDirectoryLogger(run_dir, resumed=resumed, trackers=trackers)
     checkpointing = Checkpointing(last_checkpoint(run_dir), require_ours=claim.require_ours)
     quieten_lightning()
     trainer = L.Trainer(
@@ -78,26 +84,22 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
         enable_model_summary=False,
         enable_checkpointing=True,
         plugins=[WholeCheckpointIO(), processes.cluster_environment()],
-        logger=RunDirectoryLogger(run_dir, resumed=checkpoint is not None),
-        callbacks=[HandOver(config, start), GoOnWithinEpoch(), schedule, clock, StepMetrics(clock), ProgressLog(schedule), checkpointing],
+        logger=run_logger,
+        callbacks=[
+            HandOver(config, start),
+            GoOnWithinEpoch(),
+            schedule,
+            clock,
+            StepMetrics(clock),
+            ProgressLog(schedule),
+            ObjectPictures(config, run_logger),
+            checkpointing,
+        ],
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     bundle_path = run_dir / "bundle.zip"
-    refined = config.model.probe_trainable
-    probes = module.probes.detach().cpu().numpy()
-    bundle = Bundle(
-        config=config,
-        scale=data.intensity_scale,
-        nphotons_source=data.nphotons.source,
-        gain=1.0 if module.loss.log_gain is None else float(module.loss.log_gain.detach().exp()),
-        rms_factor=data.normalization.factor,
-        subset_fingerprint=data.subset.fingerprint,
-        probe=probes[0],
-        refined_probes={scan.fingerprint: probe for scan, probe in zip(data.scans, probes, strict=True)} if refined else {},
-        weights=module.network.state_dict(),
-        versions=software_versions(),
-    )
+    bundle = bundle_of_run(config, data, module)
     run_together(claim.require_ours)
     run_on_rank_zero(lambda: save_bundle(bundle_path, bundle))
     # Only now: the first step does not wait for Matplotlib, Jinja and all of inference.
@@ -106,8 +108,8 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
     from ptycho_dist.training.report import write_training_report
 
     run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
-    if refined:
-        run_on_rank_zero(lambda: draw_probe(data.scans[0].probe, probes[0], run_dir / "probe.png"))
+    if config.model.probe_trainable:
+        run_on_rank_zero(lambda: draw_probe(data.scans[0].probe, bundle.probe, run_dir / "probe.png"))
     if rank() == 0:
         logger.info("wrote %s", bundle_path)
     run_on_rank_zero(lambda: write_training_report(run_dir, bundle_path, data, trainer))

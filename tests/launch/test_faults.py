@@ -19,6 +19,7 @@ import torch
 
 from ptycho_dist import load_bundle
 from tests.conftest import small_scan_arrays
+from tests.training.test_tracking import assert_hold_metrics_csv
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 40
@@ -198,11 +199,14 @@ def test_signal_is_answered_with_a_checkpoint_within_the_epoch(start: Callable[.
 
 
 def test_torchrun_restarts_a_killed_rank_by_itself(start: Callable[..., Job], uninterrupted: Path) -> None:
-    job = start(torchrun=("--max-restarts=2",), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    """Watched by TensorBoard and MLflow, which changes no bit, and which hold each row once in the end."""
+    loggers = "--train.logger=[tensorboard,mlflow]"
+    job = start(loggers, torchrun=("--max-restarts=2",), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     job.wait_for_step(5 * STEPS_AN_EPOCH)
     kill_one_rank(job)
     assert job.wait_for_end() == 0, job.said()
     assert_same_result(job.run_dir, uninterrupted)
+    assert_hold_metrics_csv(job.run_dir)
 
 
 def test_at_another_world_size_it_goes_on_with_the_same_scale_and_batches(start: Callable[..., Job], uninterrupted: Path) -> None:

@@ -30,6 +30,9 @@ counting = st.integers(1, 2**70)
 seeds = st.integers(0, 2**70)
 
 
+loggers = st.sampled_from(["csv", "tensorboard", "mlflow"])
+
+
 def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | strategy
 
@@ -85,6 +88,7 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "seed": seeds,
         "resume": optional(names),
         "init": optional(names),
+        "logger": loggers | st.lists(loggers),
     },
     SimulationConfig: {
         "object": names,

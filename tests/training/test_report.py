@@ -87,7 +87,7 @@ def test_run_outlives_a_report_that_fails(write_scan: Callable[..., Path], tmp_p
 def test_only_the_middle_of_a_large_scan_is_shown(write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "LARGEST_PIXELS", 9 * 16**2 + 100)
     scan = read_scan(write_scan(), "amplitude")
-    part = central_part(scan)
+    part = central_part(scan, report_module.LARGEST_PIXELS)
     distance = np.linalg.norm(scan.positions_px - scan.positions_px.mean(axis=0), axis=1)
     nearest = sorted(np.argsort(distance)[:9])
     np.testing.assert_array_equal(part.positions_px, scan.positions_px[nearest])
@@ -100,6 +100,5 @@ def test_only_the_middle_of_a_large_scan_is_shown(write_scan: Callable[..., Path
     assert "Shown are the 9 of 37 patterns nearest to the centre of first.npz, the first of 2 scans" in text
 
 
-def test_scan_of_few_large_patterns_shows_one(write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_module, "LARGEST_PIXELS", 10)
-    assert central_part(read_scan(write_scan(), "amplitude")).num_patterns == 1
+def test_scan_of_few_large_patterns_shows_one(write_scan: Callable[..., Path]) -> None:
+    assert central_part(read_scan(write_scan(), "amplitude"), 10).num_patterns == 1

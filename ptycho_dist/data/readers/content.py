@@ -103,7 +103,7 @@ def to_scan(content: ScanContent, options: ScanConfig, measurement: Measurement 
     pattern_size = rows.stop - rows.start
     diffraction = window_of(content.diffraction, rows, columns)
     said = resolve_measurement(content.path, content.measurement, measurement, default_measurement)
-    geometry, object_pixel_m = _geometry(content, options, pattern_size)
+    geometry, missing, object_pixel_m = _geometry(content, options, pattern_size)
     positions_px, origin_m = _positions_px(content, object_pixel_m, pattern_size)
     mask = _mask(content, options, rows, columns)
     sample = _sample(diffraction)
@@ -121,6 +121,8 @@ def to_scan(content: ScanContent, options: ScanConfig, measurement: Measurement 
         fingerprint=_fingerprint(content, sample, positions_px, probe, mask),
         mask=mask,
         geometry=geometry,
+        missing_geometry=missing,
+        object_pixel_m=None if content.positions_m is None else object_pixel_m,
         origin_m=origin_m,
     )
     if rank() == 0:
@@ -138,6 +140,8 @@ def with_options(scan: Scan, options: ScanConfig) -> Scan:
             _require_agreement(scan.path, name, getattr(scan.geometry, name), configured)
     elif None not in said.values():
         scan = replace(scan, geometry=Geometry(**said))
+    else:
+        scan = replace(scan, missing_geometry=tuple(_OPTIONS[name] for name, value in said.items() if value is None))
     if options.crop is None and options.centre_px is None and options.probe is None and options.mask is None:
         return scan
     content = ScanContent(
@@ -195,8 +199,8 @@ def _full_size(content: ScanContent) -> int | None:
     return content.object_pixel_of or (rows if rows == columns else None)
 
 
-def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> tuple[Geometry | None, float | None]:
-    """Energy, distance and pixel, as far as they are known; and the pixel of the object, None where positions are in pixels anyway."""
+def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> tuple[Geometry | None, tuple[str, ...], float | None]:
+    """Energy, distance and pixel, or the keys of what is missing; the pixel of the object, None where positions are in pixels anyway."""
     numbers = {name: _agreed(content, name, getattr(options, key)) for name, key in _OPTIONS.items()}
     full_size = _full_size(content)
     object_pixel_m = content.object_pixel_m
@@ -220,7 +224,11 @@ def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> t
             raise ScanError(content.path, "object pixel", found, "one answer")
     if object_pixel_m is not None or content.positions_m is None:
         scaled = object_pixel_m * full_size / pattern_size if object_pixel_m is not None and full_size is not None else None
-        return (None if missing else Geometry(**numbers)), scaled  # type: ignore[arg-type]
+        if not missing:
+            return Geometry(**numbers), (), scaled  # type: ignore[arg-type]
+        if object_pixel_m is not None and content.positions_m is not None and len(missing) > 1:
+            missing = [name for name in missing if name != "detector_pixel_m"]  # follows from the other two
+        return None, tuple(_OPTIONS[name] for name in missing), scaled
     if missing:
         found = ", ".join(f"no {name} (looked for {content.where.get(name, 'nothing: the format has none')})" for name in missing)
         options_needed = " ".join(f"--data.{_OPTIONS[name]} NUMBER" for name in missing)
@@ -228,7 +236,7 @@ def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> t
             content.path, "geometry", f"positions in metres, but {found}", f"the numbers that make pixels of them: {options_needed}"
         )
     geometry = Geometry(**numbers)  # type: ignore[arg-type]
-    return geometry, geometry.object_pixel_m(pattern_size)
+    return geometry, (), geometry.object_pixel_m(pattern_size)
 
 
 def _agreed(content: ScanContent, name: str, configured: float | None) -> float | None:

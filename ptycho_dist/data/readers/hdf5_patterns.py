@@ -173,6 +173,15 @@ def window_of(patterns: Patterns, rows: slice, columns: slice) -> Patterns:
     return WindowedPatterns(whole=patterns, rows=rows, columns=columns)
 
 
+def numbers_in_file(patterns: Patterns) -> np.ndarray:
+    """Of each pattern its number in the dataset that it is read from, int64 (n,); counted through where there are several datasets."""
+    if isinstance(patterns, WindowedPatterns):
+        return numbers_in_file(patterns.whole)
+    if isinstance(patterns, SomePatterns) and len(patterns.sources) == 1:
+        return numbers_in_file(patterns.sources[0])[patterns.number]
+    return np.arange(patterns.shape[0])
+
+
 def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> Hdf5Patterns:
     """The patterns of a dataset, checked but not read.
 

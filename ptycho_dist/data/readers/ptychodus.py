@@ -3,8 +3,9 @@
 Facts from ptychodus' product readers and writers and its object geometry: positions in metres, x along columns and y along rows of the
 object; `probe_position_indexes` are the numbers of the patterns; the object's pixel [0, 0] lies half its extent before its centre, and the
 patch at a position covers the half pattern before it onward; `probe` (variations, modes, N, N); `object` (layers, rows, columns);
-`probe_photon_count`, energy and distance as attributes of the file (keys of the NPZ), 0 where not known. The patterns lie in a file of
-their own that the product does not name: `data.diffraction` does, or the pair is named `x_para.hdf5`, `x_dp.hdf5`.
+`probe_photon_count`, `photon_energy_eV` (`probe_energy_eV` in older ones) and distance as attributes of the file (keys of the NPZ), 0 where
+not known. The patterns lie in a file of their own that the product does not name: `data.diffraction` does, or the pair is named
+`x_para.hdf5`, `x_dp.hdf5`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _product(file: Hdf5File) -> dict[str, Any]:
         },
         object_pixel_m=[file.attribute(key, f"pixel_{side}_m") for side in ("height", "width")],
         object_centre_m=[file.attribute("object", f"center_{axis}_m") for axis in "yx"],
-        energy_eV=file.attribute("/", "probe_energy_eV"),
+        energy_eV=file.attribute("/", "photon_energy_eV") or file.attribute("/", "probe_energy_eV"),
         distance_m=file.attribute("/", "detector_object_distance_m"),
         photons=file.attribute("/", "probe_photon_count"),
     )
@@ -115,7 +116,7 @@ def _npz_product(path: Path) -> tuple[dict[str, Any], np.ndarray | None]:
         {name: arrays.get(name) for name in _ARRAYS},
         object_pixel_m=[number(f"object_pixel_{side}_m") for side in ("height", "width")],
         object_centre_m=[number(f"object_center_{axis}_m") for axis in "yx"],
-        energy_eV=number("probe_energy_eV"),
+        energy_eV=number("photon_energy_eV") or number("probe_energy_eV"),
         distance_m=number("detector_object_distance_m"),
         photons=number("probe_photon_count"),
     )
@@ -197,7 +198,7 @@ def _of_arrays(
     return {
         "path": path,
         "positions_m": np.stack([y, x], axis=1).astype(np.float64),
-        "where": {"energy_eV": "probe_energy_eV", "distance_m": "detector_object_distance_m", "probe": "probe"},
+        "where": {"energy_eV": "photon_energy_eV", "distance_m": "detector_object_distance_m", "probe": "probe"},
         "energy_eV": energy_eV or None,
         "distance_m": distance_m or None,
         "object_pixel_m": pixel_m or None,

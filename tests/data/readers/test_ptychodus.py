@@ -85,6 +85,18 @@ def test_product_with_its_patterns_named(tmp_path: Path, truth: FarField, number
     assert scan.geometry.detector_pixel_m == pytest.approx(truth.detector_pixel_m, rel=1e-9)
 
 
+def test_energy_by_its_newer_name(tmp_path: Path, truth: FarField) -> None:
+    patterns = write_patterns(tmp_path / "patterns.h5", truth.counts)
+    with h5py.File(write_product(tmp_path / "product.h5", truth), "a") as file:
+        file.attrs["photon_energy_eV"] = file.attrs["probe_energy_eV"]
+        del file.attrs["probe_energy_eV"]
+    npz = write_npz_product(tmp_path / "product.npz", truth, KEPT, photon_energy_eV=truth.energy_eV, probe_energy_eV=0.0)
+    for path in (tmp_path / "product.h5", npz):
+        geometry = read_scan(path, options=DataConfig(diffraction=str(patterns))).geometry
+        assert geometry is not None
+        assert geometry.energy_eV == truth.energy_eV
+
+
 def test_object_of_a_product_needs_no_patterns(tmp_path: Path, truth: FarField) -> None:
     for path in (write_product(tmp_path / "product.h5", truth), write_npz_product(tmp_path / "product.npz", truth, KEPT)):
         assert np.allclose(read_object(path), truth.object)
