@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_dist.inference.stitch import StitchedObject
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import corrected_patches
 from ptycho_dist.model.first_estimate import DIM_LIGHT, back_propagate
 from ptycho_dist.model.loss import poisson_deviance
@@ -43,7 +42,7 @@ Patterns = Callable[[], Iterable[tuple[np.ndarray, Tensor]]]
 """Starts a pass over a scan: positions (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N)."""
 
 
-def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
+def stitch_alone(network: nn.Module, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
     """Reconstruct each pattern alone and add its patch, in the order in which the patterns come: see `stitching_order`."""
     for positions_px, x_norm in patterns():
         corners, probe = stitched.place(positions_px)
@@ -53,7 +52,7 @@ def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns:
 
 
 def correct_together(
-    network: PtychoAutoencoder,
+    network: nn.Module,
     stitched: StitchedObject,
     patterns: Patterns,
     *,
@@ -118,7 +117,7 @@ def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: T
 
 
 def _judge_and_correct(
-    network: PtychoAutoencoder,
+    network: nn.Module,
     object_: Tensor,
     stitched: StitchedObject,
     patterns: Patterns,

@@ -122,7 +122,7 @@ def infer(
     """
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
-    trained_with = bundle.config.data
+    trained_with = bundle.require_config(bundle_path).data
     given = dict(read or {})
     hdf5 = dataclasses.replace(trained_with.hdf5, **given.pop("hdf5", {}))
     options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **given, "hdf5": hdf5})
@@ -192,6 +192,7 @@ def reconstruct(
         raise ValueError(f"refine_iterations is {refine_iterations}, expected at least 0")
     if refine_probe and not refine_iterations:
         raise ValueError("refine_probe is set and refine_iterations is 0, expected at least 1: the probe is updated in these iterations")
+    config = bundle.require_config()
     if scan.pattern_size != bundle.pattern_size:
         raise ValueError(
             f"{scan.path}: found patterns of {scan.pattern_size} x {scan.pattern_size}, "
@@ -221,7 +222,7 @@ def reconstruct(
             yield scan.positions_px[patterns], torch.from_numpy(normalize(amplitude, rms_factor)).to(device)
 
     corrections = {}
-    if bundle.config.data.group_size == 1:
+    if config.data.group_size == 1:
         stitch_alone(network, stitched, lambda: patterns_of(stitching_order(scan.positions_px, scan.pattern_size)), mask=mask)
     else:
         corrections["corrections"] = correct_together(
