@@ -60,8 +60,8 @@ class Bundle:
     config
         Of the training run; None: the network is somebody else's.
     hyperparameters
-        With what somebody else's network is built again: a mapping of plain values (text, finite numbers, booleans, None, lists and mappings with
-        text for keys); None: the network is the one that `config` describes.
+        With what somebody else's network is built again: a mapping of plain values (text, finite numbers, booleans, None, lists and
+        mappings with text for keys); None: the network is the one that `config` describes.
     scale
         Record of the intensity scale s.
     nphotons_source
@@ -112,8 +112,8 @@ class Bundle:
         """`config`; raises, naming the bundle, where the network is somebody else's."""
         if self.config is None:
             raise BundleError(
-                f"{name}: found somebody else's network (hyperparameters {dict(self.hyperparameters or {})}), expected one that ptycho_dist "
-                "trained: only the network's own code can build it, and give it the bundle's weights"
+                f"{name}: found somebody else's network (hyperparameters {dict(self.hyperparameters or {})}), expected one that "
+                "ptycho_dist trained: only the network's own code can build it, and give it the bundle's weights"
             )
         return self.config
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,9 @@ def example(name: str, tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 def own_names(tree: ast.Module) -> set[str]:
     """What a program imports from ptycho_dist, and what it makes with it: variables, or attributes of `self`."""
-    imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "ptycho_dist" for alias in node.names}
+    imported = {
+        alias.name for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "ptycho_dist" for alias in node.names
+    }
     made = {
         ast.unparse(node.targets[0])
         for node in ast.walk(tree)
