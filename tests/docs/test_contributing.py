@@ -65,7 +65,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, 
 def run_in(repository: Path, command: list[str]) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
     done = subprocess.run(
-        command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False
+        command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
