@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptycho_dist.bundle import load_bundle, save_bundle
+    from ptycho_dist.bundle import Bundle, load_bundle, save_bundle
     from ptycho_dist.data.readers import read_scan
     from ptycho_dist.inference.reconstruct import reconstruct
     from ptycho_dist.model.loss import ScaledPoissonLoss
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ptycho_dist.training.train import train
 
 __all__ = [
+    "Bundle",
     "IntensityScale",
     "ScaledPoissonLoss",
     "derive_intensity_scale",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ptycho_dist.bundle": ("load_bundle", "save_bundle"),
+    "ptycho_dist.bundle": ("Bundle", "load_bundle", "save_bundle"),
     "ptycho_dist.data.readers": ("read_scan",),
     "ptycho_dist.inference.reconstruct": ("reconstruct",),
     "ptycho_dist.model.loss": ("ScaledPoissonLoss",),

@@ -3,12 +3,16 @@
 A zip archive, stored without compression, of `bundle.yaml`, `weights.safetensors` and `probe.npy`. There is no pickle in it, and nothing
 that is read from it is executed. `probe.npy` is (modes, N, N), or, where training refined the probes, (scans, modes, N, N) in the order of
 the scans' fingerprints under `refined_probe_of` in `bundle.yaml`.
+
+The network is the one that `config` describes, or somebody else's: then `hyperparameters` stand in its place, numbers and words alone, and
+whoever has its code builds it with them and gives it the weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import platform
 import zipfile
@@ -23,11 +27,11 @@ import safetensors.torch
 import torch
 import yaml
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import Config, ConfigError, parse_mapping, require_plain_yaml
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.model.network import build_network
 from ptycho_dist.scale.intensity_scale import IntensityScale
 
 T = TypeVar("T")
@@ -42,6 +46,11 @@ class BundleError(ValueError):
     """A bundle that can't be used; the message names the file, what was found and what was expected."""
 
 
+def software_versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("ptycho_dist", "torch", "lightning", "numpy")}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
     """A trained network with its scale.
@@ -49,17 +58,20 @@ class Bundle:
     Attributes
     ----------
     config
-        Of the training run.
+        Of the training run; None: the network is somebody else's.
+    hyperparameters
+        With what somebody else's network is built again: a mapping of plain values (text, finite numbers, booleans, None, lists and
+        mappings with text for keys); None: the network is the one that `config` describes.
     scale
         Record of the intensity scale s.
     nphotons_source
-        Who said nphotons: `metadata`, `config` or `measured`.
+        Who said nphotons: `metadata`, `config` or `measured`; of somebody else's network any text.
     gain
         The trainable factor g on the predicted amplitude; 1 where it was not trained.
     rms_factor
-        r, which normalises the network's input.
+        r, which normalises the network's input: X_norm = r X.
     subset_fingerprint
-        SHA-256 of the subset that was trained on.
+        SHA-256 of the subset that was trained on; empty where nobody took it.
     probe
         complex64 (modes, N, N), normalised units: of the (first) scan that was trained on.
     refined_probes
@@ -70,16 +82,21 @@ class Bundle:
         Of the software that wrote it.
     """
 
-    config: Config
     scale: IntensityScale
     nphotons_source: str
-    gain: float
     rms_factor: float
-    subset_fingerprint: str
     probe: np.ndarray
     weights: Mapping[str, Tensor]
-    versions: Mapping[str, str]
+    config: Config | None = None
+    hyperparameters: Mapping[str, Any] | None = None
+    gain: float = 1.0
+    subset_fingerprint: str = ""
+    versions: Mapping[str, str] = field(default_factory=software_versions)
     refined_probes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.config is None) == (self.hyperparameters is None):
+            raise ValueError("bundle: expected config or hyperparameters, one of the two: ptycho_dist's network or somebody else's")
 
     @property
     def intensity_scale(self) -> float:
@@ -95,24 +112,33 @@ class Bundle:
         """Square root of the counts that predicted intensity 1 stands for, s g, where patterns were normalised by this factor, not by r."""
         return self.intensity_scale * self.gain * self.rms_factor / rms_factor
 
-    def build_model(self, device: str | torch.device = "cpu") -> PtychoAutoencoder:
-        """The trained network, ready for inference on `device`."""
-        network = PtychoAutoencoder(pattern_size=self.pattern_size, base_width=self.config.model.base_width)
+    def require_config(self, name: object = "bundle") -> Config:
+        """`config`; raises, naming the bundle, where the network is somebody else's."""
+        if self.config is None:
+            raise BundleError(
+                f"{name}: found somebody else's network (hyperparameters {dict(self.hyperparameters or {})}), expected one that "
+                "ptycho_dist trained: only the network's own code can build it, and give it the bundle's weights"
+            )
+        return self.config
+
+    def build_model(self, device: str | torch.device = "cpu") -> nn.Module:
+        """The network that ptycho_dist trained, ready for inference on `device`."""
+        network = build_network(self.require_config().model, self.pattern_size)
         network.load_state_dict(dict(self.weights))
         return network.to(device).eval()
 
 
-def software_versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("ptycho_dist", "torch", "lightning", "numpy")}
-
-
 def save_bundle(path: str | Path, bundle: Bundle) -> None:
-    """Write a bundle; a file that stood there is replaced only once the new one is whole and on disk."""
-    members = {
-        _WEIGHTS: safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}),
-        _PROBE: _npy_bytes(np.stack(list(bundle.refined_probes.values())) if bundle.refined_probes else bundle.probe),
-    }
+    """Write a bundle; a file that stood there is replaced only once the new one is whole and on disk. One process writes, no other waits.
+
+    Raises
+    ------
+    ValueError
+        Weights, hyperparameters or probe are of a kind that `load_bundle` would refuse.
+    """
+    probes = np.stack(list(bundle.refined_probes.values())) if bundle.refined_probes else bundle.probe
+    _require_probes(probes, list(bundle.refined_probes))
+    members = {_WEIGHTS: _safetensors_bytes(bundle.weights), _PROBE: _npy_bytes(probes)}
     record = {
         "format": "ptycho_dist bundle",
         "schema": SCHEMA,
@@ -125,11 +151,13 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
         "normalization": {"mode": "rms", "factor": bundle.rms_factor},
         "subset_fingerprint": bundle.subset_fingerprint,
         "refined_probe_of": list(bundle.refined_probes),
-        "config": bundle.config.to_dict(),
+        **_network_record(bundle),
         "versions": dict(bundle.versions),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
     }
     members = {_RECORD: yaml.safe_dump(record, sort_keys=False).encode(), **members}
+    if len(members[_RECORD]) > _LARGEST_RECORD_BYTES:
+        raise ValueError(f"{path}: {_RECORD} would have {len(members[_RECORD])} bytes, expected at most {_LARGEST_RECORD_BYTES}")
     with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -154,7 +182,8 @@ def load_bundle(path: str | Path) -> Bundle:
         refined_probe_of = _typed(record, "refined_probe_of", list) if "refined_probe_of" in record else []  # not in older bundles
         _require_probes(probes, refined_probe_of)
         bundle = Bundle(
-            config=parse_mapping(record["config"]),
+            config=None if "hyperparameters" in record and "config" not in record else parse_mapping(record["config"]),
+            hyperparameters=_typed(record, "hyperparameters", dict) if "hyperparameters" in record else None,
             scale=IntensityScale(
                 value=_positive(record, "intensity_scale"),
                 nphotons=_positive(record, "nphotons"),
@@ -171,9 +200,10 @@ def load_bundle(path: str | Path) -> Bundle:
             versions=_typed(record, "versions", dict),
         )
         _require_finite_weights(bundle.weights)
-        with torch.device("meta"):  # no memory is taken: the width may be a forger's
-            network = PtychoAutoencoder(pattern_size=bundle.pattern_size, base_width=bundle.config.model.base_width)
-        network.load_state_dict(dict(bundle.weights), assign=True)  # the weights fit the network that the config describes
+        if bundle.config is not None:
+            with torch.device("meta"):  # no memory is taken: the width may be a forger's
+                network = build_network(bundle.config.model, bundle.pattern_size)
+            network.load_state_dict(dict(bundle.weights), assign=True)  # the weights fit the network that the config describes
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, MemoryError, SafetensorError, ConfigError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{path}: {_RECORD} and the members don't make a bundle: {what}") from error
@@ -238,6 +268,33 @@ def _require_finite_weights(weights: Mapping[str, Tensor]) -> None:
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} in {_WEIGHTS} holds NaN or infinity, expected finite weights")
+
+
+def _safetensors_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"weights: {name} is {type(tensor).__name__}, expected a tensor")
+    _require_finite_weights(weights)
+    # Copies: weights that are tied share their memory, which the format doesn't know.
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+    try:
+        return safetensors.torch.save(copies)
+    except KeyError as error:  # how the library says it
+        raise ValueError(f"weights: found {error.args[0]}, expected a type that safetensors holds, such as float32 or complex64") from error
+
+
+def _network_record(bundle: Bundle) -> dict[str, Any]:
+    if bundle.config is not None:
+        return {"config": bundle.config.to_dict()}
+    given = dict(bundle.hyperparameters or {})
+    try:
+        plain = json.loads(json.dumps(given, allow_nan=False))  # a copy of each value: YAML would write the second of a list as an alias
+        require_plain_yaml(yaml.safe_dump({"hyperparameters": plain}))
+    except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"hyperparameters: {error}; expected text, finite numbers, booleans, None, lists and mappings of them") from error
+    if plain != given:
+        raise ValueError(f"hyperparameters: {given!r} would come back as {plain!r}, expected lists, no tuples, and text for keys")
+    return {"hyperparameters": plain}
 
 
 def _positive(record: Mapping[str, Any], key: str) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,9 +22,11 @@ import yaml
 
 import ptycho_dist.bundle
 from ptycho_dist.bundle import SCHEMA, Bundle, BundleError, load_bundle, save_bundle, software_versions
-from ptycho_dist.config import Config, DataConfig, ModelConfig
+from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from ptycho_dist.inference.reconstruct import infer
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.scale.intensity_scale import IntensityScale
+from ptycho_dist.training.start import Start
 
 N, WIDTH = 16, 2
 MEMBERS = ["bundle.yaml", "weights.safetensors", "probe.npy"]
@@ -460,3 +463,119 @@ def test_edited_scale_loads_and_changes_nothing_but_the_scale(path: Path) -> Non
         assert getattr(after, name) == getattr(before, name), name
     assert np.array_equal(after.probe, before.probe)
     assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())
+
+
+# --- Somebody else's network
+
+
+def foreign(**changed: Any) -> Bundle:
+    """A network that ptycho_dist doesn't have, of a pattern size that its own couldn't take."""
+    random = np.random.default_rng(3)
+    content: dict[str, Any] = {
+        "scale": example().scale,
+        "nphotons_source": "a colleague",
+        "rms_factor": 0.1 + 0.2,
+        "probe": (random.normal(size=(1, 24, 24)) + 1j).astype(np.complex64),
+        "weights": {"layer.weight": torch.rand(3, 2), "phase": torch.rand(4).to(torch.complex64), "num_batches": torch.tensor(7)},
+        "hyperparameters": {"width": 8, "activation": "tanh", "rates": [0.1 / 3, 1e-300], "nested": {"on": True, "off": None}},
+    }
+    return Bundle(**{**content, **changed})
+
+
+@pytest.fixture
+def foreign_path(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "foreign.zip", foreign())
+    return tmp_path / "foreign.zip"
+
+
+def test_foreign_network_comes_back_bit_by_bit(tmp_path: Path) -> None:
+    saved = foreign()
+    save_bundle(tmp_path / "foreign.zip", saved)
+    loaded = load_bundle(tmp_path / "foreign.zip")
+    assert loaded.config is None
+    assert loaded.hyperparameters == saved.hyperparameters
+    assert (loaded.scale, loaded.rms_factor, loaded.gain, loaded.subset_fingerprint) == (saved.scale, saved.rms_factor, 1.0, "")
+    assert (loaded.nphotons_source, loaded.versions) == ("a colleague", software_versions())
+    assert loaded.probe.tobytes() == saved.probe.tobytes()
+    assert {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in loaded.weights.items()} == {
+        name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in saved.weights.items()
+    }
+
+
+def test_record_of_a_foreign_network_has_no_config_that_nobody_ran(foreign_path: Path) -> None:
+    record = yaml.safe_load(contents(foreign_path)["bundle.yaml"])
+    assert "config" not in record
+    assert record["hyperparameters"] == foreign().hyperparameters
+
+
+def test_tied_weights_come_back_each_by_its_name(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(4, 4)
+    network = torch.nn.ModuleDict({"first": layer, "last": layer})
+    save_bundle(tmp_path / "foreign.zip", foreign(weights=network.state_dict()))
+    loaded = load_bundle(tmp_path / "foreign.zip").weights
+    assert all(torch.equal(loaded[f"{name}.weight"], layer.weight) for name in ("first", "last"))
+
+
+def test_a_list_may_stand_in_two_places(tmp_path: Path) -> None:
+    """YAML would write the second as an alias, which loading refuses."""
+    widths = [8, 16]
+    save_bundle(tmp_path / "foreign.zip", foreign(hyperparameters={"encoder": widths, "decoder": widths}))
+    assert load_bundle(tmp_path / "foreign.zip").hyperparameters == {"encoder": [8, 16], "decoder": [8, 16]}
+
+
+DEEP: Any = 1
+for _ in range(30):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"hyperparameters": {"kernel": (3, 3)}}, "would come back as {'kernel': [3, 3]}"),
+        ({"hyperparameters": {1: "a"}}, "would come back as {'1': 'a'}"),
+        ({"hyperparameters": {"activation": torch.tanh}}, "is not JSON serializable; expected text, finite numbers"),
+        ({"hyperparameters": {"rate": float("nan")}}, "expected text, finite numbers"),
+        ({"hyperparameters": {"deep": DEEP}}, "levels of nesting"),
+        ({"hyperparameters": {"table": ["x" * 1000] * 2000}}, "bytes, expected at most 1048576"),
+        ({"weights": {"layer._extra_state": {"calls": 3}}}, "layer._extra_state is dict, expected a tensor"),
+        ({"weights": {"phase": torch.ones(2, dtype=torch.complex128)}}, "found torch.complex128"),
+        ({"weights": {"layer": torch.tensor([1.0, float("inf")])}}, "layer in weights.safetensors holds NaN or infinity"),
+        ({"probe": np.ones((24, 24), np.complex64)}, "complex64 (24, 24), expected complex64 (modes, N, N)"),
+        ({"probe": np.ones((1, 24, 24))}, "float64 (1, 24, 24), expected complex64 (modes, N, N)"),
+    ],
+)
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(foreign_path: Path, changed: dict[str, Any], named: str) -> None:
+    before = foreign_path.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(named)):
+        save_bundle(foreign_path, foreign(**changed))
+    assert foreign_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", [{"hyperparameters": None}, {"config": Config()}])
+def test_network_is_ours_or_somebody_elses(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected config or hyperparameters, one of the two"):
+        foreign(**changed)
+
+
+@pytest.mark.parametrize("value", [None, [1], "width: 8", 3])
+def test_wrong_hyperparameters_are_refused(foreign_path: Path, value: Any) -> None:
+    edit_record(foreign_path, lambda record: record.update(hyperparameters=value))
+    assert f"hyperparameters is {value!r}, expected dict" in refusal(foreign_path)
+
+
+def test_record_with_both_kinds_of_network_is_refused(path: Path) -> None:
+    edit_record(path, lambda record: record.update(hyperparameters={"width": 8}))
+    assert "expected config or hyperparameters, one of the two" in refusal(path)
+
+
+def test_foreign_network_is_not_built_but_named(foreign_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"found somebody else's network .*'width': 8.* expected one that ptycho_dist trained"):
+        load_bundle(foreign_path).build_model("cpu")
+
+
+def test_inference_and_training_refuse_a_foreign_network_by_its_file(foreign_path: Path, write_scan: Callable[..., Path]) -> None:
+    with pytest.raises(BundleError, match=rf"^{foreign_path}: found somebody else's network"):
+        infer(foreign_path, write_scan(), foreign_path.parent / "out")
+    config = Config(train=TrainConfig(init=str(foreign_path)))
+    with pytest.raises(BundleError, match=rf"^{foreign_path}: found somebody else's network"):
+        Start.of_run(config, resumed=False)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_dist.inference.alignment import AlignedPatches
 from ptycho_dist.inference.stitch import StitchedObject
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import corrected_patches
 from ptycho_dist.model.first_estimate import DIM_LIGHT, back_propagate
 from ptycho_dist.model.loss import poisson_deviance
@@ -44,7 +43,7 @@ Patterns = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Starts a pass over a scan: positions float64 (k, 2) as (y, x), pixels, and normalised amplitudes (k, N, N), batch after batch."""
 
 
-def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
+def stitch_alone(network: nn.Module, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None) -> None:
     """Reconstruct each pattern alone and add its patch, in the order in which the patterns come: see `stitching_order`."""
     patches = AlignedPatches(stitched)
     for positions_px, x_norm in patterns():
@@ -56,7 +55,7 @@ def stitch_alone(network: PtychoAutoencoder, stitched: StitchedObject, patterns:
 
 
 def correct_together(
-    network: PtychoAutoencoder,
+    network: nn.Module,
     stitched: StitchedObject,
     patterns: Patterns,
     *,
@@ -145,7 +144,7 @@ def deviance_of_scan(
 
 
 def corrected_object(
-    network: PtychoAutoencoder, object_: Tensor, stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None
+    network: nn.Module, object_: Tensor, stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None
 ) -> Tensor:
     """What the network makes of an object (H, W), all patterns at once."""
     weighted_sum = torch.zeros_like(stitched.light, dtype=torch.complex64)

@@ -130,7 +130,7 @@ def infer(
     """
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
-    trained_with = bundle.config.data
+    trained_with = bundle.require_config(bundle_path).data
     given = dict(read or {})
     hdf5 = dataclasses.replace(trained_with.hdf5, **given.pop("hdf5", {}))
     options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **given, "hdf5": hdf5})
@@ -208,6 +208,7 @@ def reconstruct(
         raise ValueError(f"refine_iterations is {refine_iterations}, expected at least 0")
     if refine_probe and not refine_iterations:
         raise ValueError("refine_probe is set and refine_iterations is 0, expected at least 1: the probe is updated in these iterations")
+    config = bundle.require_config()
     if scan.pattern_size != bundle.pattern_size:
         raise ValueError(
             f"{scan.path}: found patterns of {scan.pattern_size} x {scan.pattern_size}, "
@@ -237,7 +238,7 @@ def reconstruct(
     measured_photons = bundle.scale.nphotons / bundle.scale.mean_energy * in_stored_units
 
     corrections = {}
-    if bundle.config.data.group_size == 1:
+    if config.data.group_size == 1:
         order = stitching_order(scan.positions_px, scan.pattern_size)
         stitch_alone(network, stitched, lambda: patterns.batches(order), mask=mask)
     else:

@@ -62,7 +62,7 @@ def report_reconstruction(
         mean_predicted_pattern=photons.mean_predicted_pattern,
         pattern_deviance_per_pixel=photons.pattern_deviance_per_pixel,
         probe=probe,
-        config=bundle.config.to_dict(),
+        config=bundle.require_config().to_dict(),
         versions=bundle.versions,
         metrics=metrics,
         refined_probe=None if np.array_equal(probe, refined_probe) else refined_probe,

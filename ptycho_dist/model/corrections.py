@@ -9,9 +9,8 @@ neighbours and gets one correction: more would only confirm what it can't tell, 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import GroupCanvas
 
@@ -30,7 +29,7 @@ def corrections_at(step: int) -> int:
 
 
 def corrected_patches(
-    network: PtychoAutoencoder,
+    network: nn.Module,
     x_norm: Tensor,
     probe: Tensor,
     corners: Tensor,

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.corrections import MOST_CORRECTIONS, corrected_patches, corrections_at
 from ptycho_dist.model.loss import ScaledPoissonLoss
+from ptycho_dist.model.network import build_network
 from ptycho_dist.model.trainable_probe import TrainableProbe
 from ptycho_dist.physics.mask import num_counted
 from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
@@ -51,7 +51,7 @@ class PtychographyModule(L.LightningModule):
         Of Adam, until a schedule changes it.
     """
 
-    network: PtychoAutoencoder
+    network: nn.Module
     loss: ScaledPoissonLoss
     trainable_probe: TrainableProbe | None
     _probes: Tensor
@@ -94,7 +94,7 @@ class PtychographyModule(L.LightningModule):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = PtychoAutoencoder(pattern_size=probes.shape[-1], base_width=self.config.base_width)
+            self.network = build_network(self.config, probes.shape[-1])
         self.trainable_probe = None
         if self.config.probe_trainable:
             self.trainable_probe = TrainableProbe(probes if first_probes is None else first_probes, centre_of_light(probes))

@@ -43,8 +43,8 @@ from ptycho_dist.distributed import (
     world_size,
 )
 from ptycho_dist.memory_supply import MemorySupply, host_bytes_left, size_in_words
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.lightning_module import PtychographyModule
+from ptycho_dist.model.network import build_network
 from ptycho_dist.training.checkpointing import WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
 from ptycho_dist.training.memory import StepMemory, estimate_step_memory
 from ptycho_dist.training.processes import Processes, resolve_precision
@@ -403,7 +403,7 @@ def _size_rows(config: Config, data: ScanDataModule, hosts: Sequence[_Host]) -> 
     def look() -> str:
         nonlocal num_parameters
         with torch.device("meta"):  # takes no memory
-            network = PtychoAutoencoder(pattern_size=data.scans[0].pattern_size, base_width=config.model.base_width)
+            network = build_network(config.model, data.scans[0].pattern_size)
         num_parameters = sum(parameter.numel() for parameter in network.parameters())
         return f"{num_parameters} parameters, precision {precision}"
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_dist.bundle import Bundle, load_bundle
 from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.normalization import normalize
 from ptycho_dist.distributed import from_rank_zero, rank, require_same, run_together
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.model.first_probe import find_first_probe, middle_of_scan
 from ptycho_dist.model.probe_modes import add_modes
 
@@ -57,12 +56,12 @@ class Start:
             return cls(config=config, bundle=None, resumed=resumed)
         bundle = run_together(lambda: load_bundle(path))
         require_same({f"content of {path}": hashlib.sha256(Path(path).read_bytes()).hexdigest()})
-        width, expected = config.model.base_width, bundle.config.model.base_width
+        width, expected = config.model.base_width, bundle.require_config(path).model.base_width
         if width != expected:
             raise ValueError(f"model.base_width is {width}, expected {expected}, which the network of train.init {path} has")
         return cls(config=config, bundle=bundle, resumed=resumed)
 
-    def load_weights(self, network: PtychoAutoencoder, data: ScanDataModule) -> None:
+    def load_weights(self, network: nn.Module, data: ScanDataModule) -> None:
         """Put the bundle's weights into a new network."""
         if self.bundle is None:
             return
