@@ -18,7 +18,7 @@ author = "the ptycho_dist authors"
 copyright = author
 release = version_of("ptycho_dist")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "configuration_keys", "modules_of"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "configuration_keys", "modules_of"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # a heading may be linked to as on GitHub

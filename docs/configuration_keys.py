@@ -27,17 +27,18 @@ class ConfigurationKeys(SphinxDirective):
 
 
 def entries(prefix: str, concern: type) -> Iterator[str]:
-    """Markdown of the keys of a dataclass, in its order, nested ones after the others."""
-    explained = {key: text for base in reversed(concern.__mro__) for key, text in explanations(base)}
+    """Markdown of the keys of a dataclass: its own, those it inherits, and last the nested ones."""
+    explained = {key: text for base in concern.__mro__ for key, text in explanations(base)}
     hints = get_type_hints(concern)
-    nested = [field for field in dataclasses.fields(concern) if dataclasses.is_dataclass(hints[field.name])]
-    for field in dataclasses.fields(concern):
-        if field not in nested:
-            yield f":::{{confval}} {prefix}.{field.name}\n:type: {in_words(hints[field.name])}"
-            yield f":default: `{yaml.safe_dump(plain(field.default), default_flow_style=True).splitlines()[0]}`\n"
-            yield f"{explained[field.name]}\n:::\n"
-    for field in nested:
-        yield from entries(f"{prefix}.{field.name}", hints[field.name])
+    inherited = {name for base in concern.__mro__[1:] for name in get_type_hints(base)}
+    fields = sorted(dataclasses.fields(concern), key=lambda field: (dataclasses.is_dataclass(hints[field.name]), field.name in inherited))
+    for field in fields:
+        key, hint = f"{prefix}.{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from entries(key, hint)
+        else:
+            default = yaml.safe_dump(plain(field.default), default_flow_style=True).splitlines()[0]
+            yield f":::{{confval}} {key}\n{in_words(hint)}; default `{default}`\n\n{explained[field.name]}\n:::\n"
 
 
 def explanations(concern: type) -> Iterator[tuple[str, str]]:
