@@ -122,7 +122,7 @@ class Repeated:
 
 def tile(bundle: Path, data: Path, num_patterns: int, path: Path) -> Path:
     """Write a scan of so many patterns: copies of a small one, their beams half a pattern apart."""
-    scan = read_scan(data, default_measurement=load_bundle(bundle).config.data.measurement)
+    scan = read_scan(data, default_measurement=load_bundle(bundle).require_config().data.measurement)
     copy, pattern = np.divmod(np.arange(num_patterns), scan.num_patterns)
     a_row = int(np.ceil(np.sqrt(copy[-1] + 1)))
     pitch_px = np.ptp(scan.positions_px, axis=0) + scan.pattern_size / 2

@@ -1,4 +1,4 @@
-"""Write a scan as HDF5, compressed and self-describing, for archives and for other programs.
+"""Write a scan as HDF5, compressed and self-describing, for archives and for other programs::
 
     /                    attributes: format = "ptycho_dist scan", version = 1, measurement, nphotons, software
     /diffraction         (n, N, N), in its own type: amplitude or counts, as `measurement` says; zero frequency at [N // 2, N // 2]

@@ -52,7 +52,7 @@ class ObjectFit:
     Attributes
     ----------
     residual
-        Sum of |predicted amplitude, scaled to fit - measured amplitude| over the sum of the measured ones.
+        Sum of abs(predicted amplitude, scaled to fit - measured amplitude) over the sum of the measured ones.
     residual_exchanged
         The same where each pattern has another one's position: what the positions have nothing to do with.
     residual_turned

@@ -27,11 +27,11 @@ def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor, mask: Tensor 
 
     The far field of the estimate is given the measured amplitude and keeps its phase. With P the strongest mode, Psi_m = FFT2(P_m * O) and
     Psi = FFT2(P * O), what that changes in the exit wave, seen through the probe as in the update of ePIE (Maiden & Rodenburg 2009,
-    doi:10.1016/j.ultramic.2009.05.012), is
+    doi:10.1016/j.ultramic.2009.05.012), is::
 
         b = IFFT2((X_norm - sqrt(sum_m |Psi_m|^2)) * Psi / |Psi|) * conj(P) / max|P|^2
 
-    It is 0 where the estimate explains the pattern, and near it about half of (the true O - O) |P|^2 / max|P|^2 plus a twin image of the
+    It is 0 where the estimate explains the pattern, and near it about half of (the true O - O) `|P|^2 / max|P|^2` plus a twin image of the
     same strength.
 
     Parameters
@@ -44,7 +44,7 @@ def back_propagate(x_norm: Tensor, probe: Tensor, patches: Tensor, mask: Tensor 
     Returns
     -------
     b : (..., N, N) complex64.
-    light : (..., N, N) float32, |P|^2 / max|P|^2, which tells how strongly b dims each pixel.
+    light : (..., N, N) float32, `|P|^2 / max|P|^2`, which tells how strongly b dims each pixel.
     """
     far_fields = torch.fft.fft2(probe * patches.unsqueeze(-3), norm="ortho")
     difference = torch.fft.ifftshift(x_norm, dim=(-2, -1)) - intensity(far_fields).sum(dim=-3).sqrt()
@@ -66,7 +66,7 @@ def _strongest_mode(probe: Tensor, far_fields: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_estimate(x_norm: Tensor, probe: Tensor, canvas: GroupCanvas, mask: Tensor | None = None) -> Tensor:
-    """Patches that the patterns of a group agree on: one step from the transparent object, all patterns at once.
+    """Patches that the patterns of a group agree on: one step from the transparent object, all patterns at once::
 
         O = 1 + (sum_i b_i) / (sum_i light_i + DIM_LIGHT),     b_i of the transparent object, on the canvas of the group
 

@@ -81,11 +81,11 @@ def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: 
 def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
     """The beams of a lens that has the measured far field, out of focus as far as a probe's width tells, on either side.
 
-    With the far field A(q) exp(i c q^2), q in detector pixels, a beam's second moment is by Parseval's theorem
+    With the far field A(q) exp(i c q^2), q in detector pixels, a beam's second moment is by Parseval's theorem::
 
         <r^2> = (N / 2 pi)^2 (int |grad A|^2 + 4 c^2 int q^2 A^2) / int A^2
 
-    which gives c but for its sign. That of int |grad A|^2 is taken as the focused beam's moment.
+    which gives c but for its sign. That of `int |grad A|^2` is taken as the focused beam's moment.
 
     Parameters
     ----------

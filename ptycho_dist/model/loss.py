@@ -1,4 +1,4 @@
-"""The scaled Poisson loss: photons predicted against photons measured.
+"""The scaled Poisson loss: photons predicted against photons measured::
 
     lambda = (s g)**2 * I_hat       predicted counts; g = exp(w) is the optional trainable factor
     k      = (s X_norm)**2          observed counts

@@ -64,8 +64,8 @@ def defocused_probe(pattern_size: int, diameter_px: float, defocus_rad: float) -
     """Beam of a lens, some way off its focus: the Fourier transform of a round aperture with a quadratic phase.
 
     The aperture a(q) exp(i phi (q/R)^2), q in detector pixels, has the radius R that gives the asked diameter. A beam's second moment is
-    that of its aperture's gradient (Parseval's theorem), <r^2> = (N / 2 pi)^2 int |grad A|^2 / int |A|^2, and the diameter is
-    D = 2 sqrt(2 <r^2>) (`beam_diameter_px`). Far from focus this becomes ray optics, D / 2 = N phi / (pi R).
+    that of its aperture's gradient (Parseval's theorem), `<r^2> = (N / 2 pi)^2 int |grad A|^2 / int |A|^2`, and the diameter is
+    `D = 2 sqrt(2 <r^2>)` (`beam_diameter_px`). Far from focus this becomes ray optics, D / 2 = N phi / (pi R).
 
     Returns
     -------

@@ -26,7 +26,7 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
         any may be absent) over ``step``, or over ``epoch`` where no row has a step. Cells may be numbers or text; a missing or
         empty cell is passed over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and
         the legend counts them.
-    path : path
+    path : str or os.PathLike
         PNG file to write, or to replace; its directory is made if missing.
 
     Raises

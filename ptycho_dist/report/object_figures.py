@@ -56,7 +56,7 @@ def draw_amplitude(
         Scan coordinate (y, x) of ``object_[0, 0]``, pixels.
     valid : array, bool, (H, W)
         Pixels to show; the others stay blank, whatever they hold, and do not count in the colour limits.
-    path : path
+    path : str or os.PathLike
         PNG file to write, or to replace; its directory is made if missing.
     title : str, optional
 
@@ -132,7 +132,7 @@ def draw_comparison(
         (y0, y1, x0, x1), half-open: the rows and columns that both cover, scan coordinates.
     ring_correlations : mapping of str to FourierRingCorrelation
         Curves by the name of what was correlated; at least one.
-    path : path
+    path : str or os.PathLike
         PNG file to write, or to replace; its directory is made if missing.
     title : str, optional
         Headline, for example the scores.

@@ -23,7 +23,7 @@ def draw_probe(before: ArrayLike, after: ArrayLike | None, path: PngTarget) -> N
     ----------
     before, after : array, complex, (modes, N, N)
         In any units; their numbers of modes may differ. `after` is None where the probe was not refined: one row is drawn then.
-    path : path
+    path : str or os.PathLike
         PNG file to write, or to replace; its directory is made if missing.
 
     Raises

@@ -41,7 +41,7 @@ def draw_mean_patterns(measured: ArrayLike, predicted: ArrayLike, path: PngTarge
         Mean counts a pixel, zero frequency at [N // 2, N // 2]. Colours go from the first percentile of what was measured, dark pixels
         left out, to the brightest pixel of either; what is darker has the darkest colour. What is not finite, as pixels
         that a mask leaves out, is grey in both.
-    path : path or binary stream
+    path : str, os.PathLike or binary stream
         PNG file to write, or to replace; its directory is made if missing.
 
     Raises
@@ -80,7 +80,7 @@ def draw_scan(positions_px: ArrayLike, pattern_deviance_per_pixel: ArrayLike, pa
         (y, x) of each pattern, in the order of the scan.
     pattern_deviance_per_pixel : array, (n,)
         Deviance per pixel of each pattern. Colours leave out one pattern in a hundred at either end; what is not finite is grey.
-    path : path or binary stream
+    path : str, os.PathLike or binary stream
         PNG file to write, or to replace; its directory is made if missing.
 
     Raises

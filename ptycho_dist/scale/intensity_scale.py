@@ -1,4 +1,4 @@
-"""The RMS factor and the intensity scale: each one number for the whole dataset, found by all ranks together.
+"""The RMS factor and the intensity scale: each one number for the whole dataset, found by all ranks together::
 
     r = (N / 2) / sqrt(mean over patterns of sum X**2)              brings measured amplitudes to the network's range
     s = sqrt(nphotons / mean over patterns of sum X_norm**2)        brings normalised amplitudes to photons, in the loss

@@ -1,0 +1,206 @@
+"""Somebody who does what a page says, in a directory like the project's: runs its commands, saves its files, compares what was printed.
+
+Commands run as they are printed, but for `SMALLER` and `SHORTER`, which make them affordable: the pages' own scans are a beamline's, the
+ones here a few patterns. Scripts of launch/ run in a process that has PyTorch loaded already, which saves most of their time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+import yaml
+
+from tests.docs.blocks import ROOT, Code, Command
+
+SMALLER = {
+    r"--nproc_per_node=\d+": "--nproc_per_node=2",
+    r"--nnodes=\d+": "--nnodes=1",
+    r"--rdzv_endpoint=HOST:\d+": "--rdzv_endpoint=localhost:0",  # any port that is free
+    r"--data\.crop \d+": "--data.crop 16",
+    r"/scratch/me": "scratch",
+}
+"""Parts of a command that are changed: fewer processes, a detector of 16 pixels, this machine."""
+
+SHORTER = {
+    "launch/simulate.py": "--simulation.scan_shape '[8, 8]'",
+    "launch/train.py": "--train.epochs 1 --model.base_width 4 --train.precision 32",
+    "benchmarks/loading.py": "--patterns 128 --size 16 --ranks 1 --steps 1 --batches 2 --turns 1",
+    "benchmarks/layouts.py": "--patterns 64 --size 16 --together 8 --batches 2 --turns 1",
+}
+"""Options that go on the end of a command, and so override what is printed."""
+
+PARSED_ONLY = ("benchmarks/dose.py", "benchmarks/generalisation.py", "benchmarks/paper_table.py", "benchmarks/refinement.py")
+"""They train for minutes to hours. Their options are read by themselves, and nothing else is done; tests/benchmarks/ holds what they do."""
+
+SECONDS = 300
+
+
+class Reader:
+    """One page's reader.
+
+    Attributes
+    ----------
+    folder
+        Where the commands run.
+    printed
+        What all commands printed so far, one after the other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.printed = ""
+        self._runs = 0
+
+    def run(self, command: Command) -> None:
+        """Run one command; its exit status must be the promised one."""
+        words = self._affordable(list(command.words))
+        if words[0] == "torchrun":
+            # Without a rendezvous of its own torchrun takes a fixed port, which another test may have.
+            own = [] if any(word.startswith("--rdzv") for word in words) else ["--standalone"]
+            status, printed = self._start([sys.executable, "-m", "torch.distributed.run", *own, *words[1:]], command.variables)
+        elif words[0] == "python" and words[1].startswith("launch/") and not command.variables:
+            status, printed = self._fork(words[1:], parse_only=False)
+        elif words[0] == "python" and words[1] in PARSED_ONLY:
+            status, printed = self._fork(words[1:], parse_only=True)
+        elif words[0] == "python":
+            status, printed = self._start([sys.executable, *words[1:]], command.variables)
+        else:
+            status, printed = self._start(words, command.variables)
+        self.printed += printed
+        assert status == command.exit_status, f"{command}\nexit status {status}, expected {command.exit_status}\n{printed}"
+
+    def parse(self, command: Command) -> None:
+        """Let a script of the project read a command's options, and do nothing else."""
+        assert command.words[0] == "python", command
+        status, printed = self._fork(list(command.words[1:]), parse_only=True)
+        assert status == 0, f"{command}\n{printed}"
+
+    def save(self, block: Code) -> None:
+        """Save a block whose first line is a comment with a file's name."""
+        name = named_file(block)
+        assert name, block
+        (self.folder / name).write_text(block.text)
+
+    def require_printed(self, block: Code) -> None:
+        """Each line of the block must have been printed, whatever its numbers and the length of its gaps; `...` stands for anything."""
+        printed = " ".join(self.printed.split())
+        for line in block.text.splitlines():
+            assert re.search(as_pattern(line), printed), f"{block}: nothing printed is like\n{line}\nin\n{self.printed}"
+
+    def _affordable(self, words: list[str]) -> list[str]:
+        """A command as it is run here. Where it names no run directory it gets one: a page shows several that share the default's name."""
+        text = shlex.join(words)
+        for pattern, replacement in SMALLER.items():
+            text = re.sub(pattern, replacement, text)
+        words = shlex.split(text)
+        for script, options in SHORTER.items():
+            words += shlex.split(options) if script in words else []
+        if "launch/train.py" in words and "--train.run_dir" not in words:
+            self._runs += 1
+            words += ["--train.run_dir", f"run{self._runs}"]
+        return words
+
+    def _start(self, words: list[str], variables: dict[str, str]) -> tuple[int, str]:
+        ended = subprocess.run(
+            words,
+            cwd=self.folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return ended.returncode, ended.stdout
+
+    def _fork(self, words: list[str], *, parse_only: bool) -> tuple[int, str]:
+        output = self.folder / "output"
+        process = multiprocessing.get_context("forkserver").Process(target=_script, args=(words, self.folder, output, parse_only))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        assert process.exitcode is not None
+        return process.exitcode, output.read_text()
+
+
+def named_file(block: Code) -> str | None:
+    """The file that a block is to be saved as: its first line is a comment with just that name."""
+    found = re.match(r"# ([\w.-]+\.\w+)\n", block.text)
+    return found[1] if found else None
+
+
+def as_pattern(line: str) -> str:
+    """A regular expression for a line of output, with any numbers."""
+    words = []
+    for word in line.split():
+        if word == "...":
+            words.append(".*")
+        elif re.search(r"\d", word):
+            words.append(r"\S+")
+        elif re.fullmatch(r"[kMG]?B(\W*)", word):
+            words.append("[kMG]?" + re.escape(word.lstrip("kMG")))
+        else:
+            words.append(re.escape(word))
+    return " ".join(words)
+
+
+def _script(words: list[str], folder: Path, output: Path, parse_only: bool) -> None:
+    """Body of a process: a Python script with its arguments, as `python` would run it."""
+    os.chdir(folder)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    torch.set_num_threads(1)
+    if parse_only:
+        for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
+            _only_parse(parser)
+    sys.argv = list(words)
+    sys.path.insert(0, str(Path(words[0]).parent.resolve()))
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def _only_parse(parser: Any) -> None:
+    parse = parser.parse_args
+
+    def parse_and_leave(*arguments: Any, **options: Any) -> None:
+        parse(*arguments, **options)
+        sys.exit(0)
+
+    parser.parse_args = parse_and_leave
+
+
+def make_project(folder: Path) -> None:
+    """A directory like the project's, with its programs, an environment, and recipes of which the quickstart's is a short one."""
+    for name in ("launch", "ptycho_dist", "tests", "pyproject.toml", "constraints.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("benchmarks", "configs", "docs", "slurm"):  # copies: they are written to, or what they include is looked for beside them
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    for page in ROOT.glob("*.md"):
+        shutil.copy(page, folder)
+    quickstart = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+    quickstart["simulation"]["scan_shape"] = [8, 8]
+    quickstart["train"] |= {"epochs": 1, "precision": 32}
+    quickstart["model"] |= {"base_width": 4}
+    (folder / "configs/quickstart.yaml").write_text(yaml.safe_dump(quickstart))
+    # What launch/make_venv.sh makes, and by which it knows that there is nothing to do.
+    (folder / ".venv").mkdir()
+    for part in Path(sys.prefix).iterdir():
+        if not part.name.startswith("installed"):
+            (folder / ".venv" / part.name).symlink_to(part)
+    wanted = ((ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()).rstrip("\n")
+    for extra in ("", "-test", "-docs"):
+        (folder / f".venv/installed{extra}").write_text(wanted)

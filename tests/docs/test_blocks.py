@@ -1,0 +1,148 @@
+"""Every block of README and docs is run, or read by what it is for. One that nothing here knows fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ptycho_dist.config import make_parser, read_config
+from tests.docs.blocks import ROOT, Code, Command, blocks, commands, inline_commands, pages
+from tests.docs.reader import Reader, named_file
+
+FILES = {
+    "README.md": ("scan.npz",),
+    "docs/data.md": ("a.npz", "b.npz", "c.npz"),
+    "docs/evaluation.md": ("scan.npz", "DIR"),
+    "docs/file_formats.md": (
+        "scan.npz",
+        "scan.cxi",
+        "scan.ptyd",
+        "product.h5",
+        "patterns.h5",
+        "x_dp.hdf5",
+        "x_para.hdf5",
+        "data_roi0_dp.hdf5",
+        "data_roi0_para.hdf5",
+        "probe.npy",
+    ),
+    "docs/large_scans.md": ("scan.npz",),
+    "docs/multi_gpu.md": ("scan.npz",),
+    "docs/tutorial.md": ("siemens_velociprobe_N64.npz",),
+}
+"""What must lie there before a page's first command; `named_files` makes it."""
+
+EXEMPT_COMMANDS = {
+    "bash docs/build.sh": "tests/docs/test_site.py builds the site",
+    "bash tests/parity/make_venv.sh": "installs TensorFlow; .ci/run does it before the tests",
+    "bash tests/run.sh [pytest arguments]": "is how this test is run",
+    "bash tests/run.sh FILE": "is how this test is run",
+    "python -m torch.utils.collect_env": "PyTorch's own",
+    "salloc ...": "stands for the cluster's own way to give nodes",
+    "source .venv/bin/activate": "Python's own",
+    "srun --ntasks-per-node": "names an option, not a command",
+    "torchrun --max-restarts": "names an option, not a command",
+    "torchrun --max-restarts=N": "names an option, not a command",
+}
+"""Commands that no test runs, and why."""
+
+EXEMPT_BLOCKS = {
+    ("docs/normalization.md", "X       measured amplitude, sqrt(counts), float32"): "definitions; tests/scale/ holds them",
+    ("docs/normalization.md", "s = sqrt(nphotons / mean over patterns of sum X_norm^2)"): "definitions; tests/scale/ and tests/model/ hold them",
+}
+"""Blocks that are neither run nor compared, by page and first line, and why."""
+
+OF_SPHINX = ("{configuration-keys}", "{eval-rst}", "{include}", "{modules-of}", "{toctree}")
+"""Blocks that tests/docs/test_site.py runs, by building the site."""
+
+ON_A_CLUSTER = ("sbatch", "srun", "salloc")
+"""Commands that tests/slurm/test_documented_commands.py runs."""
+
+
+def is_exempt(command: Command) -> bool:
+    return " ".join(command.words) in EXEMPT_COMMANDS
+
+
+def is_of_a_cluster(command: Command) -> bool:
+    return command.words[0] in ON_A_CLUSTER or command.words == ("bash", "slurm/infer.sbatch")
+
+
+def kind(block: Code) -> str:
+    """What is done with a block; KeyError where nobody knows."""
+    if block.language in OF_SPHINX:
+        return "of Sphinx"
+    if (block.page, block.text.splitlines()[0]) in EXEMPT_BLOCKS:
+        return "exempt"
+    return {"bash": "run", "python": "run or saved", "yaml": "read as configuration", "text": "compared with what is printed"}[block.language]
+
+
+TO_FOLLOW = {"run", "run or saved", "compared with what is printed"}
+
+
+def all_commands() -> Iterator[Command]:
+    for page in pages():
+        yield from inline_commands(page)
+        for block in blocks(page):
+            if block.language == "bash":
+                yield from commands(block)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_blocks_are_of_a_known_kind(page: str) -> None:
+    """Indented blocks have no language, so nothing tells what they are: they are refused too."""
+    for block in blocks(page):
+        try:
+            kind(block)
+        except KeyError:
+            pytest.fail(f"{block}: found a block of {block.language or 'no language'}, expected bash, python, yaml or text:\n{block.text}")
+
+
+def test_exempt_ones_are_there() -> None:
+    assert {" ".join(command.words) for command in all_commands()} >= set(EXEMPT_COMMANDS) - {"bash docs/build.sh"}
+    assert {(block.page, block.text.splitlines()[0]) for page in pages() for block in blocks(page) if block.text} >= set(EXEMPT_BLOCKS)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if block.language == "yaml":
+            (tmp_path / "block.yaml").write_text(block.text)
+            parser = make_parser("")
+            read_config(parser, parser.parse_args(["--config", str(tmp_path / "block.yaml")]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in pages() if {*map(kind, blocks(page))} & TO_FOLLOW])
+def test_page_can_be_followed(page: str, reader: Callable[..., Reader], named_files: Path) -> None:
+    """All of a page's blocks, from top to bottom, in one folder."""
+    follower = reader(*FILES.get(page, ()))
+    follower.printed = (named_files / "RUN/printed").read_text() if page == "docs/large_scans.md" else ""
+    for block in blocks(page):
+        match kind(block):
+            case "run":
+                for command in commands(block):
+                    if not is_exempt(command) and not is_of_a_cluster(command):
+                        follower.run(command)
+            case "run or saved" | "read as configuration" if named_file(block):
+                follower.save(block)
+            case "run or saved":
+                (follower.folder / "block.py").write_text(block.text)
+                follower.run(Command(place=str(block), variables={}, words=("python", "block.py")))
+            case "compared with what is printed":
+                follower.require_printed(block)
+
+
+@pytest.mark.slow
+def test_commands_within_lines_are_understood(reader: Callable[..., Reader]) -> None:
+    """Their options are read by the scripts; nothing else is done."""
+    follower = reader()
+    for page in pages():
+        for command in inline_commands(page):
+            if is_exempt(command) or is_of_a_cluster(command):
+                continue
+            if command.words[0] == "bash":
+                assert (ROOT / command.words[1]).is_file(), command
+            else:
+                follower.parse(command)
