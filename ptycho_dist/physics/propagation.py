@@ -9,7 +9,7 @@ from ptycho_dist.physics.mask import masked
 
 
 def intensity(wave: Tensor) -> Tensor:
-    """|wave|^2, real, pixel by pixel: a third of the time that `abs` takes, which minds overflow."""
+    """`|wave|^2`, real, pixel by pixel: a third of the time that `abs` takes, which minds overflow."""
     return wave.real.square() + wave.imag.square()
 
 

@@ -55,11 +55,7 @@ def pages() -> list[str]:
 def blocks(page: str) -> list[Code]:
     """Fenced and indented blocks of a page; an indented one has no language."""
     tokens = [token for token in _tokens(page) if token.type in ("fence", "code_block")]
-    return [
-        Code(page=page, line=token.map[0] + 1, info=token.info, text=token.content)
-        for token in tokens
-        if token.map is not None
-    ]
+    return [Code(page=page, line=token.map[0] + 1, info=token.info, text=token.content) for token in tokens if token.map is not None]
 
 
 def inline_code(page: str) -> list[Code]:

@@ -75,6 +75,7 @@ class Reader:
         elif words[0] == "python" and words[1] in PARSED_ONLY:
             status, printed = self._fork(words[1:], parse_only=True)
         elif words[0] == "python":
+            assert words[1] in SHORTER or not words[1].startswith("benchmarks/"), f"{command}: name it in SHORTER or PARSED_ONLY"
             status, printed = self._start([sys.executable, *words[1:]], command.variables)
         else:
             status, printed = self._start(words, command.variables)

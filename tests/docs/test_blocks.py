@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ptycho_dist.config import make_parser, read_config
 from tests.docs.blocks import ROOT, Code, Command, blocks, commands, inline_commands, pages
@@ -50,7 +49,7 @@ EXEMPT_COMMANDS = {
 
 EXEMPT_BLOCKS = {
     ("docs/normalization.md", "X       measured amplitude, sqrt(counts), float32"): "definitions; tests/scale/ holds them",
-    ("docs/normalization.md", "s = sqrt(nphotons / mean over patterns of sum X_norm^2)"): "definitions; tests/scale/ and tests/model/ hold them",
+    ("docs/normalization.md", "s = sqrt(nphotons / mean over patterns of sum X_norm^2)"): "definitions; tests/model/ holds them",
 }
 """Blocks that are neither run nor compared, by page and first line, and why."""
 
@@ -75,10 +74,11 @@ def kind(block: Code) -> str:
         return "of Sphinx"
     if (block.page, block.text.splitlines()[0]) in EXEMPT_BLOCKS:
         return "exempt"
-    return {"bash": "run", "python": "run or saved", "yaml": "read as configuration", "text": "compared with what is printed"}[block.language]
+    return KINDS[block.language]
 
 
-TO_FOLLOW = {"run", "run or saved", "compared with what is printed"}
+KINDS = {"bash": "run", "python": "run or saved", "yaml": "read as configuration", "text": "compared with what is printed"}
+TO_FOLLOW = set(KINDS.values()) - {"read as configuration"}
 
 
 def all_commands() -> Iterator[Command]:

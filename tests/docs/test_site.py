@@ -64,8 +64,8 @@ def parsed(site: Path) -> dict[Path, Page]:
 
 
 def test_links_lead_somewhere(site: Path, parsed: dict[Path, Page]) -> None:
-    broken = [f"{path.relative_to(site)}: {target}" for path, page in parsed.items() for target in page.links if leads_nowhere(path, target, parsed)]
-    assert not broken
+    targets = [(path, target) for path, page in parsed.items() for target in page.links]
+    assert not [f"{path.relative_to(site)}: {target}" for path, target in targets if leads_nowhere(path, target, parsed)]
 
 
 def leads_nowhere(path: Path, target: str, parsed: dict[Path, Page]) -> bool:
@@ -73,7 +73,7 @@ def leads_nowhere(path: Path, target: str, parsed: dict[Path, Page]) -> bool:
         return False
     name, _, anchor = unquote(target).partition("#")
     found = (path.parent / name.split("?")[0]).resolve() if name else path
-    return not found.is_file() or bool(anchor) and found in parsed and anchor not in parsed[found].anchors
+    return not found.is_file() or (bool(anchor) and found in parsed and anchor not in parsed[found].anchors)
 
 
 def test_nothing_is_loaded_from_elsewhere(parsed: dict[Path, Page]) -> None:

@@ -74,9 +74,7 @@ def test_keys_exist(page: str) -> None:
 def test_files_of_the_project_exist(page: str) -> None:
     """Paths that begin with one of its directories, alone or in a command or a table."""
     directories = "ptycho_dist|launch|configs|slurm|benchmarks|tests|docs"
-    named = [
-        (code.line, path) for code in inline_code(page) for path in re.findall(rf"(?<![\w./-])(?:{directories})/[\w./-]*", code.text)
-    ]
+    named = [(code.line, path) for code in inline_code(page) for path in re.findall(rf"(?<![\w./-])(?:{directories})/[\w./-]*", code.text)]
     assert not [f"{page}:{line} {path}" for line, path in named if not (ROOT / path).exists()]
 
 
