@@ -351,15 +351,17 @@ def _compare_photons(
     """Photons that the stitched object predicts against those that were measured, over the whole scan; both a unit of intensity."""
     size, device = stitched.patch_size, stitched.probe.device
     measured, predicted = torch.zeros(2, size, size, dtype=torch.float64, device=device)
-    deviances = []
+    # All at once: small arrays that stay, between the large ones of each batch, would keep the allocator from using the room again.
+    deviance, done = torch.empty(patterns.num_patterns, dtype=torch.float64, device=device), 0
     for positions_px, x_norm in patterns.batches():
         corners, shifted_probe = stitched.place(positions_px)
         counts = measured_photons * x_norm.square()
         rate = predicted_photons * diffracted_intensity(stitched.extract(corners), shifted_probe, mask)
         measured += counts.sum(dim=0, dtype=torch.float64)
         predicted += rate.sum(dim=0, dtype=torch.float64)
-        deviances.append(poisson_deviance(rate, counts).sum(dim=(1, 2), dtype=torch.float64))
-    deviance_per_pixel = torch.cat(deviances).cpu().numpy() * (2 / num_counted(measured, mask))
+        deviance[done : done + len(x_norm)] = poisson_deviance(rate, counts).sum(dim=(1, 2), dtype=torch.float64)
+        done += len(x_norm)
+    deviance_per_pixel = deviance.cpu().numpy() * (2 / num_counted(measured, mask))
     if mask is not None:
         measured[~mask] = predicted[~mask] = torch.nan
     return PhotonComparison(

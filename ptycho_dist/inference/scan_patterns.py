@@ -34,6 +34,7 @@ class ScanPatterns:
     """
 
     def __init__(self, scan: Scan, rms_factor: float) -> None:
+        self.num_patterns = scan.num_patterns
         self._scan = scan
         self._rms_factor = rms_factor
         self._source = PatternSource([scan])
@@ -50,10 +51,9 @@ class ScanPatterns:
         order
             Pattern numbers int64 (n,); None: that of the scan.
         """
-        num_patterns = self._scan.num_patterns
-        groups = (np.arange(num_patterns) if order is None else order)[:, None]
+        groups = (np.arange(self.num_patterns) if order is None else order)[:, None]
         block_size = max(1, BATCH_PIXELS[self.device.type] // self._scan.pattern_size**2)
-        blocks = BlockSampler(num_patterns, block_size=block_size, rank=0, world_size=1)
+        blocks = BlockSampler(self.num_patterns, block_size=block_size, rank=0, world_size=1)
         batches: HeldBatches | StreamedBatches
         if self._held is None:
             batches = StreamedBatches(self._source, groups, self._rms_factor, blocks)
@@ -64,4 +64,4 @@ class ScanPatterns:
             positions_px, x_norm = (field.to(self.device, non_blocking=True) for field in (samples.positions_px, samples.x_norm))
             yield positions_px[:, 0], x_norm[:, 0]
             done += len(samples.x_norm)
-            progress(done, num_patterns)
+            progress(done, self.num_patterns)

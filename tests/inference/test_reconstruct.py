@@ -22,7 +22,7 @@ from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference import scan_patterns
-from ptycho_dist.inference.alignment import AlignedPatches
+from ptycho_dist.inference.alignment import AlignedPatches, stitching_order
 from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
@@ -310,6 +310,22 @@ def test_a_network_of_single_patterns_sees_each_alone(
     corners = np.floor(scan.positions_px + 0.5).astype(int) - SIZE // 2
     corners -= corners.min(axis=0)
     assert [corner for corner in before if not np.allclose(before[corner], found[corner], atol=1e-5)] == [tuple(corners[7].tolist())]
+
+
+@pytest.mark.parametrize("largest_part", [0.0, 1.0])
+def test_patches_of_single_patterns_come_in_the_order_of_stitching(
+    bundle: Bundle, write_scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, largest_part: float
+) -> None:
+    """Also across batches, and whether patterns are streamed or held."""
+    monkeypatch.setattr(placement, "LARGEST_PART", largest_part)
+    monkeypatch.setattr(scan_patterns, "BATCH_PIXELS", FIVE_PATTERNS)
+    came: list[list[int]] = []
+    add = AlignedPatches.add
+    monkeypatch.setattr(AlignedPatches, "add", lambda self, *patches: (came.extend(patches[-1].tolist()), add(self, *patches)))
+    reconstruct(with_group_size(bundle, 1), scan := read(write_scan()))
+    corners = np.floor(scan.positions_px + 0.5).astype(int)
+    corners -= corners.min(axis=0)
+    assert came == corners[stitching_order(scan.positions_px, SIZE)].tolist()
 
 
 def test_a_pattern_far_from_all_others_is_reconstructed_too(bundle: Bundle, write_scan: Callable[..., Path]) -> None:
