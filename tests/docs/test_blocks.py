@@ -53,6 +53,12 @@ EXEMPT_BLOCKS = {
 }
 """Blocks that are neither run nor compared, by page and first line, and why."""
 
+TESTED_ELSEWHERE = {
+    "CONTRIBUTING.md": "tests/docs/test_contributing.py makes its changes in a copy of the repository",
+    "docs/library.md": "tests/docs/test_library_examples.py runs its programs on two ranks",
+}
+"""Pages whose blocks belong together in a way of their own, and what runs them."""
+
 OF_SPHINX = ("{configuration-keys}", "{eval-rst}", "{include}", "{modules-of}", "{toctree}")
 """Blocks that tests/docs/test_site.py runs, by building the site."""
 
@@ -72,6 +78,8 @@ def kind(block: Code) -> str:
     """What is done with a block; KeyError where nobody knows."""
     if block.language in OF_SPHINX:
         return "of Sphinx"
+    if block.page in TESTED_ELSEWHERE:
+        return "tested elsewhere"
     if (block.page, block.text.splitlines()[0]) in EXEMPT_BLOCKS:
         return "exempt"
     return KINDS[block.language]
