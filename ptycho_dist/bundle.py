@@ -36,8 +36,8 @@ from ptycho_dist.scale.intensity_scale import IntensityScale
 
 T = TypeVar("T")
 
-SCHEMA = 2
-"""2: the network corrects a first estimate."""
+SCHEMA = 3
+"""2: the network corrects a first estimate. 3: its first convolution takes pixels as they are."""
 _RECORD, _WEIGHTS, _PROBE = "bundle.yaml", "weights.safetensors", "probe.npy"
 _LARGEST_RECORD_BYTES = 1 << 20
 

@@ -37,7 +37,7 @@ def require_geometry(scan: Scan) -> None:
 def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, path: Path) -> None:
     """Write a product, or replace one.
 
-    |FFT(probe * patch)|**2, FFT norm "ortho", predicts photons: the probe holds the square root of counts, so its energy, over all modes,
+    `|FFT(probe * patch)|**2`, FFT norm "ortho", predicts photons: the probe holds the square root of counts, so its energy, over all modes,
     is the photons that a pattern has where the object is transparent, nphotons by the scale's definition. The object is unchanged.
 
     Parameters
