@@ -176,10 +176,12 @@ def test_what_was_written_is_read_as_a_scan(truth: FarField, source: Path, bundl
 def test_product_of_a_product_names_the_same_patterns(truth: FarField, bundle: Path, tmp_path: Path) -> None:
     patterns = write_patterns(tmp_path / "patterns.h5", truth.counts)
     before = write_product(tmp_path / "before.h5", truth, KEPT)
-    infer(bundle, before, tmp_path / "out", read={"diffraction": str(patterns)}, product=True)
+    result = infer(bundle, before, tmp_path / "out", read={"diffraction": str(patterns)}, product=True)
     product = Product.read(tmp_path / "out" / "product.h5")
     assert product.indexes.tolist() == KEPT.tolist()
     np.testing.assert_allclose(product.positions_m, truth.positions_m[KEPT], rtol=1e-12, atol=1e-18)
+    assert result.origin_px.all(), "counted from the corner of the first product's object, which is larger"
+    require_explains(product, result)
 
 
 def test_metres_are_those_of_the_file_where_its_pixel_is_a_little_off(truth: FarField, bundle: Path, tmp_path: Path) -> None:
@@ -202,7 +204,8 @@ def test_scan_in_pixels_with_its_geometry_given(write_scan: Callable[..., Path],
     """Subpixel positions, a trained gain, and a scan of three times the dose: the product predicts what inference predicts."""
     arrays = small_scan_arrays()
     save_bundle(tmp_path / "bundle.zip", bundle_of(arrays["diffraction"], arrays["probeGuess"][None], 1e6, gain=1.25))
-    bright = write_scan(diffraction=np.sqrt(3) * arrays["diffraction"])
+    arrays["ycoords"], arrays["xcoords"] = arrays["ycoords"] + 7, arrays["xcoords"] - 4  # no pixel of the object lies at (0, 0) by chance
+    bright = write_scan(arrays=arrays, diffraction=np.sqrt(3) * arrays["diffraction"])
     options = {"normalization": normalization, "measurement": "amplitude", "read": GEOMETRY, "product": True}
     result = infer(tmp_path / "bundle.zip", bright, tmp_path / "out", **options)
     product = Product.read(tmp_path / "out" / "product.h5")
