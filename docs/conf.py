@@ -46,15 +46,15 @@ PAGES_THAT_INCLUDE = {
 """Markdown that stands elsewhere in the project, and the page that shows it."""
 
 
-def links_of_the_site(text: str, file: Path) -> str:
-    """Markdown of `file`, whose relative links lead from its own folder, with those that the page in docs/ needs."""
+def links_of_the_site(text: str, file: Path, page_folder: Path = DOCS) -> str:
+    """Markdown of `file`, whose relative links lead from its own folder, with those that the page that shows it needs."""
 
     def link(found: re.Match[str]) -> str:
         path, anchor = found["path"], found["anchor"] or ""
         within_project = os.path.relpath(file.parent / path, DOCS.parent)
         if within_project in PAGES_THAT_INCLUDE:
-            return f"]({PAGES_THAT_INCLUDE[within_project]}{anchor})"
-        return f"]({os.path.relpath(file.parent / path, DOCS)}{anchor})"
+            return f"]({os.path.relpath(DOCS / PAGES_THAT_INCLUDE[within_project], page_folder)}{anchor})"
+        return f"]({os.path.relpath(file.parent / path, page_folder)}{anchor})"
 
     return re.sub(r"\]\((?P<path>(?!\w+:)[^)#\s]+)(?P<anchor>#[^)\s]*)?\)", link, text)
 
@@ -63,7 +63,8 @@ def setup(app: Sphinx) -> None:
     """Rewrite the links of pages and of what they include."""
 
     def page(_: Sphinx, name: str, source: list[str]) -> None:
-        source[0] = links_of_the_site(source[0], DOCS / f"{name}.md")
+        file = DOCS / f"{name}.md"
+        source[0] = links_of_the_site(source[0], file, file.parent)
 
     def included(_: Sphinx, path: Path, __: str, source: list[str]) -> None:
         source[0] = links_of_the_site(source[0], (DOCS / path).resolve())

@@ -36,6 +36,7 @@ SMALLER = {
 SHORTER = {
     "launch/simulate.py": "--simulation.scan_shape '[8, 8]'",
     "launch/train.py": "--train.epochs 1 --model.base_width 4 --train.precision 32",
+    "ptycho-train": "--train.epochs 1 --model.base_width 4 --train.precision 32",
     "benchmarks/loading.py": "--patterns 128 --size 16 --ranks 1 --steps 1 --batches 2 --turns 1",
     "benchmarks/layouts.py": "--patterns 64 --size 16 --together 8 --batches 2 --turns 1",
 }
@@ -114,10 +115,11 @@ class Reader:
         return words
 
     def _start(self, words: list[str], variables: dict[str, str]) -> tuple[int, str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an active environment
         ended = subprocess.run(
             words,
             cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -203,5 +205,5 @@ def make_project(folder: Path) -> None:
         if not part.name.startswith("installed"):
             (folder / ".venv" / part.name).symlink_to(part)
     wanted = ((ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()).rstrip("\n")
-    for extra in ("", "-test", "-docs"):
+    for extra in ("", "-docs", "-dev"):
         (folder / f".venv/installed{extra}").write_text(wanted)

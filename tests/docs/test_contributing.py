@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_simulated_scan
-from tests.docs.fenced_blocks import ROOT
+from tests.docs.blocks import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLES = ["A reader", "A network", "A loss"]

@@ -12,7 +12,7 @@ import yaml
 from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.readers import read_scan
 from tests.conftest import small_scan_arrays
-from tests.docs.fenced_blocks import ROOT
+from tests.docs.blocks import ROOT
 
 PAGE = (ROOT / "docs/from_ptychopinn.md").read_text()
 KEYS = flat_keys(Config().to_dict())

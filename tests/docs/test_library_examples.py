@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ptycho_dist import Bundle, derive_intensity_scale, load_bundle
-from tests.docs.fenced_blocks import ROOT, fenced_blocks
+from tests.docs.blocks import ROOT, blocks
 
 AUDIT = """
 import os, sys
@@ -50,7 +50,7 @@ class Example:
 
 
 def source_of(name: str) -> str:
-    sources = [block for block in fenced_blocks("docs/library.md", "python") if ('save_bundle("' + name) in block]
+    sources = [block.text for block in blocks("docs/library.md") if block.language == "python" and ('save_bundle("' + name) in block.text]
     assert len(sources) == 1
     return sources[0]
 

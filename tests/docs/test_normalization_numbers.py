@@ -15,7 +15,7 @@ import pytest
 
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.module import ScanDataModule
-from tests.docs.fenced_blocks import ROOT, fenced_blocks
+from tests.docs.blocks import ROOT, blocks
 
 pytestmark = pytest.mark.realdata
 
@@ -114,7 +114,8 @@ def reconstruction(subset: Subset, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "scan.npz").symlink_to(subset.path)
     for name in ("launch", "configs"):
         (folder / name).symlink_to(ROOT / name)
-    commands = [block for block in fenced_blocks("docs/normalization.md", "bash") if "--data.nphotons measured" in block]
+    shown = [block.text for block in blocks("docs/normalization.md") if block.language == "bash"]
+    commands = [text for text in shown if "--data.nphotons measured" in text]
     assert len(commands) == 1
     torchrun = f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone"
     script = commands[0].replace("torchrun ", f"{torchrun} ").replace("\npython ", f"\n{shlex.quote(sys.executable)} ")

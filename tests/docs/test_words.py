@@ -37,6 +37,13 @@ OPTIONS_OF_OTHERS = {
 }
 """Options that pages name without the command that they belong to."""
 
+FILES_OF_PTYCHOPINN = {
+    "docs/CONFIGURATION.md",
+    "docs/DATA_NORMALIZATION_GUIDE.md",
+    "docs/specs/spec-ptycho-core.md",
+    "docs/workflows/pytorch.md",
+}
+
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
@@ -75,7 +82,7 @@ def test_files_of_the_project_exist(page: str) -> None:
     """Paths that begin with one of its directories, alone or in a command or a table."""
     directories = "ptycho_dist|launch|configs|slurm|benchmarks|tests|docs"
     named = [(code.line, path) for code in inline_code(page) for path in re.findall(rf"(?<![\w./-])(?:{directories})/[\w./-]*", code.text)]
-    assert not [f"{page}:{line} {path}" for line, path in named if not (ROOT / path).exists()]
+    assert not [f"{page}:{line} {path}" for line, path in named if not (ROOT / path).exists() and path not in FILES_OF_PTYCHOPINN]
 
 
 @pytest.mark.parametrize("page", pages())
