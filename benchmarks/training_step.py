@@ -6,6 +6,9 @@ amplitude and a phase decoder with a branch each for the border, 2.3 million par
 16. The peer's own step, with its physics and loss, takes 1.05 to 1.13 times as long. Compared are the same network in this package's step
 (physics, scaled Poisson loss, checks, optimiser), and the network of configs/default.yaml.
 
+The arithmetic of a step's convolutions and matrix products (FFTs and what works pixel by pixel not counted) is compared with what the
+machine does in one large matrix product of the same precision.
+
 A turn times every step once; a figure is the minimum over the turns, and multiples compare minima of one run. `--profile` also shows which
 operations the default network's step spends its time in.
 """
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from ptycho_dist.config import Config, make_parser, read_config
 from ptycho_dist.data.batches import Samples
@@ -72,16 +76,20 @@ def measure(threads: int, batches: list[int], turns: int, device: torch.device) 
                 steps["default network", precision, group_size, batch] = default_step(precision, group_size, batch, device)
     seconds = fastest(steps, turns, device)
     yardstick = seconds["reference", "32", 1, 16]
-    print(
-        f"\n{threads} thread(s), {device}\n\n| step | precision | C | samples | ms | multiple | multiple a pattern |\n" + "|---" * 7 + "|"
-    )
+    peak = {precision: product_gflops(precision, device) for precision in precisions(device)}
+    products = ", ".join(f"{gflops:.0f} in {precision}" for precision, gflops in peak.items())
+    print(f"\n{threads} thread(s), {device}; GFLOP/s of a matrix product: {products}; GB/s of a copy: {copy_gb_per_s(device):.1f}\n")
+    print("| step | precision | C | samples | ms | multiple | multiple a pattern | GFLOP/s | of a product's |\n" + "|---" * 9 + "|")
     rows = []
     for (name, precision, group_size, batch), time_taken in seconds.items():
         multiple = time_taken / yardstick
         row = {"step": name, "precision": precision, "C": group_size, "samples": batch, "threads": threads}
         row |= {"ms": 1e3 * time_taken, "multiple": multiple, "multiple_a_pattern": multiple * 16 / (batch * group_size)}
+        row["gflops"] = gflop_of(steps[name, precision, group_size, batch]) / time_taken
+        row["of_a_product"] = row["gflops"] / peak[precision]
         rows.append(row)
         cells = [name, precision, group_size, batch, f"{row['ms']:.2f}", f"{multiple:.3f}", f"{row['multiple_a_pattern']:.3f}"]
+        cells += [f"{row['gflops']:.0f}", f"{row['of_a_product']:.3f}"]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     return rows
 
@@ -90,7 +98,7 @@ def precisions(device: torch.device) -> list[str]:
     return ["32", "bf16-mixed"] if device.type == "cpu" else ["32", "tf32", "bf16-mixed"]
 
 
-def fastest(steps: dict[Any, Callable[[], None]], turns: int, device: torch.device) -> dict[Any, float]:
+def fastest(steps: dict[Any, Callable[[], Any]], turns: int, device: torch.device) -> dict[Any, float]:
     """Seconds of each step, the fewest of some turns."""
     best = dict.fromkeys(steps, float("inf"))
     for turn in range(turns + 1):
@@ -105,12 +113,41 @@ def fastest(steps: dict[Any, Callable[[], None]], turns: int, device: torch.devi
     return best
 
 
+def gflop_of(step: Callable[[], None]) -> float:
+    """1e9 multiplications and additions of a step's convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(MOST_CORRECTIONS):
+            step()
+    return counter.get_total_flops() / MOST_CORRECTIONS / 1e9
+
+
+def product_gflops(precision: str, device: torch.device) -> float:
+    """What the machine does in one product of square matrices."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = torch.rand(2, side, side, device=device, dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+    use_precision(precision)
+    return 2 * side**3 / fastest({"product": lambda: torch.mm(a, b)}, 5, device)["product"] / 1e9
+
+
+def copy_gb_per_s(device: torch.device) -> float:
+    """Read and written, of 512 MB."""
+    source = torch.zeros(128 << 20, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / fastest({"copy": lambda: target.copy_(source)}, 3, device)["copy"] / 1e9
+
+
+def use_precision(precision: str) -> None:
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def reference_step(device: torch.device) -> Callable[[], None]:
     network = ReferenceNetwork().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     patterns, patches = torch.rand(16, 1, SIZE, SIZE, device=device), torch.rand(16, 2, SIZE, SIZE, device=device)
 
     def step() -> None:
+        use_precision("32")
         F.mse_loss(network(patterns), patches).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -184,8 +221,7 @@ class Step:
 
     def __call__(self) -> None:
         module, batch = self.module, self.batch
-        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        use_precision(self.precision)
         with torch.autocast(batch.x_norm.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             predicted = self.model(batch)
         self.loss(predicted, batch.x_norm).backward()
