@@ -25,10 +25,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 LAUNCH = Path(__file__).parents[1] / "launch"
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 SMALL_SCAN = ["--simulation.scan_shape=[6, 6]", "--simulation.pattern_size=32", "--simulation.probe_diameter_px=16"]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 MARKS = "START_UP_MARKS"
 """Variable of the environment: file that a training process leaves its marks in, and ends after its first step."""
 STAGES = ("Python and imports", "configuration", "data", "first step")
@@ -45,14 +46,14 @@ class Turn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory for the scan, the run and start_up.json")
+    parser.add_argument("--out", type=Path, required=True, help="directory for start_up.json, and a folder of what it takes")
     parser.add_argument("--turns", type=int, default=5)
     arguments = parser.parse_args()
-    commands = prepare(arguments.out)
+    commands = prepare(arguments.out / "start_up", torch.cuda.device_count() or 2)
     turns: dict[str, list[Turn]] = {name: [] for name in commands}
     for _ in range(arguments.turns):
         for name, command in commands.items():
-            turns[name].append(timed(command, arguments.out / "marks.json"))
+            turns[name].append(timed(command, arguments.out / "start_up" / "marks.json"))
     rows = rows_of_commands(turns)
     show(rows, "| command | seconds | CPU seconds | of import torch | of import lightning |")
     stages = rows_of_stages([turn.marks for turn in turns["train, 1 rank, to the first step"]])
@@ -63,8 +64,8 @@ def main() -> None:
     (arguments.out / "start_up.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def prepare(folder: Path) -> dict[str, list[str]]:
-    """A scan, a trained network and a reconstruction; and the commands, what follows the name of Python."""
+def prepare(folder: Path, num_ranks: int) -> dict[str, list[str]]:
+    """A scan, a trained network and a reconstruction; gives the commands, what follows the name of Python."""
     scan, run, out = folder / "scan.npz", folder / "run", folder / "reconstruction"
     folder.mkdir(parents=True, exist_ok=True)
     train = [f"--config={CONFIG}", f"--data.path={scan}", "--train.epochs=1", "--model.base_width=4", "--train.precision=32"]
@@ -74,6 +75,7 @@ def prepare(folder: Path) -> dict[str, list[str]]:
         call([str(LAUNCH / "simulate.py"), f"--config={CONFIG}", f"--out={scan}", *SMALL_SCAN])
         call([str(LAUNCH / "train.py"), *train, f"--train.run_dir={run}"])
         call(infer)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
     to_first_step = [__file__, str(LAUNCH / "train.py"), *train, f"--train.run_dir={folder / 'again'}"]
     return {
         "python -c pass": ["-c", "pass"],
@@ -83,7 +85,7 @@ def prepare(folder: Path) -> dict[str, list[str]]:
         "from ptycho_dist import derive_intensity_scale": ["-c", "from ptycho_dist import derive_intensity_scale"],
         "train --help": [str(LAUNCH / "train.py"), "--help"],
         "train, 1 rank, to the first step": to_first_step,
-        "train, 2 ranks (torchrun), to the first step": [*TORCHRUN, *to_first_step],
+        f"train, {num_ranks} ranks, to the first step": [*torchrun, *to_first_step],
         "infer": infer,
         "evaluate": evaluate,
     }
