@@ -39,10 +39,20 @@ SHORTER = {
     "ptycho-train": "--train.epochs 1 --model.base_width 4 --train.precision 32",
     "benchmarks/loading.py": "--patterns 128 --size 16 --ranks 1 --steps 1 --batches 2 --turns 1",
     "benchmarks/layouts.py": "--patterns 64 --size 16 --together 8 --batches 2 --turns 1",
+    "benchmarks/scale.py": "--patterns 128 --size 16 --ranks 1 --reduction_ranks 2 --turns 1",
+    "benchmarks/training_step.py": "--threads 1 --batches 1 --turns 1",
+    "benchmarks/ddp.py": "--samples 1 --turns 1",
 }
 """Options that go on the end of a command, and so override what is printed."""
 
-PARSED_ONLY = ("benchmarks/dose.py", "benchmarks/generalisation.py", "benchmarks/paper_table.py", "benchmarks/refinement.py")
+PARSED_ONLY = (
+    "benchmarks/dose.py",
+    "benchmarks/generalisation.py",
+    "benchmarks/inference.py",
+    "benchmarks/paper_table.py",
+    "benchmarks/refinement.py",
+    "benchmarks/start_up.py",
+)
 """They train for minutes to hours. Their options are read by themselves, and nothing else is done; tests/benchmarks/ holds what they do."""
 
 SECONDS = 300

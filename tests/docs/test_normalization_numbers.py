@@ -153,4 +153,6 @@ def test_photons_and_display_of_the_reconstruction(subset: Subset, reconstructio
     shown = re.search(rf"from ({NUMBER}) \(black\) to ({NUMBER}) \(white\).*?from ({NUMBER}) to ({NUMBER})\.", SECTION, re.DOTALL)
     assert shown
     found = [*np.percentile(amplitude, (1, 99)), amplitude.min(), amplitude.max()]
-    assert [float(number) for number in shown.groups()] == pytest.approx(found, rel=0.05)
+    numbers = [float(number) for number in shown.groups()]
+    assert numbers[:2] == pytest.approx(found[:2], rel=0.05)
+    assert numbers[2:] == pytest.approx(found[2:], rel=0.15)  # single pixels

@@ -21,18 +21,22 @@ FILES_NAMED_LIKE_KEYS = {"train.log", "train.sbatch"}
 OPTIONS_OF_OTHERS = {
     "--account": "Slurm",
     "--array": "Slurm",
+    "--backend-store-uri": "MLflow",
     "--cpus-per-task": "Slurm",
     "--exclude": "Slurm",
     "--gpus": "Slurm",
     "--gpus-per-node": "Slurm",
+    "--logdir": "TensorBoard",
     "--max-restarts": "torchrun",
     "--nodes": "Slurm",
+    "--nproc_per_node": "torchrun",
     "--ntasks": "Slurm",
     "--ntasks-per-node": "Slurm",
     "--open-mode": "Slurm",
     "--partition": "Slurm",
     "--requeue": "Slurm",
     "--signal": "Slurm",
+    "--strict": "twine",
     "--time": "Slurm",
 }
 """Options that pages name without the command that they belong to."""

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ptycho_dist.physics.patches import add_patches, extract_patches, merge_patches
+from ptycho_dist.physics.patches import GroupCanvas, add_patches, extract_patches
 
 Pixels = dict[tuple[int, int], complex]
 
@@ -56,6 +56,10 @@ def patches_and_weights(seed: int, corners: Tensor, patch_size: int) -> tuple[Te
 def read_by_loop(canvas: Tensor, corner: list[int], patch_size: int) -> list[list[complex]]:
     y, x = corner
     return [[canvas[y + row, x + column].item() for column in range(patch_size)] for row in range(patch_size)]
+
+
+def merge(patches: Tensor, weights: Tensor, corners: Tensor) -> Tensor:
+    return GroupCanvas(corners, patches.shape[-1]).mean(patches, weights)
 
 
 def merge_by_loop(patches: Tensor, weights: Tensor, corners: Tensor) -> Tensor:
@@ -126,14 +130,14 @@ def test_merging_equals_a_loop(drawn: tuple[Tensor, int], seed: int) -> None:
     corners, patch_size = drawn
     patches, weights = patches_and_weights(seed, corners, patch_size)
     # The same terms in the same order, but for the products' last bit; a mean of opposite terms cancels, hence the absolute part.
-    torch.testing.assert_close(merge_patches(patches, weights, corners), merge_by_loop(patches, weights, corners), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(merge(patches, weights, corners), merge_by_loop(patches, weights, corners), rtol=1e-13, atol=1e-13)
 
 
 @given(corners_anywhere(), seeds)
 def test_merging_in_single_precision(drawn: tuple[Tensor, int], seed: int) -> None:
     corners, patch_size = drawn
     patches, weights = patches_and_weights(seed, corners, patch_size)
-    merged = merge_patches(patches.to(torch.complex64), weights.float(), corners)
+    merged = merge(patches.to(torch.complex64), weights.float(), corners)
     assert merged.dtype == torch.complex64
     # At most 5 terms of size up to 5, each with a handful of roundings of 6e-8.
     torch.testing.assert_close(merged.to(torch.complex128), merge_by_loop(patches, weights, corners), rtol=2e-6, atol=5e-6)
@@ -143,8 +147,8 @@ def test_merging_in_single_precision(drawn: tuple[Tensor, int], seed: int) -> No
 def test_merging_again_changes_nothing(drawn: tuple[Tensor, int], seed: int) -> None:
     corners, patch_size = drawn
     patches, weights = patches_and_weights(seed, corners, patch_size)
-    once = merge_patches(patches, weights, corners)
-    torch.testing.assert_close(merge_patches(once, weights, corners), once, rtol=1e-13, atol=1e-13)  # float64 rounding of 5 terms
+    once = merge(patches, weights, corners)
+    torch.testing.assert_close(merge(once, weights, corners), once, rtol=1e-13, atol=1e-13)  # float64 rounding of 5 terms
 
 
 @given(corners_on_a_canvas(), seeds)
@@ -152,7 +156,7 @@ def test_patches_of_one_object_are_left_as_they_are(drawn: tuple[Tensor, int, tu
     corners, patch_size, shape = drawn
     patches = extract_patches(whole_numbers(seed, len(corners), *shape), corners, patch_size)
     _, weights = patches_and_weights(seed, corners, patch_size)
-    merged = merge_patches(patches, weights + 1e-4, corners)
+    merged = merge(patches, weights + 1e-4, corners)
     torch.testing.assert_close(merged, patches, rtol=1e-13, atol=1e-11)  # of values up to 141: float64 rounding
 
 
@@ -160,8 +164,8 @@ def test_patches_of_one_object_are_left_as_they_are(drawn: tuple[Tensor, int, tu
 def test_merging_knows_neither_origin_nor_the_other_groups(drawn: tuple[Tensor, int], seed: int, shift: tuple[int, int]) -> None:
     corners, patch_size = drawn
     patches, weights = patches_and_weights(seed, corners, patch_size)
-    merged = merge_patches(patches, weights, corners)
-    assert torch.equal(merge_patches(patches, weights, corners + torch.tensor(shift)), merged)
+    merged = merge(patches, weights, corners)
+    assert torch.equal(merge(patches, weights, corners + torch.tensor(shift)), merged)
     for group in range(len(corners)):
-        alone = merge_patches(patches[group : group + 1], weights[group : group + 1], corners[group : group + 1])
+        alone = merge(patches[group : group + 1], weights[group : group + 1], corners[group : group + 1])
         assert torch.equal(alone[0], merged[group])

@@ -45,11 +45,11 @@ def train_with_delays(
 @pytest.mark.parametrize(
     ("before_loss_s", "before_backward_s", "loading_s", "expected_ms"),
     [
-        ((0.0, 0.2), (0.0, 0.0), 0.0, {"wait_ms": 100, "compute_ms": 100}),  # rank 0 waits for rank 1: the mean of 200 and 0, both times
-        ((0.0, 0.0), (0.2, 0.0), 0.0, {"wait_ms": 100, "compute_ms": 100}),
-        ((0.0, 0.2), (0.2, 0.0), 0.0, {"wait_ms": 200, "compute_ms": 200}),
-        ((0.2, 0.2), (0.0, 0.0), 0.0, {"compute_ms": 200}),
-        ((0.0, 0.0), (0.0, 0.0), 0.2, {"load_ms": 200}),
+        ((0.0, 0.4), (0.0, 0.0), 0.0, {"wait_ms": 200, "compute_ms": 200}),  # rank 0 waits for rank 1: the mean of 400 and 0, both times
+        ((0.0, 0.0), (0.4, 0.0), 0.0, {"wait_ms": 200, "compute_ms": 200}),
+        ((0.0, 0.4), (0.4, 0.0), 0.0, {"wait_ms": 400, "compute_ms": 400}),
+        ((0.4, 0.4), (0.0, 0.0), 0.0, {"compute_ms": 400}),
+        ((0.0, 0.0), (0.0, 0.0), 0.4, {"load_ms": 400}),
     ],
     ids=["one to the loss", "one to the gradients", "each in its turn", "both", "loading"],
 )
@@ -68,7 +68,7 @@ def test_split_finds_who_is_slow(
     medians = {name: sorted(float(row[name]) for row in rows)[len(rows) // 2] for name in SPLIT}
     for name in SPLIT:
         # The rest of a step of this small network, and its jitter on a busy machine, take less than what was added.
-        assert expected_ms.get(name, 0) - 15 <= medians[name] <= expected_ms.get(name, 0) + 75, medians
+        assert expected_ms.get(name, 0) - 15 <= medians[name] <= expected_ms.get(name, 0) + 180, medians
 
 
 def test_nobody_waits_for_one_rank_alone(write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
