@@ -55,7 +55,8 @@ PARSED_ONLY = (
 )
 """They train for minutes to hours. Their options are read by themselves, and nothing else is done; tests/benchmarks/ holds what they do."""
 
-SECONDS = 300
+SECONDS = 1200
+"""How long a command may take, on a machine that others keep busy."""
 
 
 class Reader:
