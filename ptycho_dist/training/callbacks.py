@@ -18,7 +18,6 @@ from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.scan import Scan, stack_masks
 from ptycho_dist.distributed import describe, largest
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.training.report import central_part, draw_object
 from ptycho_dist.training.run_bundle import bundle_of_run
 from ptycho_dist.training.run_directory import RunDirectoryLogger
 from ptycho_dist.training.start import Start
@@ -198,6 +197,9 @@ class ObjectPictures(L.Callback):
         if not self._draws or self._drawn_at == trainer.global_step:
             return
         self._drawn_at = trainer.global_step
+        # Only now: a run that nobody tracks does not wait for Matplotlib, Jinja and all of inference before its first step.
+        from ptycho_dist.training.report import central_part, draw_object
+
         data, module = trainer.datamodule, trainer.lightning_module  # type: ignore[attr-defined]
         assert isinstance(data, ScanDataModule)
         assert isinstance(module, PtychographyModule)

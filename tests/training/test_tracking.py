@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ptycho_dist import load_bundle, read_scan
 from ptycho_dist.distributed import FailedTogether, Interrupted
-from ptycho_dist.training import callbacks, tracking
+from ptycho_dist.training import report, tracking
 from ptycho_dist.training.checkpointing import Checkpointing
 from ptycho_dist.training.report import draw_object
 from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
@@ -333,7 +333,7 @@ def test_picture_that_fails_ends_with_one_warning(write_scan: Callable[..., Path
         next(calls)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(callbacks, "draw_object", fail)
+    monkeypatch.setattr(report, "draw_object", fail)
     train_one(settings(write_scan(), tmp_path / "run", train__epochs=4, train__logger="tensorboard"))
     assert next(calls) == 1
     assert len(scalars(in_tensorboard(tmp_path / "run"))["val_nll"]) == 4
