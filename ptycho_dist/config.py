@@ -239,7 +239,7 @@ class ModelConfig:
         Incoherent modes of a trainable probe, at least as many as the file has; null: as many.
     """
 
-    base_width: int = 32
+    base_width: int = 16
     intensity_scale_trainable: bool = False
     probe_trainable: bool = False
     probe_modes: int | None = None
@@ -284,7 +284,7 @@ class TrainConfig:
     run_dir: str = "run"
     epochs: int = 50
     max_minutes: float | None = None
-    global_batch_size: int = 4
+    global_batch_size: int = 8
     accumulate_grad_batches: int = 1
     learning_rate: float = 3e-3
     precision: Literal["auto", 32, "bf16-mixed"] = "auto"

@@ -384,6 +384,13 @@ def test_configurations_for_many_gpus_are_one_recipe(name: str, global_batch_siz
     assert dataclasses.replace(read[name], train=dataclasses.replace(read[name].train, **same)) == read["default"]
 
 
+def test_without_a_file_the_recipe_is_that_of_the_default_one() -> None:
+    """An installed package has no configs/ beside it."""
+    parser = make_parser("test")
+    default = Path(__file__).parents[1] / "configs/default.yaml"
+    assert read_config(parser, parser.parse_args([])) == read_config(parser, parser.parse_args([f"--config={default}"]))
+
+
 @pytest.mark.parametrize(
     ("told", "trackers"),
     [
