@@ -84,7 +84,8 @@ def correct_together(
     -------
     dict
         Figures for `summary.json`: `deviance_per_pixel` of the first estimate and after each correction that was kept, with the brightness
-        that suits the scan best; `passes`, how many times the network saw the scan.
+        that suits the scan best; `passes`, how many times the network saw the scan; `helped`, whether all corrections together lowered the
+        deviance by more than `LEAST_GAIN`.
     """
     here = first_estimate_of_scan(stitched, patterns, mask)
     per_pixel = 2 / (num_patterns * num_counted(stitched.probe[0], mask))
@@ -108,7 +109,16 @@ def correct_together(
         kept.append(deviance)
         logger.info("correction %d: deviance per pixel %.5g", passes, deviance)
     stitched.hold(here)
-    return {"passes": passes, "deviance_per_pixel": kept}
+    helped = kept[-1] < (1 - LEAST_GAIN) * kept[0]
+    if not helped:
+        logger.warning(
+            "the network adds nothing to the first estimate of this scan: deviance per pixel %.5g before, %.5g after its corrections. If it "
+            "was trained on this scan, training was lost or too short: try half of train.learning_rate, or more of train.epochs; if on "
+            "others, their probe, sampling or dose may be too different",
+            kept[0],
+            kept[-1],
+        )
+    return {"passes": passes, "deviance_per_pixel": kept, "helped": helped}
 
 
 def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None) -> Tensor:

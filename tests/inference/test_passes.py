@@ -124,12 +124,26 @@ def test_brightness_does_not_enter_the_judgement(known: Known) -> None:
     np.testing.assert_allclose(known.stitched.object()[lit(known)], 2 * known.truth.numpy()[lit(known)], rtol=0.05, atol=0.02)
 
 
-def test_a_network_that_only_does_harm_changes_nothing(known: Known) -> None:
+def test_a_network_that_only_does_harm_changes_nothing(known: Known, caplog: pytest.LogCaptureFixture) -> None:
     first = first_estimate_of_scan(StitchedObject(positions_px(), beam()), known.patterns)
     summary = known.correct(lambda x_norm, probe, estimate, mask: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm))
     assert len(summary["deviance_per_pixel"]) == 1
     np.testing.assert_allclose(known.stitched.object()[lit(known)], first.numpy()[lit(known)], rtol=1e-5)
     assert summary["passes"] == 1  # asked again, it would answer the same
+    assert not summary["helped"]
+    assert "adds nothing to the first estimate" in caplog.text
+    assert "train.learning_rate" in caplog.text
+
+
+def test_a_network_that_died_is_told_of(known: Known, caplog: pytest.LogCaptureFixture) -> None:
+    """Its last layer sees zeros, so that it gives all pixels of all patches the same factor."""
+    assert not known.correct(lambda x_norm, probe, estimate, mask: estimate * (0.9 + 0.1j))["helped"]
+    assert "adds nothing to the first estimate" in caplog.text
+
+
+def test_nothing_is_said_of_a_network_that_helps(known: Known, caplog: pytest.LogCaptureFixture) -> None:
+    assert known.correct(known.towards_truth(0.8))["helped"]
+    assert not caplog.text
 
 
 def test_a_correction_that_goes_too_far_is_taken_in_part(known: Known) -> None:

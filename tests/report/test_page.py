@@ -149,6 +149,13 @@ def test_size_of_what_compresses_worst(full_report: Report, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_a_network_that_adds_nothing_is_told_of_first(report: Report, tmp_path: Path) -> None:
+    for helped in (True, False):
+        summary = {**report.summary, "corrections": {"helped": helped}}
+        text = written(dataclasses.replace(report, summary=summary), tmp_path).text
+        assert ("adds nothing to the first estimate" in text) is not helped
+
+
 def test_masked_pixels_are_told(report: Report, tmp_path: Path) -> None:
     masked = dataclasses.replace(report, summary={**report.summary, "masked_pixels": 57})
     assert "Grey: the 57 pixels that the mask leaves out" in " ".join(written(masked, tmp_path).text.split())
