@@ -23,7 +23,7 @@ from epie import epie
 
 from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.bundle import Bundle
-from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from ptycho_dist.config import Config, DataConfig, TrainConfig
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference.refine import Refinement, refine
 from ptycho_dist.inference.stitch import StitchedObject
@@ -105,12 +105,10 @@ def train_on(scan_path: Path, run_dir: Path, *, steps: int, group_size: int) -> 
         train(
             Config(
                 data=DataConfig(path=str(scan_path), measurement="amplitude", nphotons="measured", group_size=group_size, val_fraction=0.0),
-                model=ModelConfig(base_width=16),
                 train=TrainConfig(
                     run_dir=str(run_dir),
                     epochs=max(1, round(steps / steps_an_epoch)),
                     global_batch_size=TRAINING_BATCH_PATTERNS // group_size,
-                    learning_rate=5e-3,
                 ),
             )
         )

@@ -1,0 +1,36 @@
+"""The spoilt and the Gaussian probe of the benchmark, against what is known of them."""
+
+from __future__ import annotations
+
+import approximate_probe
+import numpy as np
+import pytest
+
+SIZE = 64
+
+
+def offset_px() -> np.ndarray:
+    return np.indices((SIZE, SIZE)) - SIZE // 2
+
+
+def test_gaussian_has_the_width_of_the_light_and_nothing_else_of_the_probe():
+    y, x = offset_px()
+    light = np.exp(-((y - 3) ** 2) / (2 * 5.0**2) - (x + 2) ** 2 / (2 * 7.0**2))  # off centre, of two widths, with a phase
+    probe = approximate_probe.gaussian_of_its_width(np.sqrt(light) * np.exp(0.1j * x * y))
+    found = np.abs(probe) ** 2 / np.sum(np.abs(probe) ** 2)
+    for axis in (y, x):
+        assert np.sum(found * axis) == pytest.approx(0, abs=1e-4)  # the grid ends half a pixel earlier on one side
+        assert np.sum(found * axis**2) == pytest.approx((5.0**2 + 7.0**2) / 2, rel=2e-3)  # 4.5 sigma lie on the grid
+    assert not probe.imag.any()
+
+
+def test_spoilt_probe_is_a_gaussian_beam_out_of_focus_blurred_and_too_bright():
+    """A Gaussian stays one: variances of the far field's and the blur's exponents add up, by hand."""
+    y, x = offset_px()
+    variance = 6.0**2  # of the amplitude
+    found = approximate_probe.spoilt(np.exp(-(y**2 + x**2) / (2 * variance)).astype(complex))
+    curvature = 3.0 / 0.5**2  # rad over (cycles per pixel)^2
+    complex_variance = variance - 1j * curvature / (2 * np.pi**2)  # exp(-2 pi^2 q^2 variance + 1j curvature q^2), back transformed
+    blurred = complex_variance + approximate_probe.BLUR_PX**2
+    expected = approximate_probe.TOO_BRIGHT * variance / blurred * np.exp(-(y**2 + x**2) / (2 * blurred))
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())  # the blur's kernel is sampled and ends at 4 sigma
