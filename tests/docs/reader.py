@@ -46,6 +46,7 @@ SHORTER = {
 """Options that go on the end of a command, and so override what is printed."""
 
 PARSED_ONLY = (
+    "benchmarks/approximate_probe.py",
     "benchmarks/dose.py",
     "benchmarks/generalisation.py",
     "benchmarks/inference.py",
