@@ -112,9 +112,9 @@ def correct_together(
     helped = kept[-1] < (1 - LEAST_GAIN) * kept[0]
     if not helped:
         logger.warning(
-            "the network adds nothing to the first estimate of this scan: deviance per pixel %.5g before, %.5g after its corrections. If it "
-            "was trained on this scan, training was lost or too short: try half of train.learning_rate, or more of train.epochs; if on "
-            "others, their probe, sampling or dose may be too different",
+            "the network adds nothing to the first estimate of this scan: deviance per pixel %.5g before, %.5g after its corrections. "
+            "If it was trained on this scan, training was lost or too short: try half of train.learning_rate, or more of train.epochs; "
+            "if on others, their probe, sampling or dose may be too different",
             kept[0],
             kept[-1],
         )
