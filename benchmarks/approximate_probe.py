@@ -10,32 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from generalisation import cpu_seconds, launch, train
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-ROOT = Path(__file__).parents[1]
 DEFOCUS_RAD = 3.0
 """Quadratic phase in the far field, at the detector's edge."""
 BLUR_PX = 1.0
 TOO_BRIGHT = 2.5
 
-Settings = dict[str, bool | int]
-REFINED: Settings = {"model.probe_trainable": True}
-ROWS: tuple[tuple[str, int, Settings], ...] = (
-    ("reference", 20, {}),
+REFINED = ("--model.probe_trainable=true",)
+ROWS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
+    ("reference", 20, ()),
     ("spoilt", 4, REFINED),
-    ("gaussian", 4, {}),
+    ("gaussian", 4, ()),
     ("gaussian", 4, REFINED),
-    ("gaussian", 4, {**REFINED, "model.probe_modes": 3}),
+    ("gaussian", 4, (*REFINED, "--model.probe_modes=3")),
 )
-"""Probe in the file, epochs, configuration."""
+"""Probe in the file, epochs, options of the training."""
 
 
 def main() -> None:
@@ -46,13 +41,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_scans(arguments.data, arguments.out)
     rows = []
-    print("| probe in the file | `model.` | epochs | CPU s | deviance per pixel |\n|---|---|---|---|---|")
-    for probe, epochs, model in ROWS:
-        name = "_".join([probe, *(f"{key.removeprefix('model.')}_{value}" for key, value in model.items())])
-        deviance, cpu_s = trained(arguments.out / f"{probe}.npz", arguments.out / name, epochs, model)
-        rows.append({"probe": probe, "epochs": epochs, "model": model, "cpu_seconds": cpu_s, "deviance_per_pixel": deviance})
-        settings = ", ".join(f"{key.removeprefix('model.')} {value}".lower() for key, value in model.items()) or "probe fixed"
-        print(f"| {probe} | {settings} | {epochs} | {cpu_s:.0f} | {deviance:.2f} |", flush=True)
+    print("| probe in the file | options | epochs | CPU s | deviance per pixel |\n|---|---|---|---|---|")
+    for probe, epochs, options in ROWS:
+        deviance, cpu_s = deviance_after(arguments.out, probe, epochs, options)
+        rows.append({"probe": probe, "epochs": epochs, "options": options, "cpu_seconds": cpu_s, "deviance_per_pixel": deviance})
+        print(f"| {probe} | {' '.join(options) or 'probe fixed'} | {epochs} | {cpu_s:.0f} | {deviance:.2f} |", flush=True)
     (arguments.out / "approximate_probe.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -80,32 +73,14 @@ def gaussian_of_its_width(probe: NDArray[np.complex128]) -> NDArray[np.complex12
     return np.exp(-(y**2 + x**2) / (4 * variance)).astype(np.complex128)
 
 
-def trained(scan: Path, run_dir: Path, epochs: int, model: Settings) -> tuple[float, float]:
-    """Deviance per pixel of the scan's object, and the CPU seconds that its training took."""
-    summary, took = run_dir / "reconstruction" / "summary.json", run_dir / "cpu_seconds"
+def deviance_after(out: Path, probe: str, epochs: int, options: tuple[str, ...]) -> tuple[float, float]:
+    """Deviance per pixel of the scan's object after a training, and the CPU seconds that the training took."""
+    name, scan = "_".join([probe, *(option.removeprefix("--model.").replace("=", "_") for option in options)]), out / f"{probe}.npz"
+    bundle = train(out, name, [scan], epochs, "--data.measurement=amplitude", "--data.nphotons=measured", *options)
+    summary = out / name / "reconstruction" / "summary.json"
     if not summary.exists():
-        told = [
-            f"--config={ROOT / 'configs/default.yaml'}",
-            f"--train.epochs={epochs}",
-            f"--train.run_dir={run_dir}",
-            "--train.resume=auto",
-        ]
-        told += [f"--data.path={scan}", "--data.measurement=amplitude", "--data.nphotons=measured"]
-        told += [f"--{key}={str(value).lower()}" for key, value in model.items()]
-        before = children_cpu_s()
-        launch("train.py", *told)
-        took.write_text(f"{children_cpu_s() - before:.1f}")
-        launch("infer.py", f"--bundle={run_dir / 'bundle.zip'}", f"--data={scan}", f"--out={summary.parent}")
-    return json.loads(summary.read_text())["deviance_per_pixel"], float(took.read_text())
-
-
-def launch(script: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-
-def children_cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+        launch(out, f"infer {name}", "infer.py", f"--bundle={bundle}", f"--data={scan}", f"--out={summary.parent}")
+    return json.loads(summary.read_text())["deviance_per_pixel"], cpu_seconds(out)[f"train {name}"]
 
 
 if __name__ == "__main__":

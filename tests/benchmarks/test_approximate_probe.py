@@ -1,10 +1,16 @@
-"""The spoilt and the Gaussian probe of the benchmark, against what is known of them."""
+"""The spoilt and the Gaussian probe of the benchmark, against what is known of them, and its command, small."""
 
 from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
 
 import approximate_probe
 import numpy as np
 import pytest
+
+from tests.conftest import write_simulated_scan
 
 SIZE = 64
 
@@ -34,3 +40,23 @@ def test_spoilt_probe_is_a_gaussian_beam_out_of_focus_blurred_and_too_bright():
     blurred = complex_variance + approximate_probe.BLUR_PX**2
     expected = approximate_probe.TOO_BRIGHT * variance / blurred * np.exp(-(y**2 + x**2) / (2 * blurred))
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())  # the blur's kernel is sampled and ends at 4 sigma
+
+
+def test_command_tells_each_training_and_uses_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    scan = write_simulated_scan(tmp_path / "scan.npz", pattern_size=32, scan_shape=(8, 8), probe_diameter_px=14.0)
+    small = ("--model.base_width=4", "--train.precision=32")
+    monkeypatch.setattr(approximate_probe, "ROWS", (("spoilt", 1, small), ("gaussian", 1, (*approximate_probe.REFINED, *small))))
+    monkeypatch.setattr(sys, "argv", ["approximate_probe.py", f"--data={scan}", f"--out={tmp_path / 'out'}"])
+    told = []
+    for _ in range(2):
+        approximate_probe.main()
+        told.append(json.loads((tmp_path / "out/approximate_probe.json").read_text()))
+        assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["| spoilt", "| gaussian"]
+    assert told[0] == told[1]  # CPU seconds too: nothing was trained again
+    spoilt, gaussian = (np.load(tmp_path / "out" / f"{name}.npz")["probeGuess"] for name in ("spoilt", "gaussian"))
+    assert not np.allclose(spoilt, gaussian)
+    folders = sorted(folder.parent.parent for folder in (tmp_path / "out").glob("*/reconstruction/summary.json"))
+    for folder, row in zip(folders, sorted(told[0], key=lambda row: row["probe"]), strict=True):
+        assert row["deviance_per_pixel"] == json.loads((folder / "reconstruction/summary.json").read_text())["deviance_per_pixel"]
+        assert (folder / "probe.png").exists() == (row["probe"] == "gaussian")  # drawn where it was refined
+        assert row["cpu_seconds"] > 0

@@ -156,6 +156,7 @@ def test_a_network_that_adds_nothing_is_told_of_first(report: Report, tmp_path: 
         assert ("adds nothing to the first estimate" in text) is not helped
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_masked_pixels_are_told(report: Report, tmp_path: Path) -> None:
     masked = dataclasses.replace(report, summary={**report.summary, "masked_pixels": 57})
     assert "Grey: the 57 pixels that the mask leaves out" in " ".join(written(masked, tmp_path).text.split())
