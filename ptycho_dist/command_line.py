@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -25,7 +26,8 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 def run(main: Callable[[], None]) -> None:
     """Call `main`; turn an error into one message on stderr and exit status 1. With `--debug`, let the traceback through.
 
-    Where several ranks stop, all of them name the one that was stopped first and its cause; rank 0 says it, and the rank that met it.
+    Where several ranks stop, all of them name the one that was stopped first and its cause; rank 0 says it, and the rank that met it,
+    which alone writes it to the log: the launcher ends the other ranks once one is gone, so no other is sure to come to it.
     """
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     show_log_on_stderr(rank)
@@ -70,17 +72,25 @@ def end_after(error: Exception, rank: int) -> None:
     else:
         own = f"rank {rank}: {describe(error)}"
         message = first_failure(own)
-        if rank == 0 or message == own:
+        if message == own:
             say(error, message)
+        elif rank == 0:
+            show(error, message)
     exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
 
 
 def say(error: Exception, message: str) -> None:
-    """The message, for a person on stderr and for `train.log`."""
+    """The message, for `train.log` and for a person on stderr."""
+    with contextlib.suppress(OSError):  # a node that does not see the run directory
+        logger.error("%s", message)
+    show(error, message)
+
+
+def show(error: Exception, message: str) -> None:
+    """The message, for a person on stderr."""
     from ptycho_dist.distributed import Interrupted
 
     print(f"error: {message}", file=sys.stderr)
-    logger.error("%s", message)
     if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
         print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import flat_keys
-from ptycho_dist.distributed import StepSplit
+from ptycho_dist.distributed import StepSplit, rank
 from ptycho_dist.training.checkpointing import last_checkpoint
 from ptycho_dist.training.tracking import Tracking
 
@@ -179,13 +179,17 @@ def _is_earlier_attempt(holder: str) -> bool:
 
 
 def start_log_file(run_dir: Path) -> None:
-    """Write the package's log to `train.log` too, after what an earlier part of the run wrote there; no more to that of a run before."""
+    """Write the package's log to `train.log` too, after what an earlier part of the run wrote there; no more to that of a run before.
+
+    Rank 0 writes it; any other rank opens it only to say what stopped it.
+    """
     stop_log_file()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / "train.log")
+    if rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(run_dir / "train.log", delay=rank() > 0)
     handler.set_name(_LOG_FILE)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.INFO)
+    handler.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
     package_logger = logging.getLogger("ptycho_dist")
     package_logger.addHandler(handler)
     package_logger.setLevel(logging.INFO)

@@ -44,7 +44,7 @@ def train(config: Config) -> Path:
     require_same({"the checkpoint to resume": str(checkpoint)})
     start = Start.of_run(config, resumed=checkpoint is not None)
     with run_together(lambda: claim_run_directory(run_dir, resuming=checkpoint is not None) if rank() == 0 else Claim()) as claim:
-        run_on_rank_zero(lambda: start_log_file(run_dir))
+        run_together(lambda: start_log_file(run_dir))
         bundle_path = _train_in(run_dir, claim, config, processes, start, checkpoint)
     stop_log_file()  # after an error it stays open: whoever ends the process says there why
     return bundle_path
