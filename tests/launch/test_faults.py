@@ -58,7 +58,7 @@ class Job:
         """Wait until training is past a step and a checkpoint was written."""
         self.wait_until(lambda: (self.run_dir / "checkpoints" / "last.ckpt").exists() and last_step(self.run_dir) >= step, f"step {step}")
 
-    def wait_for_end(self, timeout: float = 120) -> int:
+    def wait_for_end(self, timeout: float = 300) -> int:
         return self.agent.wait(timeout)
 
     def wait_for_ranks_to_end(self, ranks: list[int], timeout: float = 20) -> None:
@@ -67,7 +67,7 @@ class Job:
             assert time.monotonic() < deadline, f"ranks still there after {timeout} s:\n{self.said()}"
             time.sleep(0.1)
 
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 120, *, may_end: bool = False) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 300, *, may_end: bool = False) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert may_end or self.agent.poll() is None, f"ended before {what}:\n{self.said()}"
