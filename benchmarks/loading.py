@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from page_cache import bring_into_page_cache, drop_from_page_cache, part_in_page_cache
+from ranks import on_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 from ptycho_dist.config import Config, make_parser, read_config
@@ -84,19 +82,8 @@ def write_scan(path: Path, num_patterns: int, size: int) -> Path:
 
 def measure(num_ranks: int, scan: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of one number of ranks, each rank a process of its own with one thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        call = (num_ranks, f"file://{folder}/store", scan, arguments, results)
-        processes = [context.Process(target=run_rank, args=(rank, *call)) for rank in range(num_ranks)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
-            raise SystemExit("a rank failed")
-    turns = results.get()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    turns = on_ranks(num_ranks, turns_of_rank, scan, arguments, backend=backend)
     for state in STATES:
         io, synthetic, full = (turns[f"{what} {state}"] for what in ("IO", "SYNTHETIC", "FULL"))
         parts = [one.rate / min(two.rate, three.rate) for one, two, three in zip(full, io, synthetic, strict=True)]
@@ -127,19 +114,9 @@ class Turn:
     cached: float
 
 
-def run_rank(rank: int, num_ranks: int, store: str, scan: Path, arguments: argparse.Namespace, results: Any) -> None:
-    torch.set_num_threads(1)
+def turns_of_rank(scan: Path, arguments: argparse.Namespace) -> dict[str, list[Turn]]:
     quieten_lightning()
-    if num_ranks > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", init_method=store, rank=rank, world_size=num_ranks)
-    turns = Rank(default_config(scan), scan, arguments).turns()
-    if rank == 0:
-        results.put(turns)
-        results.close()
-        results.join_thread()
-    if num_ranks > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    return Rank(default_config(scan), scan, arguments).turns()
 
 
 def default_config(scan: Path) -> Config:
@@ -161,11 +138,13 @@ class Rank:
         self.module.build(probes, self.data.intensity_scale, seed=config.train.seed)
         self.module.to(self.device)
         self.model: torch.nn.Module = self.module
-        if dist.is_initialized():
+        if dist.get_world_size() > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False)
         self.optimizer = self.module.configure_optimizers()
         self.resident = self._on_device(next(iter(self.loaders[True])))
         self.epoch = 0
+        if (found := min(map(len, self.loaders.values()))) <= max(arguments.batches, arguments.steps):
+            raise SystemExit(f"an epoch has {found} batches: take more --patterns, or fewer --batches and --steps")
 
     def _loader(self, config: Config, held: bool) -> StreamedBatches | HeldBatches:
         placement.LARGEST_PART = 1.0 if held else 0.0

@@ -22,10 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from page_cache import bring_into_page_cache, drop_from_page_cache, part_in_page_cache
+from ranks import on_ranks
 
 from ptycho_dist import derive_intensity_scale, read_scan
 from ptycho_dist.config import DataConfig
@@ -101,38 +100,6 @@ def write_scans(folder: Path, num_patterns: int, size: int) -> dict[str, tuple[P
         "float32 amplitudes": (amplitude_path, DataConfig(measurement="amplitude")),
         "uint16 counts": (counts_path, DataConfig(measurement="counts")),
     }
-
-
-# --- Ranks
-
-
-def on_ranks(num_ranks: int, body: Callable[..., Any], *given: Any) -> Any:
-    """What `body` gives on rank 0; each rank is a process of its own with one thread."""
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        call = (num_ranks, f"file://{folder}/store", results, body, given)
-        processes = [context.Process(target=run_rank, args=(rank, *call)) for rank in range(num_ranks)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
-            raise SystemExit("a rank failed")
-    return results.get()
-
-
-def run_rank(rank: int, num_ranks: int, store: str, results: Any, body: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_ranks)
-    found = body(*given)
-    if rank == 0:
-        results.put(found)
-        results.close()
-        results.join_thread()
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 # --- Passes
