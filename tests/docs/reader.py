@@ -209,7 +209,7 @@ def make_project(folder: Path) -> None:
     quickstart = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
     quickstart["simulation"]["scan_shape"] = [8, 8]
     quickstart["train"] |= {"epochs": 1, "precision": 32}
-    quickstart["model"] |= {"base_width": 4}
+    quickstart["model"] = {"base_width": 4}
     (folder / "configs/quickstart.yaml").write_text(yaml.safe_dump(quickstart))
     # What launch/make_venv.sh makes, and by which it knows that there is nothing to do.
     (folder / ".venv").mkdir()
