@@ -17,7 +17,10 @@ def main() -> None:
         help="what the scan's diffraction array holds, where neither its metadata nor the training's data.measurement says it",
     )
     parser.add_argument(
-        "--normalization", choices=["bundle", "scan"], default="bundle", help="RMS factor of the input: the stored one, or the scan's own"
+        "--normalization",
+        choices=["bundle", "scan"],
+        default="bundle",
+        help="in whose light amplitudes are told: by the stored RMS factor, or the scan's own",
     )
     parser.add_argument(
         "--probe", choices=["bundle", "scan"], help="the bundle's probe, or the scan's own; null: the bundle's where training refined it"

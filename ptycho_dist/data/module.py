@@ -10,7 +10,7 @@ import numpy as np
 
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.batches import HeldBatches, HeldPatterns, StreamedBatches
-from ptycho_dist.data.normalization import RmsNormalization, derive_rms_normalization, normalize
+from ptycho_dist.data.normalization import RmsNormalization, normalize, rms_normalization
 from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.placement import Placement, choose_placement
 from ptycho_dist.data.readers import read_scan
@@ -18,7 +18,8 @@ from ptycho_dist.data.readers.hdf5_patterns import Hdf5Patterns
 from ptycho_dist.data.sampler import BlockSampler, GlobalBatchSampler
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.subset import Subset, select_subset
-from ptycho_dist.distributed import rank, require_same, run_together, world_size
+from ptycho_dist.distributed import FailedTogether, rank, require_same, run_together, world_size
+from ptycho_dist.scale.exact_sum import exact_energy_sum
 from ptycho_dist.scale.intensity_scale import IntensityScale, derive_intensity_scale
 from ptycho_dist.scale.nphotons import Nphotons, resolve_nphotons
 
@@ -31,8 +32,10 @@ VALIDATION_BLOCK = 8
 class ScanDataModule(L.LightningDataModule):
     """Scans to batches.
 
-    After `setup`, which is a collective: `scans`, `subset`, `placement`, `normalization` (r), `nphotons` and `intensity_scale` (s), the
-    same on every rank. To make a loader is a collective too: the first one reads the patterns, where they are held.
+    After `setup`, which is a collective: `scans`, `subset`, `placement`, `normalization` (r), `brightness`, `nphotons` and
+    `intensity_scale` (s), the same on every rank. `brightness` is float64 (scans,): the amplitude of each scan's light, 1 where its
+    training patterns have the mean energy of all. To make a loader is a collective too: the first one reads the patterns, where they are
+    held.
 
     Parameters
     ----------
@@ -50,6 +53,7 @@ class ScanDataModule(L.LightningDataModule):
     subset: Subset
     placement: Placement
     normalization: RmsNormalization
+    brightness: np.ndarray
     nphotons: Nphotons
     intensity_scale: IntensityScale
 
@@ -73,7 +77,7 @@ class ScanDataModule(L.LightningDataModule):
         pattern_bytes = 4 * self.scans[0].pattern_size ** 2
         self.placement = choose_placement((len(self.subset.train) + len(self.subset.validation)) * pattern_bytes)
         shard = self._own_part(self.subset.train)
-        self.normalization = derive_rms_normalization(self.source.chunks(shard), self.scans[0].pattern_size)
+        self._find_normalization()
         num_patterns = np.bincount(self.source.scan_of(self.subset.train), minlength=len(self.scans))
         self.nphotons = run_together(
             lambda: resolve_nphotons(
@@ -127,6 +131,22 @@ class ScanDataModule(L.LightningDataModule):
                     "ptycho-stage --repack writes a copy that is read one by one"
                 )
 
+    def _find_normalization(self) -> None:
+        """r of all training patterns together, and how bright each scan is in its units."""
+        scan_of_pattern = self.source.scan_of(self.subset.train)
+        energies = [
+            exact_energy_sum(self.source.chunks(self._own_part(self.subset.train[scan_of_pattern == number])))
+            for number in range(len(self.scans))
+        ]
+        pattern_size = self.scans[0].pattern_size
+        self.normalization = rms_normalization(sum(energies[1:], start=energies[0]), pattern_size)
+        for scan, energy in zip(self.scans, energies, strict=True):
+            if energy.count and not energy.total:  # its object would be seen in no light
+                raise FailedTogether(f"{scan.path}: {scan.key}: found {energy.count} training patterns, all zero, expected some light")
+        self.brightness = np.array(
+            [self.normalization.factor / rms_normalization(energy, pattern_size).factor if energy.count else 1.0 for energy in energies]
+        )
+
     def _own_part(self, patterns: np.ndarray) -> np.ndarray:
         """This rank's share of a pass over patterns: neighbours, which are read together."""
         return np.array_split(patterns, world_size())[rank()]
@@ -179,7 +199,10 @@ class ScanDataModule(L.LightningDataModule):
         for number, scan in enumerate(self.scans if len(self.scans) > 1 else ()):
             train, validation = (int((self.source.scan_of(side) == number).sum()) for side in (self.subset.train, self.subset.validation))
             says = "nothing of nphotons" if scan.nphotons is None else f"nphotons {float(scan.nphotons)!r}"
-            logger.info("scan: %s: %d training patterns, %d validation patterns; its metadata say %s", scan.path, train, validation, says)
+            logger.info(
+                "scan: %s: %d training patterns, %d validation patterns; its metadata say %s; its light has %.4g times the mean amplitude",
+                *(scan.path, train, validation, says, self.brightness[number]),
+            )
         logger.info("patterns: %s", self.placement)
         for advice in self.reading_advice():
             logger.warning("%s", advice)

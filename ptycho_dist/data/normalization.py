@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ptycho_dist.scale.exact_sum import exact_energy_sum
+from ptycho_dist.scale.exact_sum import ExactSum, exact_energy_sum
 from ptycho_dist.scale.intensity_scale import scale_to_mean_energy
 
 
@@ -44,7 +44,11 @@ def derive_rms_normalization(local_amplitudes: Iterable[np.ndarray], pattern_siz
     ValueError
         There is no pattern, or no light, in any shard.
     """
-    energy = exact_energy_sum(local_amplitudes)
+    return rms_normalization(exact_energy_sum(local_amplitudes), pattern_size)
+
+
+def rms_normalization(energy: ExactSum, pattern_size: int) -> RmsNormalization:
+    """r from the energy of all amplitudes."""
     return RmsNormalization(
         factor=scale_to_mean_energy(energy, Fraction(pattern_size, 2) ** 2), mean_energy=float(energy.mean), num_patterns=energy.count
     )

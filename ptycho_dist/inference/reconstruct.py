@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -189,8 +190,8 @@ def reconstruct(
     scan
         Its pattern size must be the bundle's.
     normalization
-        `bundle` normalises the input by the stored RMS factor; `scan` by the scan's own, for a scan of another dose. Counts are the same
-        function of the measured amplitude either way.
+        Whose RMS factor, and so in whose light the object's amplitude is told: that of the patterns trained on, or of the scan. Phases and
+        counts are the same either way.
     probe
         `bundle` takes the bundle's probe: the one of this scan where training refined it, else that of the first scan trained on. `scan`
         takes the scan's own. None is `bundle` where training refined the probe, else `scan`; a scan without one needs the bundle's.
@@ -230,7 +231,11 @@ def reconstruct(
     network = bundle.build_model(device)
     mask = None if scan.mask is None else torch.from_numpy(scan.mask).to(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
-    stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(modes)).to(device))
+    known_probe = normalize_probe(torch.from_numpy(modes)).to(device)
+    # The network reads patterns relative to their light, so the light must be this scan's. What comes of it is told in the light of the
+    # patterns that the normalisation was derived from: there a probe has the energy (N/2)^2.
+    brightness = 1.0 if normalization == "scan" else math.sqrt(patterns.mean_energy()) / (scan.pattern_size / 2)
+    stitched = StitchedObject(scan.positions_px, brightness * known_probe)
     # Intensities are in units of the normalisation that was used; what is stored counts photons in those of the stored one.
     in_stored_units = (bundle.rms_factor / rms_factor) ** 2
     predicted_photons = bundle.predicted_scale(rms_factor) ** 2
@@ -296,13 +301,13 @@ def reconstruct(
         "seconds": seconds,
     }
     return Reconstruction(
-        object=stitched.object(),
+        object=brightness * stitched.object(),
         origin_px=stitched.origin_px,
         positions_px=scan.positions_px,
         valid=stitched.valid(),
-        illumination=stitched.illumination(),
+        illumination=stitched.illumination() / brightness**2,
         initial_probe=normalize_probe(torch.from_numpy(scan.probe if len(scan.probe) else modes)).numpy(),
-        probe=stitched.probe.cpu().numpy(),
+        probe=(stitched.probe / brightness if refine_probe else known_probe).cpu().numpy(),
         photons=photons,
         summary=summary,
     )

@@ -21,7 +21,7 @@ from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.mask import num_counted
 from ptycho_dist.physics.patches import extract_patches
-from ptycho_dist.physics.probe import normalize_probe, shift_probe
+from ptycho_dist.physics.probe import energy, shift_probe, with_energy
 from ptycho_dist.physics.propagation import diffracted_intensity
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Refinement:
     object
         complex64 (H, W), on the canvas of the stitched object.
     probe
-        complex64 (modes, N, N), energy (N/2)**2.
+        complex64 (modes, N, N), of the energy that it had.
     summary
         Figures for `summary.json`. `deviance_per_pixel` holds the start's and one value an iteration; it never rises.
     """
@@ -87,7 +87,7 @@ def refine(
     iterations
         Passes, after a first one that judges the start.
     refine_probe
-        Update the probe too. Its energy over all modes stays (N/2)**2, so the object's amplitude keeps its unit.
+        Update the probe too. Its energy over all modes stays, so the object's amplitude keeps its unit.
     mask
         bool (N, N), True where a pixel counts; None: all do. Counts are 0 at the others.
     """
@@ -181,7 +181,7 @@ def _next_direction(gradient: Unknowns, curvature: list[Tensor], *, step: Unknow
 
 def _moved(unknowns: Unknowns, direction: Unknowns, length: float) -> Unknowns:
     object_, *probe = (unknown + length * d for unknown, d in zip(unknowns, direction, strict=True))
-    return [object_, *map(normalize_probe, probe)]
+    return [object_, *(with_energy(there, float(energy(here))) for there, here in zip(probe, unknowns[1:], strict=True))]
 
 
 def _minus(those: Unknowns, these: Unknowns) -> Unknowns:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ptycho_dist.data.batches import HeldBatches, HeldPatterns, StreamedBatches
 from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.placement import choose_placement_alone
 from ptycho_dist.data.sampler import BlockSampler
-from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,21 @@ class ScanPatterns:
         logger.info("patterns: %s", placement)
         self.device = placement.device
         self._held = HeldPatterns(self._source, np.arange(scan.num_patterns), rms_factor, self.device) if placement.held else None
+
+    def mean_energy(self) -> float:
+        """Mean over the patterns of sum X_norm**2; one pass.
+
+        Raises
+        ------
+        ScanError
+            It is zero.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for _, x_norm in self.batches():
+            total += x_norm.double().square().sum()
+        if not total:
+            raise ScanError(self._scan.path, self._scan.key, f"{self.num_patterns} patterns, all zero", "some light")
+        return float(total) / self.num_patterns
 
     def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: positions float64 (k, 2) as (y, x), pixels, and X_norm (k, N, N); a long one says how far it is.

@@ -56,6 +56,7 @@ class PtychographyModule(L.LightningModule):
     trainable_probe: TrainableProbe | None
     _probes: Tensor
     _masks: Tensor | None
+    _brightness: Tensor | None
 
     def __init__(self, config: ModelConfig, *, learning_rate: float) -> None:
         super().__init__()
@@ -71,6 +72,7 @@ class PtychographyModule(L.LightningModule):
         seed: int,
         first_probes: Tensor | None = None,
         masks: Tensor | None = None,
+        brightness: Tensor | None = None,
     ) -> None:
         """Make network and loss.
 
@@ -86,6 +88,9 @@ class PtychographyModule(L.LightningModule):
             Where a trainable probe begins, complex64 (scans, modes, N, N), if not at `probes`; its centre of light stays that of `probes`.
         masks
             One a scan, bool (scans, N, N), True where a pixel counts; None: all do.
+        brightness
+            Amplitude of each scan's light, float (scans,), 1 where its patterns have the mean energy of all; None: of every scan. The
+            network then sees the objects of a weak scan as those of a strong one, since it reads patterns relative to their light.
 
         Raises
         ------
@@ -102,12 +107,13 @@ class PtychographyModule(L.LightningModule):
             # As pairs of reals: DDP sends buffers to all ranks, and not every backend can send complex numbers.
             self.register_buffer("_probes", torch.view_as_real(normalize_probe(probes)), persistent=False)
         self.register_buffer("_masks", masks, persistent=False)
+        self.register_buffer("_brightness", None if brightness is None else brightness.float(), persistent=False)
         self.loss = ScaledPoissonLoss(intensity_scale, trainable=self.config.intensity_scale_trainable)
         require_same({"intensity_scale": float(self.loss.intensity_scale)})
 
     @property
     def probes(self) -> Tensor:
-        """complex64 (scans, modes, N, N), normalised units."""
+        """complex64 (scans, modes, N, N), normalised units, each of the energy (N/2)**2."""
         return torch.view_as_complex(self._probes) if self.trainable_probe is None else self.trainable_probe()
 
     def mask(self, samples: Samples) -> Tensor | None:
@@ -119,6 +125,8 @@ class PtychographyModule(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             whole_px, rest_px = whole_pixel_and_rest(samples.positions_px)
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
+            if self._brightness is not None:
+                probe = probe * self._brightness[samples.scan].view(-1, 1, 1, 1, 1)
             # A trainable probe learns from the light it sheds. A gradient through the network's input made it no better, and slower.
             known_probe = probe.detach()
         patches = corrected_patches(

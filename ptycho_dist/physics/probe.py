@@ -15,9 +15,17 @@ def normalize_probe(probe: Tensor) -> Tensor:
 
     With this gauge an object that lets all light pass has amplitude 1, whatever the units of the file.
     """
-    pattern_size = probe.shape[-1]
-    energy = illumination(probe.to(torch.complex128)).sum(dim=(-2, -1), keepdim=True).unsqueeze(-3)
-    return (probe * (pattern_size / 2 / energy.sqrt())).to(torch.complex64)
+    return with_energy(probe, (probe.shape[-1] / 2) ** 2)
+
+
+def with_energy(probe: Tensor, wanted: float) -> Tensor:
+    """Scale a probe (..., modes, N, N) to an energy over all its modes: complex64."""
+    return (probe * (wanted / energy(probe)[..., None, None, None]).sqrt()).to(torch.complex64)
+
+
+def energy(probe: Tensor) -> Tensor:
+    """Sum of the illumination: (..., modes, N, N) complex to (...,) float64."""
+    return illumination(probe.to(torch.complex128)).sum(dim=(-2, -1))
 
 
 def illumination(probe: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class HandOver(L.Callback):
             seed=self.config.train.seed,
             first_probes=self.start.probes(data),
             masks=None if masks is None else torch.from_numpy(masks),
+            brightness=torch.from_numpy(data.brightness) if len(data.scans) > 1 else None,
         )
         self.start.load_weights(module.network, data)
         # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold values that only the data could give.

@@ -106,6 +106,6 @@ class Start:
             logger.info("init: %s begins with the refined probe of train.init", scan.path)
             return refined
         patterns = patterns[middle_of_scan(scan.positions_px[patterns])]
-        x_norm = normalize(scan.amplitude(patterns), data.normalization.factor)
+        x_norm = normalize(scan.amplitude(patterns), data.normalization.factor / data.brightness[number])
         mask = None if scan.mask is None else torch.from_numpy(scan.mask)
         return find_first_probe(torch.from_numpy(x_norm), torch.from_numpy(scan.positions_px[patterns]), own, mask).numpy()

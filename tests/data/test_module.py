@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ def _numbers_on_a_rank(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "r": module.normalization.factor.hex(),
         "s": module.intensity_scale.value.hex(),
+        "brightness": [brightness.hex() for brightness in module.brightness.tolist()],
         "mean energy": module.intensity_scale.mean_energy.hex(),
         "nphotons": (module.nphotons.value.hex(), module.nphotons.source),
         "counted": (module.normalization.num_patterns, module.intensity_scale.num_patterns),
@@ -390,6 +392,38 @@ def test_two_scans_have_one_scale(two_scans: tuple[list[Path], list[dict[str, np
     assert module.normalization.factor == pytest.approx(factor, rel=1e-12)  # float64 rounding
     scale = np.sqrt(NPHOTONS / energies(times(module.normalization.factor, train)).mean())
     assert module.intensity_scale.value == pytest.approx(scale, rel=1e-12)  # float64 rounding
+
+
+def test_each_scan_has_the_brightness_of_its_training_patterns(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+    paths, arrays = two_scans
+    module = ready(paths, measurement=None, subset_size=None)
+    train = np.concatenate([one["diffraction"] for one in arrays])[module.subset.train]
+    is_second = module.subset.train >= len(arrays[0]["diffraction"])
+    expected = [np.sqrt(energies(train[belongs]).mean() / energies(train).mean()) for belongs in (~is_second, is_second)]
+    assert module.brightness.tolist() == pytest.approx(expected, rel=1e-12)  # float64 rounding
+    assert abs(expected[0] - expected[1]) > 0.01
+    assert ready(paths[0], measurement=None, subset_size=None).brightness.tolist() == [1.0]
+
+
+def test_scan_without_training_patterns_is_as_bright_as_the_mean(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+    paths, arrays = two_scans
+    first = len(arrays[0]["diffraction"])
+    (chosen := paths[0].with_name("chosen.txt")).write_text("\n".join(map(str, range(first))))
+    module = ready(paths, measurement=None, subset_size=None, sampling="index_file", index_file=str(chosen))
+    assert module.brightness.tolist() == [1.0, 1.0]
+
+
+def _refusal_of_dark_scan(paths: list[Path]) -> str:
+    with pytest.raises(FailedTogether) as refusal:
+        ready(paths, subset_size=None)
+    return str(refusal.value)
+
+
+def test_dark_scan_among_others_is_refused_by_name_on_every_rank(on_ranks: OnRanks, write_scan: WriteScan) -> None:
+    dark = np.zeros_like(uneven_arrays(seed=1)["diffraction"])
+    paths = [write_scan("one.npz"), write_scan("dark.npz", arrays=uneven_arrays(seed=1), diffraction=dark)]
+    (found,) = set(on_ranks(2, _refusal_of_dark_scan, paths))
+    assert re.fullmatch(rf"{paths[1]}: diffraction: found \d+ training patterns, all zero, expected some light", found)
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,13 @@ class Trainer:
         )
 
 
-def module_and_samples(masks: torch.Tensor | None) -> tuple[PtychographyModule, Samples]:
+def module_and_samples(masks: torch.Tensor | None, brightness: torch.Tensor | None = None) -> tuple[PtychographyModule, Samples]:
     """Three groups, of scans 1, 0 and 1."""
     random = np.random.default_rng(0)
     y, x = np.indices((N, N)) - N / 2
     probes = np.stack([np.exp(-(y**2 + x**2) / (10 + 5 * number) + 0.05j * y * x) for number in range(2)])[:, None]
     module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
-    module.build(torch.from_numpy(probes.astype(np.complex64)), 30.0, seed=0, masks=masks)
+    module.build(torch.from_numpy(probes.astype(np.complex64)), 30.0, seed=0, masks=masks, brightness=brightness)
     torch.manual_seed(1)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -90,6 +90,17 @@ def module_and_samples(masks: torch.Tensor | None) -> tuple[PtychographyModule, 
         scan=torch.tensor([1, 0, 1]),
     )
     return module, samples
+
+
+def test_a_weak_scans_objects_are_those_of_a_strong_one() -> None:
+    """What is predicted for the same patterns in an eighth of the light is a 64th of the photons: powers of two change no digit."""
+    module, samples = module_and_samples(None)
+    brightness = torch.tensor([1.0, 0.125], dtype=torch.float64)
+    weak, _ = module_and_samples(None, brightness)
+    amplitude = brightness[samples.scan].float().view(-1, 1, 1, 1)
+    found = weak(samples._replace(x_norm=amplitude * samples.x_norm))
+    torch.testing.assert_close(found, amplitude**2 * module(samples), rtol=0, atol=0)
+    assert not torch.equal(weak(samples), module(samples))
 
 
 def two_masks() -> torch.Tensor:

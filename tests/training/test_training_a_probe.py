@@ -222,3 +222,19 @@ def test_what_masked_pixels_hold_changes_no_bit_of_the_first_probe(write_masked_
         torch.from_numpy(data.scans[0].probe),
     )
     assert (ignored - found[2][0]).abs().max() > 0.01 * ignored.abs().max()
+
+
+def test_first_probe_of_a_weak_scan_is_that_of_a_strong_one(scan: Path, write_scan: Callable[..., Path]) -> None:
+    """The same patterns in an eighth of the light, moved by a hundred pixels and validated by none, begin with the same probe."""
+    with np.load(scan) as file:
+        arrays = dict(file)
+    weak = write_scan("weak.npz", arrays={**arrays, "diffraction": arrays["diffraction"] / 8, "xcoords": arrays["xcoords"] + 100})
+    config = Config(
+        data=DataConfig(path=[str(scan), str(weak)], measurement="amplitude", nphotons=1e6, val_fraction=0.0),
+        model=ModelConfig(base_width=4, probe_trainable=True),
+    )
+    data = ScanDataModule(config.data, global_batch_size=8, seed=0)
+    data.setup("fit")
+    assert data.brightness[0] / data.brightness[1] == pytest.approx(8, rel=1e-12)  # an eighth is exact, the roots are rounded
+    strong, of_weak = Start(config=config, bundle=None, resumed=False).probes(data)
+    np.testing.assert_allclose(of_weak, strong, atol=1e-4 * float(strong.abs().max()))  # float32, through the sweeps of ePIE
