@@ -235,6 +235,8 @@ def reconstruct(
     # The network reads patterns relative to their light, so the light must be this scan's. What comes of it is told in the light of the
     # patterns that the normalisation was derived from: there a probe has the energy (N/2)^2.
     brightness = 1.0 if normalization == "scan" else math.sqrt(patterns.mean_energy()) / (scan.pattern_size / 2)
+    if normalization == "bundle":
+        logger.info("brightness: the scan's light has %.4g times the amplitude of that of the patterns trained on", brightness)
     stitched = StitchedObject(scan.positions_px, brightness * known_probe)
     # Intensities are in units of the normalisation that was used; what is stored counts photons in those of the stored one.
     in_stored_units = (bundle.rms_factor / rms_factor) ** 2

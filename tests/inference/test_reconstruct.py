@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,12 +149,16 @@ def test_scan_of_another_dose(bundle: Bundle, write_scan: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_a_weak_scan_is_reconstructed_as_a_strong_one(bundle: Bundle, write_scan: Callable[..., Path], group_size: int) -> None:
+def test_a_weak_scan_is_reconstructed_as_a_strong_one(
+    bundle: Bundle, write_scan: Callable[..., Path], group_size: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """A tenth of the amplitude: a tenth of the object's, and a hundredth of the photons."""
     config = bundle.require_config()
     bundle = dataclasses.replace(bundle, config=dataclasses.replace(config, data=dataclasses.replace(config.data, group_size=group_size)))
     strong, weak = read(write_scan()), read(write_scan("weak.npz", diffraction=0.1 * small_scan_arrays()["diffraction"]))
+    caplog.set_level(logging.INFO, "ptycho_dist")
     plain, found = (reconstruct(bundle, scan) for scan in (strong, weak))
+    assert "the scan's light has 0.1 times the amplitude of that of the patterns trained on" in caplog.text
     assert np.array_equal(found.valid, plain.valid)
     # float32 amplitudes and transforms, pass after pass
     np.testing.assert_allclose(found.object[plain.valid], 0.1 * plain.object[plain.valid], atol=5e-4 * np.abs(plain.object).max())
