@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from ptycho_dist.distributed import Interrupted, StepSplit, rank
+from ptycho_dist.distributed import StepSplit, rank
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.training import callbacks, step_clock
-from ptycho_dist.training.checkpointing import Checkpointing
 from ptycho_dist.training.run_directory import read_metrics
 from ptycho_dist.training.step_clock import is_timed
-from tests.training.test_train import settings, train_one
+from tests.training.test_train import settings, stop_after_three_steps, train_one
 
 SPLIT = ("load_ms", "compute_ms", "communicate_ms", "wait_ms")
 
@@ -75,20 +73,10 @@ def test_split_finds_who_is_slow(
 
 def test_run_goes_on_with_a_step_that_is_timed(write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of an epoch, whose start the clock does not see."""
-    on_train_batch_end = Checkpointing.on_train_batch_end
-
-    def signalled_after_three_steps(self: Checkpointing, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 3:
-            self._received = signal.SIGTERM
-        on_train_batch_end(self, trainer, *rest)
-
     for module in (callbacks, step_clock):
         monkeypatch.setattr(module, "STEPS_BETWEEN_ROWS", 4)
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", signalled_after_three_steps)
     concerns = settings(write_scan(), tmp_path / "run")
-    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3"):
-        train_one(concerns)
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", on_train_batch_end)
+    stop_after_three_steps(concerns, monkeypatch)
     assert is_timed(3)
     concerns["train"]["resume"] = "auto"
     train_one(concerns)

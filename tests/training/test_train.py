@@ -193,9 +193,8 @@ def stop_after_the_first_epoch(concerns: dict[str, Any]) -> None:
         train_one(concerns)
 
 
-def test_run_stopped_after_a_step_that_has_a_row_keeps_the_row(
-    write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stop_after_three_steps(concerns: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is asked to stop, within its first epoch, and does."""
     on_train_batch_end = Checkpointing.on_train_batch_end
 
     def signalled_after_three_steps(self: Checkpointing, trainer: Any, *rest: Any) -> None:
@@ -203,14 +202,20 @@ def test_run_stopped_after_a_step_that_has_a_row_keeps_the_row(
             self._received = signal.SIGTERM
         on_train_batch_end(self, trainer, *rest)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, "on_train_batch_end", signalled_after_three_steps)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3"):
+            train_one(concerns)
+
+
+def test_run_stopped_after_a_step_that_has_a_row_keeps_the_row(
+    write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan = write_scan()
     monkeypatch.setattr(callbacks, "STEPS_BETWEEN_ROWS", 3)
     train_one(settings(scan, tmp_path / "whole"))
     interrupted = settings(scan, tmp_path / "interrupted")
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", signalled_after_three_steps)
-    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3"):
-        train_one(interrupted)
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", on_train_batch_end)
+    stop_after_three_steps(interrupted, monkeypatch)
     interrupted["train"]["resume"] = "auto"
     train_one(interrupted)
     assert [row["step"] for row in metrics(tmp_path / "whole")] == ["2", "4", "5", "8", "9"]
