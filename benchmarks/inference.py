@@ -1,14 +1,18 @@
 #!/usr/bin/env python
-"""How fast a trained network reconstructs a scan, from the file to the pictures: python benchmarks/inference.py --out DIR
+"""How fast a trained network reconstructs a scan, from the file to the pictures: python
+benchmarks/inference.py --out DIR
 
-First the whole of `infer`: its passes, and the peak of its anonymous memory (RssAnon: neither page cache nor libraries) above what the
-process had before. Then patterns a second of its parts: the network alone; a pass without the network, which is stitching (patches are read
-off the object, and added up in the light of their probes); judging an object; a pass that only gets the patterns; and the alignment of
-patches that were reconstructed alone (C = 1). The parts take turns, and the least time of each is told, so what else runs on the machine
-disturbs their ratios little. All of it once with the patterns held in memory, and once with the patterns streamed.
+First the whole of `infer`: its passes, and the peak of its anonymous memory (RssAnon: neither page
+cache nor libraries) above what the process had before. Then patterns a second of its parts: the
+network alone; a pass without the network, which is stitching (patches are read off the object, and
+added up in the light of their probes); judging an object; a pass that only gets the patterns; and
+the alignment of patches that were reconstructed alone (C = 1). The parts take turns, and the least
+time of each is told, so what else runs on the machine disturbs their ratios little. All of it once
+with the patterns held in memory, and once with the patterns streamed.
 
-A scan of any size is made of one small scan and its bundle, laid side by side, so a large one takes as many passes as the small one.
-Without --bundle and --data these are a simulated scan of dead leaves and a network that is trained on it for an epoch.
+A scan of any size is made of one small scan and its bundle, laid side by side, so a large one takes
+as many passes as the small one. Without --bundle and --data these are a simulated scan of dead
+leaves and a network that is trained on it for an epoch.
 """
 
 from __future__ import annotations
@@ -52,19 +56,37 @@ BATCHES = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     on_gpu = torch.cuda.is_available()
-    parser.add_argument("--out", type=Path, required=True, help="directory for scans, reconstructions and inference.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="directory for scans, reconstructions and inference.json",
+    )
     parser.add_argument("--bundle", type=Path, help="a trained network, and")
     parser.add_argument("--data", type=Path, help="a scan that it reconstructs")
-    parser.add_argument("--patterns", type=int, nargs="+", default=[1000, 10_000, 100_000] if on_gpu else [1000, 10_000])
-    parser.add_argument("--states", nargs="+", choices=STATES, default=list(STATES), help="of the patterns")
+    parser.add_argument(
+        "--patterns",
+        type=int,
+        nargs="+",
+        default=[1000, 10_000, 100_000] if on_gpu else [1000, 10_000],
+    )
+    parser.add_argument(
+        "--states", nargs="+", choices=STATES, default=list(STATES), help="of the patterns"
+    )
     parser.add_argument("--turns", type=int, default=5, help="of the parts")
     arguments = parser.parse_args()
     if (arguments.bundle is None) != (arguments.data is None):
         parser.error("--bundle and --data belong together: give both or neither")
     use_one_thread()
-    bundle, data = (arguments.bundle, arguments.data) if arguments.bundle else simulate_and_train(arguments.out)
+    bundle, data = (
+        (arguments.bundle, arguments.data)
+        if arguments.bundle
+        else simulate_and_train(arguments.out)
+    )
     rows: list[dict[str, Any]] = []
     seconds_a_pattern = None
     for num_patterns in arguments.patterns:
@@ -75,14 +97,24 @@ def main() -> None:
         for state in arguments.states:
             rows.append(in_fresh_process(bundle, scan, state, arguments))
             show(rows[-1], with_head=len(rows) == 1)
-        seconds_a_pattern = 1 / min(row["end_to_end_patterns_per_s"] for row in rows if row["patterns"] == num_patterns)
-        settings = {"bundle": str(bundle), "data": str(data), "torch": torch.__version__, "threads": torch.get_num_threads()}
-        (arguments.out / "inference.json").write_text(json.dumps({**settings, "rows": rows}, indent=1) + "\n")
+        seconds_a_pattern = 1 / min(
+            row["end_to_end_patterns_per_s"] for row in rows if row["patterns"] == num_patterns
+        )
+        settings = {
+            "bundle": str(bundle),
+            "data": str(data),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        (arguments.out / "inference.json").write_text(
+            json.dumps({**settings, "rows": rows}, indent=1) + "\n"
+        )
         scan.unlink()
 
 
 def use_one_thread() -> None:
-    """Of the CPU, where that is what computes: threads that wait for a core would be measured too."""
+    """Of the CPU, where that is what computes: threads that wait for a core would be measured
+    too."""
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
 
@@ -103,7 +135,12 @@ def simulate_and_train(out: Path) -> tuple[Path, Path]:
             settings=settings,
         )
         parser = make_parser("")
-        told = [f"--config={CONFIG}", f"--data.path={data}", f"--train.run_dir={run_dir}", "--train.epochs=1"]
+        told = [
+            f"--config={CONFIG}",
+            f"--data.path={data}",
+            f"--train.run_dir={run_dir}",
+            "--train.epochs=1",
+        ]
         train(read_config(parser, parser.parse_args(told)))
     return run_dir / "bundle.zip", data
 
@@ -122,22 +159,32 @@ class Repeated:
 
 def tile(bundle: Path, data: Path, num_patterns: int, path: Path) -> Path:
     """Write a scan of so many patterns: copies of a small one, their beams half a pattern apart."""
-    scan = read_scan(data, default_measurement=load_bundle(bundle).require_config().data.measurement)
+    scan = read_scan(
+        data, default_measurement=load_bundle(bundle).require_config().data.measurement
+    )
     copy, pattern = np.divmod(np.arange(num_patterns), scan.num_patterns)
     a_row = int(np.ceil(np.sqrt(copy[-1] + 1)))
     pitch_px = np.ptp(scan.positions_px, axis=0) + scan.pattern_size / 2
     positions_px = scan.positions_px[pattern] + np.stack(np.divmod(copy, a_row), axis=1) * pitch_px
-    tiled = dataclasses.replace(scan, diffraction=Repeated(scan, num_patterns), positions_px=positions_px, object_guess=None)
+    tiled = dataclasses.replace(
+        scan, diffraction=Repeated(scan, num_patterns), positions_px=positions_px, object_guess=None
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     rewrite_scan(tiled, path)
     return path
 
 
-def in_fresh_process(bundle: Path, scan: Path, state: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Memory that an earlier measurement has left to the process would count for the later one's."""
+def in_fresh_process(
+    bundle: Path, scan: Path, state: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Memory that an earlier measurement has left to the process would count for the later
+    one's."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    process = context.Process(target=measure, args=(bundle, scan, state, arguments.turns, arguments.out / scan.stem, results))
+    process = context.Process(
+        target=measure,
+        args=(bundle, scan, state, arguments.turns, arguments.out / scan.stem, results),
+    )
     process.start()
     while process.is_alive() and results.empty():
         time.sleep(0.05)
@@ -152,7 +199,9 @@ def measure(bundle: Path, scan: Path, state: str, turns: int, out: Path, results
     logging.getLogger("ptycho_dist").setLevel(logging.WARNING)
     use_one_thread()
     placement.LARGEST_PART = STATES[state]
-    results.put({"state": state, **end_to_end(bundle, scan, out), **rates_of_parts(bundle, scan, turns)})
+    results.put(
+        {"state": state, **end_to_end(bundle, scan, out), **rates_of_parts(bundle, scan, turns)}
+    )
 
 
 def end_to_end(bundle: Path, scan: Path, out: Path) -> dict[str, Any]:
@@ -175,12 +224,15 @@ def end_to_end(bundle: Path, scan: Path, out: Path) -> dict[str, Any]:
         "peak_megabytes": rounded(memory.peak_bytes / 1e6),
         "held_megabytes": rounded(held / 1e6),
         "object_megabytes": rounded(reconstruction.object.nbytes / 1e6),
-        "peak_gpu_megabytes": rounded(torch.cuda.max_memory_allocated() / 1e6) if torch.cuda.is_available() else None,
+        "peak_gpu_megabytes": rounded(torch.cuda.max_memory_allocated() / 1e6)
+        if torch.cuda.is_available()
+        else None,
     }
 
 
 class PeakMemory:
-    """The most anonymous memory that this process has had within, above what it had before; looked at every 5 ms."""
+    """The most anonymous memory that this process has had within, above what it had before; looked
+    at every 5 ms."""
 
     peak_bytes = 0
 
@@ -202,17 +254,29 @@ class PeakMemory:
 
 @torch.inference_mode()
 def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, float]:
-    """Patterns a second of each part of a pass; the network and the alignment on some batches, all others over the whole scan."""
+    """Patterns a second of each part of a pass; the network and the alignment on some batches, all
+    others over the whole scan."""
     bundle, scan = load_bundle(bundle_path), read_scan(scan_path)
     patterns = ScanPatterns(scan, bundle.rms_factor)
     network = bundle.build_model(patterns.device)
-    stitched = StitchedObject(scan.positions_px, normalize_probe(torch.from_numpy(scan.probe)).to(patterns.device))
+    stitched = StitchedObject(
+        scan.positions_px, normalize_probe(torch.from_numpy(scan.probe)).to(patterns.device)
+    )
     object_ = first_estimate_of_scan(stitched, patterns.batches)
     aligned = AlignedPatches(stitched)
     resident = []
-    for positions_px, x_norm in itertools.islice(patterns.batches(np.random.default_rng(0).permutation(scan.num_patterns)), BATCHES):
+    for positions_px, x_norm in itertools.islice(
+        patterns.batches(np.random.default_rng(0).permutation(scan.num_patterns)), BATCHES
+    ):
         corners, probe = stitched.place(positions_px)
-        resident.append((x_norm, probe, extract_patches(object_[None], corners[None], scan.pattern_size)[0], corners))
+        resident.append(
+            (
+                x_norm,
+                probe,
+                extract_patches(object_[None], corners[None], scan.pattern_size)[0],
+                corners,
+            )
+        )
     num_resident = sum(len(x_norm) for x_norm, *_ in resident)
 
     def run_network() -> None:
@@ -224,7 +288,8 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
             pass
 
     def stitch() -> None:
-        corrected_object(lambda x_norm, probe, estimate, mask: estimate, object_, stitched, patterns.batches)  # type: ignore[arg-type]
+        unchanged = lambda x_norm, probe, estimate, mask: estimate  # noqa: E731
+        corrected_object(unchanged, object_, stitched, patterns.batches)  # type: ignore[arg-type]
 
     def judge() -> None:
         deviance_of_scan(object_, stitched, patterns.batches, bundle.intensity_scale**2)
@@ -234,17 +299,30 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
             aligned.add(estimate, illumination(probe), corners)
 
     on_batches, on_scan = num_resident, scan.num_patterns
-    parts = list(zip(PARTS, (run_network, stitch, judge, read, align), (on_batches, on_scan, on_scan, on_scan, on_batches), strict=True))
+    parts = list(
+        zip(
+            PARTS,
+            (run_network, stitch, judge, read, align),
+            (on_batches, on_scan, on_scan, on_scan, on_batches),
+            strict=True,
+        )
+    )
     least = dict.fromkeys(PARTS, float("inf"))
     for _ in range(turns):
         for name, part, _ in parts:
             least[name] = min(least[name], seconds_of(part))
     rates = {f"{name}_patterns_per_s": rounded(count / least[name]) for name, _, count in parts}
-    return {**rates, "stitching_of_network": rounded(rates["stitching_patterns_per_s"] / rates["network_patterns_per_s"])}
+    return {
+        **rates,
+        "stitching_of_network": rounded(
+            rates["stitching_patterns_per_s"] / rates["network_patterns_per_s"]
+        ),
+    }
 
 
 def seconds_of(part: Callable[[], None]) -> float:
-    """On a GPU; without one, of the CPU, which other work on the machine disturbs less than the clock on the wall."""
+    """On a GPU; without one, of the CPU, which other work on the machine disturbs less than the
+    clock on the wall."""
     if not torch.cuda.is_available():
         started = time.process_time()
         part()
@@ -262,14 +340,46 @@ def rounded(value: float) -> float:
 
 def show(row: dict[str, Any], *, with_head: bool) -> None:
     if with_head:
-        clock = "by the wall" if torch.cuda.is_available() else "of CPU time, one thread; all: by the wall"
-        print(f"patterns a second {clock}; MB: peak of anonymous memory, of it patterns that are held, and the object's size")
-        heads = (*PARTS, "stitching / network", "all", "passes", "CPU ms a pattern", "MB", "held", "object")
+        clock = (
+            "by the wall"
+            if torch.cuda.is_available()
+            else "of CPU time, one thread; all: by the wall"
+        )
+        print(
+            f"patterns a second {clock}; MB: peak of anonymous memory, of it patterns that are "
+            "held, and the object's size"
+        )
+        heads = (
+            *PARTS,
+            "stitching / network",
+            "all",
+            "passes",
+            "CPU ms a pattern",
+            "MB",
+            "held",
+            "object",
+        )
         print("| patterns | | " + " | ".join(heads) + " |\n" + "|---" * (len(heads) + 2) + "|")
     keys = (f"{part}_patterns_per_s" for part in PARTS)
-    more = ("stitching_of_network", "end_to_end_patterns_per_s", "passes", "end_to_end_cpu_ms_per_pattern")
+    more = (
+        "stitching_of_network",
+        "end_to_end_patterns_per_s",
+        "passes",
+        "end_to_end_cpu_ms_per_pattern",
+    )
     memory = ("peak_megabytes", "held_megabytes", "object_megabytes")
-    print("| " + " | ".join([str(row["patterns"]), row["state"], *(f"{row[key]:g}" for key in (*keys, *more, *memory))]) + " |", flush=True)
+    print(
+        "| "
+        + " | ".join(
+            [
+                str(row["patterns"]),
+                row["state"],
+                *(f"{row[key]:g}" for key in (*keys, *more, *memory)),
+            ]
+        )
+        + " |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ def on_ranks(num_ranks: int, body: Callable[..., Any], *given: Any, backend: str
     results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         call = (num_ranks, backend, f"file://{folder}/store", results, body, given)
-        processes = [context.Process(target=_run_rank, args=(rank, *call)) for rank in range(num_ranks)]
+        processes = [
+            context.Process(target=_run_rank, args=(rank, *call)) for rank in range(num_ranks)
+        ]
         for process in processes:
             process.start()
         for process in processes:
@@ -29,7 +31,15 @@ def on_ranks(num_ranks: int, body: Callable[..., Any], *given: Any, backend: str
     return results.get()
 
 
-def _run_rank(rank: int, num_ranks: int, backend: str, store: str, results: Any, body: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _run_rank(
+    rank: int,
+    num_ranks: int,
+    backend: str,
+    store: str,
+    results: Any,
+    body: Callable[..., Any],
+    given: tuple[Any, ...],
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(backend, init_method=store, rank=rank, world_size=num_ranks)
     found = body(*given)

@@ -1,20 +1,24 @@
 #!/usr/bin/env python
-"""How fast the ranks find the photon scale, and what their one reduction costs: python benchmarks/scale.py --out DIR
+"""How fast the ranks find the photon scale, and what their one reduction costs: python
+benchmarks/scale.py --out DIR
 
 Three tables.
 
-Passes: bytes read a second, over all ranks. In memory: x_norm to the intensity scale (energies, exact sums, reduction). From disk: what a
-run does, one pass over the file for r and a second one for s, from the numbers in the file on. The page cache holds the file (warm) or,
-when the first pass begins, nothing of it (cold). Beside it a plain read of the same bytes (numpy.sum of the array, read() of the file) and
-numpy.einsum in float64, which gives the energies alone (from disk: of the numbers as they are). All take turns, on one rank and on
-several. Told is the fastest turn of each, since other work can only slow one down, and medians of ratios of CPU seconds; of one rank
-and several those of the busiest rank.
+Passes: bytes read a second, over all ranks. In memory: x_norm to the intensity scale (energies,
+exact sums, reduction). From disk: what a run does, one pass over the file for r and a second one
+for s, from the numbers in the file on. The page cache holds the file (warm) or, when the first pass
+begins, nothing of it (cold). Beside it a plain read of the same bytes (numpy.sum of the array,
+read() of the file) and numpy.einsum in float64, which gives the energies alone (from disk: of the
+numbers as they are). All take turns, on one rank and on several. Told is the fastest turn of each,
+since other work can only slow one down, and medians of ratios of CPU seconds; of one rank and
+several those of the busiest rank.
 
-Reduction: one all_reduce, measured with gloo on this machine. With more ranks than cores they wait for each other's turn, which the CPU
-seconds of a rank do not show.
+Reduction: one all_reduce, measured with gloo on this machine. With more ranks than cores they wait
+for each other's turn, which the CPU seconds of a rank do not show.
 
-Model: of the same on a cluster. A message takes `latency + bytes / bandwidth`, and messages of one step go at the same time. A ring, which
-gloo uses, takes 2 (ranks - 1) steps; a tree up and down, which NCCL uses for small messages, 2 ceil(log2 ranks).
+Model: of the same on a cluster. A message takes `latency + bytes / bandwidth`, and messages of one
+step go at the same time. A ring, which gloo uses, takes 2 (ranks - 1) steps; a tree up and down,
+which NCCL uses for small messages, 2 ceil(log2 ranks).
 """
 
 from __future__ import annotations
@@ -49,20 +53,26 @@ from ptycho_dist.scale.intensity_scale import scale_to_mean_energy
 
 NPHOTONS = 1e6
 REDUCED_INTEGERS = 68
-"""That the ranks add up beside the flag that one of them failed: how many patterns, and the limbs of their energy."""
+"""That the ranks add up beside the flag that one of them failed: how many patterns, and the limbs
+of their energy."""
 REDUCED_BYTES = 8 * (1 + REDUCED_INTEGERS)
 TURNS_OF_THE_REDUCTION = 100
 
 TCP, INFINIBAND = "TCP", "InfiniBand"
 LATENCY_S = {TCP: 30e-6, INFINIBAND: 5e-6}
 BANDWIDTH_BYTES_PER_S = {TCP: 1e9, INFINIBAND: 1e10}
-"""Assumed, of one message between two nodes: usual figures. Of 552 bytes the bandwidth explains at most a fiftieth."""
+"""Assumed, of one message between two nodes: usual figures. Of 552 bytes the bandwidth explains at
+most a fiftieth."""
 MODELLED_RANKS = (2, 8, 64, 512, 4096)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory for the scans and scale.json")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory for the scans and scale.json"
+    )
     parser.add_argument("--patterns", type=int, default=8192)
     parser.add_argument("--size", type=int, default=64, help="N")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
@@ -73,13 +83,20 @@ def main() -> None:
     turns = on_ranks(max(arguments.ranks), time_passes, scans, arguments.ranks, arguments.turns)
     passes = show(
         rows_of_passes(turns),
-        "| patterns | ranks | plain, GB/s | einsum | derivation | of plain | by CPU | of einsum | by CPU | of 1 rank | by CPU | in cache |",
+        "| patterns | ranks | plain, GB/s | einsum | derivation | of plain | by CPU | of einsum | "
+        "by CPU | of 1 rank | by CPU | in cache |",
     )
     reduction = show(
-        rows_of_reduction({ranks: on_ranks(ranks, time_reduction) for ranks in arguments.reduction_ranks}),
-        "| ranks | bytes | ms, median | ms, least | CPU ms a rank | least, of 2 ranks' | CPU, of 2 ranks' | a ring's steps | a tree's |",
+        rows_of_reduction(
+            {ranks: on_ranks(ranks, time_reduction) for ranks in arguments.reduction_ranks}
+        ),
+        "| ranks | bytes | ms, median | ms, least | CPU ms a rank | least, of 2 ranks' | CPU, of "
+        "2 ranks' | a ring's steps | a tree's |",
     )
-    model = show(rows_of_model(), "| ranks | ring over TCP, ms | tree over TCP, ms | tree over InfiniBand, ms |")
+    model = show(
+        rows_of_model(),
+        "| ranks | ring over TCP, ms | tree over TCP, ms | tree over InfiniBand, ms |",
+    )
     settings = {"patterns": arguments.patterns, "size": arguments.size, "turns": arguments.turns}
     settings |= {"numpy": np.__version__, "torch": torch.__version__, "cores": os.cpu_count()}
     settings |= {"latency_s": LATENCY_S, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S}
@@ -92,7 +109,11 @@ def write_scans(folder: Path, num_patterns: int, size: int) -> dict[str, tuple[P
     folder.mkdir(parents=True, exist_ok=True)
     counts = np.random.default_rng(0).poisson(3.0, (num_patterns, size, size)).astype(np.uint16)
     y, x = np.divmod(np.arange(num_patterns), math.ceil(math.sqrt(num_patterns)))
-    rest = {"ycoords": size + 3.0 * y, "xcoords": size + 3.0 * x, "probeGuess": np.ones((size, size), np.complex64)}
+    rest = {
+        "ycoords": size + 3.0 * y,
+        "xcoords": size + 3.0 * x,
+        "probeGuess": np.ones((size, size), np.complex64),
+    }
     counts_path, amplitude_path = folder / "counts.npz", folder / "amplitude.npz"
     np.savez(counts_path, diffraction=counts, **rest)  # type: ignore[arg-type]
     np.savez(amplitude_path, diffraction=np.sqrt(counts, dtype=np.float32), **rest)  # type: ignore[arg-type]
@@ -125,26 +146,47 @@ class Turn:
     in_cache: float | None
 
 
-def time_passes(scans: dict[str, tuple[Path, DataConfig]], ranks: list[int], turns: int) -> dict[tuple[str, int, str], list[Turn]]:
-    """Turns of every place, number of ranks and way of reading. Ranks that are too many for a turn sleep through it."""
+def time_passes(
+    scans: dict[str, tuple[Path, DataConfig]], ranks: list[int], turns: int
+) -> dict[tuple[str, int, str], list[Turn]]:
+    """Turns of every place, number of ranks and way of reading. Ranks that are too many for a turn
+    sleep through it."""
     groups = {count: dist.new_group(list(range(count))) for count in ranks}
-    sources = {name: PatternSource([read_scan(path, options=options)]) for name, (path, options) in scans.items()}
+    sources = {
+        name: PatternSource([read_scan(path, options=options)])
+        for name, (path, options) in scans.items()
+    }
     path, _ = scans["float32 amplitudes"]
     patterns = np.arange(len(sources["float32 amplitudes"].positions_px))
     x_norm = sources["float32 amplitudes"].amplitude(patterns)
     found: dict[tuple[str, int, str], list[Turn]] = {}
 
-    def keep(place: str, count: int, way: str, num_bytes: int, action: Callable[[], object], in_cache: float | None = None) -> None:
+    def keep(
+        place: str,
+        count: int,
+        way: str,
+        num_bytes: int,
+        action: Callable[[], object],
+        in_cache: float | None = None,
+    ) -> None:
         is_in = dist.get_rank() < count
-        found.setdefault((place, count, way), []).append(timed(num_bytes, action if is_in else lambda: None, in_cache))
+        found.setdefault((place, count, way), []).append(
+            timed(num_bytes, action if is_in else lambda: None, in_cache)
+        )
 
     for turn in range(1 + turns):
         for count in ranks:
             rank = min(dist.get_rank(), count - 1)
-            x_norm_shard, shard = (np.array_split(whole, count)[rank] for whole in (x_norm, patterns))
+            x_norm_shard, shard = (
+                np.array_split(whole, count)[rank] for whole in (x_norm, patterns)
+            )
             keep("in memory", count, "plain", x_norm.nbytes, x_norm_shard.sum)
-            keep("in memory", count, "einsum", x_norm.nbytes, partial(einsum_energies, x_norm_shard))
-            derive = partial(derive_intensity_scale, x_norm_shard, NPHOTONS, process_group=groups[count])
+            keep(
+                "in memory", count, "einsum", x_norm.nbytes, partial(einsum_energies, x_norm_shard)
+            )
+            derive = partial(
+                derive_intensity_scale, x_norm_shard, NPHOTONS, process_group=groups[count]
+            )
             keep("in memory", count, "derivation", x_norm.nbytes, derive)
             for name, source in sources.items():
                 path, _ = scans[name]
@@ -156,7 +198,14 @@ def time_passes(scans: dict[str, tuple[Path, DataConfig]], ranks: list[int], tur
                 }
                 for state, (way, (num_passes, action)) in product(("warm", "cold"), ways.items()):
                     in_cache = prepare(path, state)
-                    keep(f"{name} on disk, {state}", count, way, num_passes * num_bytes, action, in_cache)
+                    keep(
+                        f"{name} on disk, {state}",
+                        count,
+                        way,
+                        num_passes * num_bytes,
+                        action,
+                        in_cache,
+                    )
         if turn == 0:
             found.clear()  # what the first turn does once
     return found
@@ -170,7 +219,12 @@ def timed(num_bytes: int, action: Callable[[], object], in_cache: float | None) 
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     slowest, busiest_cpu_s = largest([seconds, cpu_s])
     all_cpu_s = float(sum_floats(torch.tensor(cpu_s)))
-    return Turn(rate=num_bytes / slowest, cpu_s=all_cpu_s / num_bytes, busiest_cpu_s=busiest_cpu_s / num_bytes, in_cache=in_cache)
+    return Turn(
+        rate=num_bytes / slowest,
+        cpu_s=all_cpu_s / num_bytes,
+        busiest_cpu_s=busiest_cpu_s / num_bytes,
+        in_cache=in_cache,
+    )
 
 
 def prepare(path: Path, state: str) -> float:
@@ -182,8 +236,14 @@ def prepare(path: Path, state: str) -> float:
 def derive_from_file(source: PatternSource, shard: np.ndarray, group: dist.ProcessGroup) -> None:
     """r, then s, as a run's data module does."""
     size = source.scans[0].pattern_size
-    rms_factor = scale_to_mean_energy(exact_energy_sum(source.chunks(shard), group), Fraction(size, 2) ** 2)
-    derive_intensity_scale((normalize(amplitude, rms_factor) for amplitude in source.chunks(shard)), NPHOTONS, process_group=group)
+    rms_factor = scale_to_mean_energy(
+        exact_energy_sum(source.chunks(shard), group), Fraction(size, 2) ** 2
+    )
+    derive_intensity_scale(
+        (normalize(amplitude, rms_factor) for amplitude in source.chunks(shard)),
+        NPHOTONS,
+        process_group=group,
+    )
 
 
 def einsum_energies(patterns: np.ndarray) -> np.ndarray:
@@ -210,8 +270,12 @@ def read_part(path: Path, rank: int, count: int) -> None:
 
 def rows_of_passes(found: dict[tuple[str, int, str], list[Turn]]) -> Iterator[dict[str, Any]]:
     fewest = min(count for _, count, _ in found)
-    for place, count in dict.fromkeys((place, count) for place, count, _ in sorted(found, key=lambda key: key[0])):
-        plain, einsum, derivation = (found[place, count, way] for way in ("plain", "einsum", "derivation"))
+    for place, count in dict.fromkeys(
+        (place, count) for place, count, _ in sorted(found, key=lambda key: key[0])
+    ):
+        plain, einsum, derivation = (
+            found[place, count, way] for way in ("plain", "einsum", "derivation")
+        )
         yield {
             "patterns": place,
             "ranks": count,
@@ -222,9 +286,15 @@ def rows_of_passes(found: dict[tuple[str, int, str], list[Turn]]) -> Iterator[di
             "of_plain_by_cpu": cpu_ratio(derivation, plain),
             "of_einsum": rounded(fastest(derivation) / fastest(einsum)),
             "of_einsum_by_cpu": cpu_ratio(derivation, einsum),
-            "of_fewest_ranks": rounded(fastest(derivation) / fastest(found[place, fewest, "derivation"])),
-            "of_fewest_ranks_by_busiest_cpu": cpu_ratio(derivation, found[place, fewest, "derivation"], "busiest_cpu_s"),
-            "in_cache": None if derivation[0].in_cache is None else rounded(statistics.median(turn.in_cache or 0.0 for turn in derivation)),
+            "of_fewest_ranks": rounded(
+                fastest(derivation) / fastest(found[place, fewest, "derivation"])
+            ),
+            "of_fewest_ranks_by_busiest_cpu": cpu_ratio(
+                derivation, found[place, fewest, "derivation"], "busiest_cpu_s"
+            ),
+            "in_cache": None
+            if derivation[0].in_cache is None
+            else rounded(statistics.median(turn.in_cache or 0.0 for turn in derivation)),
         }
 
 
@@ -234,7 +304,12 @@ def fastest(turns: list[Turn]) -> float:
 
 def cpu_ratio(turns: list[Turn], others: list[Turn], what: str = "cpu_s") -> float:
     """How many bytes a CPU second takes, as a part of what it takes the other way."""
-    return rounded(statistics.median(getattr(other, what) / getattr(one, what) for one, other in zip(turns, others, strict=True)))
+    return rounded(
+        statistics.median(
+            getattr(other, what) / getattr(one, what)
+            for one, other in zip(turns, others, strict=True)
+        )
+    )
 
 
 def rounded(value: float) -> float:
@@ -246,7 +321,8 @@ def rounded(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reduction:
-    """Milliseconds of each of many all_reduces, as the scale needs it, and CPU milliseconds that this rank takes for one."""
+    """Milliseconds of each of many all_reduces, as the scale needs it, and CPU milliseconds that
+    this rank takes for one."""
 
     ms: list[float]
     cpu_ms: float
@@ -262,7 +338,9 @@ def time_reduction() -> Reduction:
         reduce()  # the first ones connect the ranks
     cpu_started = time.process_time()
     milliseconds = [reduce() for _ in range(TURNS_OF_THE_REDUCTION)]
-    return Reduction(ms=milliseconds, cpu_ms=1e3 * (time.process_time() - cpu_started) / TURNS_OF_THE_REDUCTION)
+    return Reduction(
+        ms=milliseconds, cpu_ms=1e3 * (time.process_time() - cpu_started) / TURNS_OF_THE_REDUCTION
+    )
 
 
 def rows_of_reduction(measured: dict[int, Reduction]) -> Iterator[dict[str, Any]]:
@@ -295,7 +373,9 @@ def rows_of_model() -> Iterator[dict[str, Any]]:
             "ranks": ranks,
             "ring_tcp_ms": rounded(1e3 * ring_steps(ranks) * message_s(REDUCED_BYTES / ranks, TCP)),
             "tree_tcp_ms": rounded(1e3 * tree_steps(ranks) * message_s(REDUCED_BYTES, TCP)),
-            "tree_infiniband_ms": rounded(1e3 * tree_steps(ranks) * message_s(REDUCED_BYTES, INFINIBAND)),
+            "tree_infiniband_ms": rounded(
+                1e3 * tree_steps(ranks) * message_s(REDUCED_BYTES, INFINIBAND)
+            ),
         }
 
 
@@ -309,7 +389,10 @@ def show(rows: Iterable[dict[str, Any]], head: str) -> list[dict[str, Any]]:
     for row in rows:
         print(
             "| "
-            + " | ".join("" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in row.values())
+            + " | ".join(
+                "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+                for value in row.values()
+            )
             + " |"
         )
         kept.append(row)

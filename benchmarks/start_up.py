@@ -1,12 +1,15 @@
 #!/usr/bin/env python
-"""Seconds from a command to its first training step, or to its end: python benchmarks/start_up.py --out DIR
+"""Seconds from a command to its first training step, or to its end: python benchmarks/start_up.py
+--out DIR
 
 On a scan so small that the work itself takes next to nothing. Two tables.
 
-Commands: by the clock and in CPU seconds (of torchrun, all its processes), beside bare imports of PyTorch and Lightning. They take turns,
-and the least of all turns is told, since other work can only slow a turn down; ratios are of CPU seconds.
+Commands: by the clock and in CPU seconds (of torchrun, all its processes), beside bare imports of
+PyTorch and Lightning. They take turns, and the least of all turns is told, since other work can
+only slow a turn down; ratios are of CPU seconds.
 
-Training: what its seconds go into, by CPU, and, of the imports, which packages they are (`python -X importtime`, each package's own time).
+Training: what its seconds go into, by CPU, and, of the imports, which packages they are (`python -X
+importtime`, each package's own time).
 """
 
 from __future__ import annotations
@@ -29,15 +32,21 @@ import torch
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-SMALL_SCAN = ["--simulation.scan_shape=[6, 6]", "--simulation.pattern_size=32", "--simulation.probe_diameter_px=16"]
+SMALL_SCAN = [
+    "--simulation.scan_shape=[6, 6]",
+    "--simulation.pattern_size=32",
+    "--simulation.probe_diameter_px=16",
+]
 MARKS = "START_UP_MARKS"
-"""Variable of the environment: file that a training process leaves its marks in, and ends after its first step."""
+"""Variable of the environment: file that a training process leaves its marks in, and ends after its
+first step."""
 STAGES = ("Python and imports", "configuration", "data", "first step")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """Seconds by the clock and of the CPU, and CPU seconds of a training process when each stage was over."""
+    """Seconds by the clock and of the CPU, and CPU seconds of a training process when each stage
+    was over."""
 
     seconds: float
     cpu_s: float
@@ -45,8 +54,15 @@ class Turn:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory for start_up.json, and a folder of what it takes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="directory for start_up.json, and a folder of what it takes",
+    )
     parser.add_argument("--turns", type=int, default=5)
     arguments = parser.parse_args()
     commands = prepare(arguments.out / "start_up", torch.cuda.device_count() or 2)
@@ -58,31 +74,58 @@ def main() -> None:
     show(rows, "| command | seconds | CPU seconds | of import torch | of import lightning |")
     stages = rows_of_stages([turn.marks for turn in turns["train, 1 rank, to the first step"]])
     show(stages, "| training, 1 rank | CPU seconds |")
-    packages = rows_of_packages([import_times("ptycho_dist.training.train") for _ in range(arguments.turns)])
+    packages = rows_of_packages(
+        [import_times("ptycho_dist.training.train") for _ in range(arguments.turns)]
+    )
     show(packages, "| imports of training | seconds |")
     content = {"turns": arguments.turns, "commands": rows, "stages": stages, "packages": packages}
     (arguments.out / "start_up.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def prepare(folder: Path, num_ranks: int) -> dict[str, list[str]]:
-    """A scan, a trained network and a reconstruction; gives the commands, what follows the name of Python."""
+    """A scan, a trained network and a reconstruction; gives the commands, what follows the name of
+    Python."""
     scan, run, out = folder / "scan.npz", folder / "run", folder / "reconstruction"
     folder.mkdir(parents=True, exist_ok=True)
-    train = [f"--config={CONFIG}", f"--data.path={scan}", "--train.epochs=1", "--model.base_width=4", "--train.precision=32"]
-    infer = [str(LAUNCH / "infer.py"), f"--bundle={run / 'bundle.zip'}", f"--data={scan}", f"--out={out}"]
-    evaluate = [str(LAUNCH / "evaluate.py"), f"--reconstruction={out / 'reconstruction.npz'}", f"--reference={scan}", f"--out={out}"]
+    train = [
+        f"--config={CONFIG}",
+        f"--data.path={scan}",
+        "--train.epochs=1",
+        "--model.base_width=4",
+        "--train.precision=32",
+    ]
+    infer = [
+        str(LAUNCH / "infer.py"),
+        f"--bundle={run / 'bundle.zip'}",
+        f"--data={scan}",
+        f"--out={out}",
+    ]
+    evaluate = [
+        str(LAUNCH / "evaluate.py"),
+        f"--reconstruction={out / 'reconstruction.npz'}",
+        f"--reference={scan}",
+        f"--out={out}",
+    ]
     if not (run / "bundle.zip").exists():
         call([str(LAUNCH / "simulate.py"), f"--config={CONFIG}", f"--out={scan}", *SMALL_SCAN])
         call([str(LAUNCH / "train.py"), *train, f"--train.run_dir={run}"])
         call(infer)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
-    to_first_step = [__file__, str(LAUNCH / "train.py"), *train, f"--train.run_dir={folder / 'again'}"]
+    to_first_step = [
+        __file__,
+        str(LAUNCH / "train.py"),
+        *train,
+        f"--train.run_dir={folder / 'again'}",
+    ]
     return {
         "python -c pass": ["-c", "pass"],
         "import torch": ["-c", "import torch"],
         "import lightning": ["-c", "import lightning"],
         "import ptycho_dist": ["-c", "import ptycho_dist"],
-        "from ptycho_dist import derive_intensity_scale": ["-c", "from ptycho_dist import derive_intensity_scale"],
+        "from ptycho_dist import derive_intensity_scale": [
+            "-c",
+            "from ptycho_dist import derive_intensity_scale",
+        ],
         "train --help": [str(LAUNCH / "train.py"), "--help"],
         "train, 1 rank, to the first step": to_first_step,
         f"train, {num_ranks} ranks, to the first step": [*torchrun, *to_first_step],
@@ -112,7 +155,9 @@ def timed(command: Sequence[str], marks: Path) -> Turn:
     call(command, **{MARKS: str(marks)})
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Turn(seconds=seconds, cpu_s=cpu_s, marks=json.loads(marks.read_text()) if marks.exists() else {})
+    return Turn(
+        seconds=seconds, cpu_s=cpu_s, marks=json.loads(marks.read_text()) if marks.exists() else {}
+    )
 
 
 def rows_of_commands(turns: dict[str, list[Turn]]) -> list[dict[str, Any]]:
@@ -134,7 +179,14 @@ def rows_of_stages(marks: list[dict[str, float]]) -> list[dict[str, Any]]:
     rows = []
     for number, stage in enumerate(STAGES):
         before = STAGES[number - 1] if number else None
-        rows.append({"stage": stage, "cpu_s": rounded(min(turn[stage] - (turn[before] if before else 0.0) for turn in marks))})
+        rows.append(
+            {
+                "stage": stage,
+                "cpu_s": rounded(
+                    min(turn[stage] - (turn[before] if before else 0.0) for turn in marks)
+                ),
+            }
+        )
     return rows
 
 
@@ -162,7 +214,13 @@ def rounded(value: float) -> float:
 def show(rows: Sequence[dict[str, Any]], head: str) -> None:
     print(f"{head}\n|{'---|' * (head.count('|') - 1)}")
     for row in rows:
-        print("| " + " | ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values()) + " |")
+        print(
+            "| "
+            + " | ".join(
+                f"{value:g}" if isinstance(value, float) else str(value) for value in row.values()
+            )
+            + " |"
+        )
     print(flush=True)
 
 
@@ -170,7 +228,8 @@ def show(rows: Sequence[dict[str, Any]], head: str) -> None:
 
 
 def train_to_first_step(script: str, arguments: list[str]) -> None:
-    """Run a script of `launch/` until it has made a step, and leave the CPU seconds at which each stage was over."""
+    """Run a script of `launch/` until it has made a step, and leave the CPU seconds at which each
+    stage was over."""
     import runpy
 
     marks: dict[str, float] = {}
@@ -187,12 +246,17 @@ def train_to_first_step(script: str, arguments: list[str]) -> None:
 
         setattr(owner, name, marked)
 
-    # What training imports anyway; so that all of it falls into the first stage, and its steps can be marked.
+    # What training imports anyway; so that all of it falls into the first stage, and its steps can
+    # be marked.
     import_module("ptycho_dist.training.train")
     marks[STAGES[0]] = time.process_time()
     mark_after(import_module("ptycho_dist.config"), "read_config", "configuration")
     mark_after(import_module("ptycho_dist.data.module").ScanDataModule, "setup", "data")
-    mark_after(import_module("ptycho_dist.model.lightning_module").PtychographyModule, "optimizer_step", "first step")
+    mark_after(
+        import_module("ptycho_dist.model.lightning_module").PtychographyModule,
+        "optimizer_step",
+        "first step",
+    )
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 

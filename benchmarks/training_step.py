@@ -1,16 +1,19 @@
 #!/usr/bin/env python
-"""A training step in multiples of a plain reference network's: python benchmarks/training_step.py --out DIR
+"""A training step in multiples of a plain reference network's: python benchmarks/training_step.py
+--out DIR
 
-The reference, in stock PyTorch, is an autoencoder of a known peer's shape: N = 64, one pattern a sample, widths 64-128-256 and back, an
-amplitude and a phase decoder with a branch each for the border, 2.3 million parameters; float32, plain Adam, mean squared error, batch
-16. The peer's own step, with its physics and loss, takes 1.05 to 1.13 times as long. Compared are the same network in this package's step
-(physics, scaled Poisson loss, checks, optimiser), and the network of configs/default.yaml.
+The reference, in stock PyTorch, is an autoencoder of a known peer's shape: N = 64, one pattern a
+sample, widths 64-128-256 and back, an amplitude and a phase decoder with a branch each for the
+border, 2.3 million parameters; float32, plain Adam, mean squared error, batch 16. The peer's own
+step, with its physics and loss, takes 1.05 to 1.13 times as long. Compared are the same network in
+this package's step (physics, scaled Poisson loss, checks, optimiser), and the network of
+configs/default.yaml.
 
-The arithmetic of a step's convolutions and matrix products (FFTs and what works pixel by pixel not counted) is compared with what the
-machine does in one large matrix product of the same precision.
+The arithmetic of a step's convolutions and matrix products (FFTs and what works pixel by pixel not
+counted) is compared with what the machine does in one large matrix product of the same precision.
 
-A turn times every step once; a figure is the minimum over the turns, and multiples compare minima of one run. `--profile` also shows which
-operations the default network's step spends its time in.
+A turn times every step once; a figure is the minimum over the turns, and multiples compare minima
+of one run. `--profile` also shows which operations the default network's step spends its time in.
 """
 
 from __future__ import annotations
@@ -37,17 +40,34 @@ from ptycho_dist.physics.simulated_probes import make_probe
 CONFIG = Path(__file__).parents[1] / "configs" / "default.yaml"
 SIZE = 64
 PEERS_MULTIPLE = (1.05, 1.13)
-"""Of the reference's step, that the peer's own takes: float32, one thread, physics and loss included."""
+"""Of the reference's step, that the peer's own takes: float32, one thread, physics and loss
+included."""
 
 
 def main() -> None:
     """Time, print the table and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory for training_step.json; made if missing")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="where there is no GPU")
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64], help="samples a step: groups of C patterns")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory for training_step.json; made if missing"
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="where there is no GPU"
+    )
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[16, 64],
+        help="samples a step: groups of C patterns",
+    )
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--profile", action="store_true", help="also show where the default network's step spends its time")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also show where the default network's step spends its time",
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,29 +86,57 @@ def main() -> None:
             )
 
 
-def measure(threads: int, batches: list[int], turns: int, device: torch.device) -> list[dict[str, Any]]:
+def measure(
+    threads: int, batches: list[int], turns: int, device: torch.device
+) -> list[dict[str, Any]]:
     """Rows of one number of threads, printed as a table."""
     steps = {("reference", "32", 1, 16): reference_step(device)}
     for precision in precisions(device):
         steps["reference network, our step", precision, 1, 16] = shape_step(precision, 16, device)
         for group_size in (1, 4):
             for batch in batches:
-                steps["default network", precision, group_size, batch] = default_step(precision, group_size, batch, device)
+                steps["default network", precision, group_size, batch] = default_step(
+                    precision, group_size, batch, device
+                )
     seconds = fastest(steps, turns, device)
     yardstick = seconds["reference", "32", 1, 16]
     peak = {precision: product_gflops(precision, device) for precision in precisions(device)}
     products = ", ".join(f"{gflops:.0f} in {precision}" for precision, gflops in peak.items())
-    print(f"\n{threads} thread(s), {device}; GFLOP/s of a matrix product: {products}; GB/s of a copy: {copy_gb_per_s(device):.1f}\n")
-    print("| step | precision | C | samples | ms | multiple | multiple a pattern | GFLOP/s | of a product's |\n" + "|---" * 9 + "|")
+    print(
+        f"\n{threads} thread(s), {device}; GFLOP/s of a matrix product: {products}; GB/s of a "
+        f"copy: {copy_gb_per_s(device):.1f}\n"
+    )
+    print(
+        "| step | precision | C | samples | ms | multiple | multiple a pattern | GFLOP/s | of a "
+        "product's |\n" + "|---" * 9 + "|"
+    )
     rows = []
     for (name, precision, group_size, batch), time_taken in seconds.items():
         multiple = time_taken / yardstick
-        row = {"step": name, "precision": precision, "C": group_size, "samples": batch, "threads": threads}
-        row |= {"ms": 1e3 * time_taken, "multiple": multiple, "multiple_a_pattern": multiple * 16 / (batch * group_size)}
+        row = {
+            "step": name,
+            "precision": precision,
+            "C": group_size,
+            "samples": batch,
+            "threads": threads,
+        }
+        row |= {
+            "ms": 1e3 * time_taken,
+            "multiple": multiple,
+            "multiple_a_pattern": multiple * 16 / (batch * group_size),
+        }
         row["gflops"] = gflop_of(steps[name, precision, group_size, batch]) / time_taken
         row["of_a_product"] = row["gflops"] / peak[precision]
         rows.append(row)
-        cells = [name, precision, group_size, batch, f"{row['ms']:.2f}", f"{multiple:.3f}", f"{row['multiple_a_pattern']:.3f}"]
+        cells = [
+            name,
+            precision,
+            group_size,
+            batch,
+            f"{row['ms']:.2f}",
+            f"{multiple:.3f}",
+            f"{row['multiple_a_pattern']:.3f}",
+        ]
         cells += [f"{row['gflops']:.0f}", f"{row['of_a_product']:.3f}"]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     return rows
@@ -98,7 +146,9 @@ def precisions(device: torch.device) -> list[str]:
     return ["32", "bf16-mixed"] if device.type == "cpu" else ["32", "tf32", "bf16-mixed"]
 
 
-def fastest(steps: dict[Any, Callable[[], Any]], turns: int, device: torch.device) -> dict[Any, float]:
+def fastest(
+    steps: dict[Any, Callable[[], Any]], turns: int, device: torch.device
+) -> dict[Any, float]:
     """Seconds of each step, the fewest of some turns."""
     best = dict.fromkeys(steps, float("inf"))
     for turn in range(turns + 1):
@@ -124,7 +174,13 @@ def gflop_of(step: Callable[[], None]) -> float:
 def product_gflops(precision: str, device: torch.device) -> float:
     """What the machine does in one product of square matrices."""
     side = 8192 if device.type == "cuda" else 1024
-    a, b = torch.rand(2, side, side, device=device, dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+    a, b = torch.rand(
+        2,
+        side,
+        side,
+        device=device,
+        dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32,
+    )
     use_precision(precision)
     return 2 * side**3 / fastest({"product": lambda: torch.mm(a, b)}, 5, device)["product"] / 1e9
 
@@ -133,7 +189,9 @@ def copy_gb_per_s(device: torch.device) -> float:
     """Read and written, of 512 MB."""
     source = torch.zeros(128 << 20, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / fastest({"copy": lambda: target.copy_(source)}, 3, device)["copy"] / 1e9
+    return (
+        2 * source.nbytes / fastest({"copy": lambda: target.copy_(source)}, 3, device)["copy"] / 1e9
+    )
 
 
 def use_precision(precision: str) -> None:
@@ -144,7 +202,10 @@ def use_precision(precision: str) -> None:
 def reference_step(device: torch.device) -> Callable[[], None]:
     network = ReferenceNetwork().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    patterns, patches = torch.rand(16, 1, SIZE, SIZE, device=device), torch.rand(16, 2, SIZE, SIZE, device=device)
+    patterns, patches = (
+        torch.rand(16, 1, SIZE, SIZE, device=device),
+        torch.rand(16, 2, SIZE, SIZE, device=device),
+    )
 
     def step() -> None:
         use_precision("32")
@@ -159,14 +220,17 @@ def shape_step(precision: str, batch: int, device: torch.device) -> Callable[[],
     return Step(shape_module(device), precision, samples(batch, 1, device))
 
 
-def default_step(precision: str, group_size: int, batch: int, device: torch.device) -> Callable[[], None]:
+def default_step(
+    precision: str, group_size: int, batch: int, device: torch.device
+) -> Callable[[], None]:
     return Step(default_module(device), precision, samples(batch, group_size, device))
 
 
 def shape_module(device: torch.device) -> CountingModule:
     """This package's module, with the reference network in the place of its own.
 
-    Its first layer sees one channel, which has no layout that could follow through the others: here the weights say which.
+    Its first layer sees one channel, which has no layout that could follow through the others: here
+    the weights say which.
     """
     module = default_module(device)
     network = AsCorrection(ReferenceNetwork()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -200,8 +264,14 @@ def samples(batch: int, group_size: int, device: torch.device) -> Samples:
     """Patterns that mean nothing, of the right energy, at neighbouring positions."""
     generator = torch.Generator().manual_seed(0)
     x_norm = torch.rand(batch, group_size, SIZE, SIZE, generator=generator) * (3**0.5 / 2)
-    positions_px = SIZE / 2 + 5 * torch.rand(batch, group_size, 2, generator=generator, dtype=torch.float64)
-    return Samples(x_norm.to(device), positions_px.to(device), torch.zeros(batch, dtype=torch.int64, device=device))
+    positions_px = SIZE / 2 + 5 * torch.rand(
+        batch, group_size, 2, generator=generator, dtype=torch.float64
+    )
+    return Samples(
+        x_norm.to(device),
+        positions_px.to(device),
+        torch.zeros(batch, dtype=torch.int64, device=device),
+    )
 
 
 class Step:
@@ -226,7 +296,9 @@ class Step:
     def __call__(self) -> None:
         module, batch = self.module, self.batch
         use_precision(self.precision)
-        with torch.autocast(batch.x_norm.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+        with torch.autocast(
+            batch.x_norm.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed"
+        ):
             predicted = self.model(batch)
         self.loss(predicted, batch.x_norm).backward()
         limit_surprise(self.optimizer)
@@ -249,12 +321,16 @@ def profile_of(step: Callable[[], None]) -> str:
 
 def block(channels_in: int, channels_out: int) -> nn.Sequential:
     """Two 3 x 3 convolutions."""
-    first, second = nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.Conv2d(channels_out, channels_out, 3, padding=1)
+    first, second = (
+        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        nn.Conv2d(channels_out, channels_out, 3, padding=1),
+    )
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 
 
 class ReferenceDecoder(nn.Module):
-    """(B, 256, 8, 8) to (B, 1, 64, 64): the middle 32 x 32 pixels from 63 channels, the border from the last one."""
+    """(B, 256, 8, 8) to (B, 1, 64, 64): the middle 32 x 32 pixels from 63 channels, the border from
+    the last one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,7 +344,10 @@ class ReferenceDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.levels(x)
-        return F.pad(self.middle(x[:, :-1]), (16, 16, 16, 16)) + self.border(x[:, -1:]) * self.is_border
+        return (
+            F.pad(self.middle(x[:, :-1]), (16, 16, 16, 16))
+            + self.border(x[:, -1:]) * self.is_border
+        )
 
 
 class ReferenceNetwork(nn.Module):
@@ -277,7 +356,9 @@ class ReferenceNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         halve = nn.MaxPool2d(2)
-        self.encoder = nn.Sequential(block(1, 64), halve, block(64, 128), halve, block(128, 256), halve)
+        self.encoder = nn.Sequential(
+            block(1, 64), halve, block(64, 128), halve, block(128, 256), halve
+        )
         self.amplitude, self.phase = ReferenceDecoder(), ReferenceDecoder()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,13 +367,16 @@ class ReferenceNetwork(nn.Module):
 
 
 class AsCorrection(nn.Module):
-    """Calls a network of one pattern the way this package calls its own; probe, estimate and mask are of no use to it."""
+    """Calls a network of one pattern the way this package calls its own; probe, estimate and mask
+    are of no use to it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, x_norm: Tensor, probe: Tensor, estimate: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_norm: Tensor, probe: Tensor, estimate: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         amplitude, phase = self.network(x_norm.reshape(-1, 1, SIZE, SIZE)).float().unbind(dim=1)
         return torch.polar(1 + amplitude, phase).view(x_norm.shape)
 

@@ -18,7 +18,13 @@ author = "the ptycho_dist authors"
 copyright = author
 release = version_of("ptycho_dist")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "configuration_keys", "modules_of"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "configuration_keys",
+    "modules_of",
+]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # a heading may be linked to as on GitHub
@@ -30,7 +36,8 @@ autodoc_inherit_docstrings = False  # those of Lightning are its own
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-# What other libraries document is not linked to: that would need their sites, and the network, to build ours.
+# What other libraries document is not linked to: that would need their sites, and the network, to
+# build ours.
 nitpick_ignore_regex = [("py:.*", r"(?!ptycho_dist).*")]
 
 html_theme = "furo"
@@ -47,13 +54,15 @@ PAGES_THAT_INCLUDE = {
 
 
 def links_of_the_site(text: str, file: Path, page_folder: Path = DOCS) -> str:
-    """Markdown of `file`, whose relative links lead from its own folder, with those that the page that shows it needs."""
+    """Markdown of `file`, whose relative links lead from its own folder, with those that the
+    page that shows it needs."""
 
     def link(found: re.Match[str]) -> str:
         path, anchor = found["path"], found["anchor"] or ""
         within_project = os.path.relpath(file.parent / path, DOCS.parent)
         if within_project in PAGES_THAT_INCLUDE:
-            return f"]({os.path.relpath(DOCS / PAGES_THAT_INCLUDE[within_project], page_folder)}{anchor})"
+            shown_on = os.path.relpath(DOCS / PAGES_THAT_INCLUDE[within_project], page_folder)
+            return f"]({shown_on}{anchor})"
         return f"]({os.path.relpath(file.parent / path, page_folder)}{anchor})"
 
     return re.sub(r"\]\((?P<path>(?!\w+:)[^)#\s]+)(?P<anchor>#[^)\s]*)?\)", link, text)

@@ -1,4 +1,5 @@
-"""The directive `configuration-keys CONCERN`: each key of `ptycho_dist.config`, with type, default and the docstring's words."""
+"""The directive `configuration-keys CONCERN`: each key of `ptycho_dist.config`, with type,
+default and the docstring's words."""
 
 from __future__ import annotations
 
@@ -31,19 +32,27 @@ def entries(prefix: str, concern: type) -> Iterator[str]:
     explained = {key: text for base in concern.__mro__ for key, text in explanations(base)}
     hints = get_type_hints(concern)
     inherited = {name for base in concern.__mro__[1:] for name in get_type_hints(base)}
-    fields = sorted(dataclasses.fields(concern), key=lambda field: (dataclasses.is_dataclass(hints[field.name]), field.name in inherited))
+    fields = sorted(
+        dataclasses.fields(concern),
+        key=lambda field: (dataclasses.is_dataclass(hints[field.name]), field.name in inherited),
+    )
     for field in fields:
         key, hint = f"{prefix}.{field.name}", hints[field.name]
         if dataclasses.is_dataclass(hint):
             yield from entries(key, hint)
         else:
             default = yaml.safe_dump(plain(field.default), default_flow_style=True).splitlines()[0]
-            yield f":::{{confval}} {key}\n{in_words(hint)}; default `{default}`\n\n{explained[field.name]}\n:::\n"
+            yield (
+                f":::{{confval}} {key}\n{in_words(hint)}; default "
+                f"`{default}`\n\n{explained[field.name]}\n:::\n"
+            )
 
 
 def explanations(concern: type) -> Iterator[tuple[str, str]]:
     """Key and text of a numpydoc docstring's parameters; keys that share a text each have it."""
-    for parameter in docstring_parser.parse(concern.__doc__ or "", style=docstring_parser.DocstringStyle.NUMPYDOC).params:
+    for parameter in docstring_parser.parse(
+        concern.__doc__ or "", style=docstring_parser.DocstringStyle.NUMPYDOC
+    ).params:
         for key in parameter.arg_name.split(", "):
             yield key, parameter.description or ""
 
@@ -60,7 +69,13 @@ def in_words(hint: Any) -> str:
         return " | ".join(f"`{value}`" for value in get_args(hint))
     if get_origin(hint) in (list, tuple):
         return "list of " + " and ".join(in_words(part) for part in get_args(hint))
-    names = {str: "text", float: "number", int: "integer", bool: "`true` | `false`", types.NoneType: "`null`"}
+    names = {
+        str: "text",
+        float: "number",
+        int: "integer",
+        bool: "`true` | `false`",
+        types.NoneType: "`null`",
+    }
     return names[hint]
 
 

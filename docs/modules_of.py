@@ -1,4 +1,5 @@
-"""The directive `modules-of PACKAGE`: the docstrings of each of its modules, under a heading each."""
+"""The directive `modules-of PACKAGE`: the docstrings of each of its modules, under a heading
+each."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ class ModulesOf(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         (package,) = self.arguments
         found = pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
-        sections = [f"## {module.name}\n```{{eval-rst}}\n.. automodule:: {module.name}\n   :members:\n```" for module in found]
+        sections = [
+            f"## {module.name}\n```{{eval-rst}}\n.. automodule:: {module.name}\n   :members:\n```"
+            for module in found
+        ]
         return self.parse_text_to_nodes("\n\n".join(sections), allow_section_headings=True)
 
 

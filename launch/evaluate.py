@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Compare with a reference: python launch/evaluate.py --reconstruction DIR/reconstruction.npz --reference scan.npz --out DIR"""
+"""Compare with a reference: python launch/evaluate.py --reconstruction DIR/reconstruction.npz
+--reference scan.npz --out DIR"""
 
 from ptycho_dist.commands.evaluate import main
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Copy scans to the disk of this node, once and checked: python launch/stage.py scan.npz --to /scratch/me"""
+"""Copy scans to the disk of this node, once and checked: python launch/stage.py scan.npz --to
+/scratch/me"""
 
 from ptycho_dist.commands.stage import main
 

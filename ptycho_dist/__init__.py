@@ -1,4 +1,5 @@
-"""Train physics-informed ptychography networks on many GPUs, with one dataset-level photon scale."""
+"""Train physics-informed ptychography networks on many GPUs, with one dataset-level photon
+scale."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for (PEP 562): whoever needs the scale alone does not wait for Lightning and Matplotlib."""
+    """Import a public name when it is asked for (PEP 562): whoever needs the scale alone does not
+    wait for Lightning and Matplotlib."""
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)

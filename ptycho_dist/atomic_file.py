@@ -11,7 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, in the same directory; on success flush it to disk and rename it to `path`.
+    """Give a temporary path to write to, in the same directory; on success flush it to disk and
+    rename it to `path`.
 
     On an error the temporary file is removed and what stood at `path` before is untouched.
 

@@ -1,11 +1,13 @@
 """The bundle: all that inference needs of a training run, in one file.
 
-A zip archive, stored without compression, of `bundle.yaml`, `weights.safetensors` and `probe.npy`. There is no pickle in it, and nothing
-that is read from it is executed. `probe.npy` is (modes, N, N), or, where training refined the probes, (scans, modes, N, N) in the order of
-the scans' fingerprints under `refined_probe_of` in `bundle.yaml`.
+A zip archive, stored without compression, of `bundle.yaml`, `weights.safetensors` and `probe.npy`.
+There is no pickle in it, and nothing that is read from it is executed. `probe.npy` is (modes, N,
+N), or, where training refined the probes, (scans, modes, N, N) in the order of the scans'
+fingerprints under `refined_probe_of` in `bundle.yaml`.
 
-The network is the one that `config` describes, or somebody else's: then `hyperparameters` stand in its place, numbers and words alone, and
-whoever has its code builds it with them and gives it the weights.
+The network is the one that `config` describes, or somebody else's: then `hyperparameters` stand in
+its place, numbers and words alone, and whoever has its code builds it with them and gives it the
+weights.
 """
 
 from __future__ import annotations
@@ -43,12 +45,15 @@ _LARGEST_RECORD_BYTES = 1 << 20
 
 
 class BundleError(ValueError):
-    """A bundle that can't be used; the message names the file, what was found and what was expected."""
+    """A bundle that can't be used; the message names the file, what was found and what was
+    expected."""
 
 
 def software_versions() -> dict[str, str]:
     """Versions of what decides a run's numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("ptycho_dist", "torch", "lightning", "numpy")}
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("ptycho_dist", "torch", "lightning", "numpy")
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +65,9 @@ class Bundle:
     config
         Of the training run; None: the network is somebody else's.
     hyperparameters
-        With what somebody else's network is built again: a mapping of plain values (text, finite numbers, booleans, None, lists and
-        mappings with text for keys); None: the network is the one that `config` describes.
+        With what somebody else's network is built again: a mapping of plain values (text, finite
+        numbers, booleans, None, lists and mappings with text for keys); None: the network is the
+        one that `config` describes.
     scale
         Record of the intensity scale s.
     nphotons_source
@@ -75,7 +81,8 @@ class Bundle:
     probe
         complex64 (modes, N, N), normalised units: of the (first) scan that was trained on.
     refined_probes
-        Where training refined them, the probe of each scan that was trained on by the scan's fingerprint, like `probe`; else empty.
+        Where training refined them, the probe of each scan that was trained on by the scan's
+        fingerprint, like `probe`; else empty.
     weights
         The network's tensors by name, on the CPU.
     versions
@@ -96,7 +103,10 @@ class Bundle:
 
     def __post_init__(self) -> None:
         if (self.config is None) == (self.hyperparameters is None):
-            raise ValueError("bundle: expected config or hyperparameters, one of the two: ptycho_dist's network or somebody else's")
+            raise ValueError(
+                "bundle: expected config or hyperparameters, one of the two: ptycho_dist's "
+                "network or somebody else's"
+            )
 
     @property
     def intensity_scale(self) -> float:
@@ -109,15 +119,18 @@ class Bundle:
         return self.probe.shape[-1]
 
     def predicted_scale(self, rms_factor: float) -> float:
-        """Square root of the counts that predicted intensity 1 stands for, s g, where patterns were normalised by this factor, not by r."""
+        """Square root of the counts that predicted intensity 1 stands for, s g, where patterns were
+        normalised by this factor, not by r."""
         return self.intensity_scale * self.gain * self.rms_factor / rms_factor
 
     def require_config(self, name: object = "bundle") -> Config:
         """`config`; raises, naming the bundle, where the network is somebody else's."""
         if self.config is None:
             raise BundleError(
-                f"{name}: found somebody else's network (hyperparameters {dict(self.hyperparameters or {})}), expected one that "
-                "ptycho_dist trained: only the network's own code can build it, and give it the bundle's weights"
+                f"{name}: found somebody else's network (hyperparameters "
+                f"{dict(self.hyperparameters or {})}), expected one that "
+                "ptycho_dist trained: only the network's own code can build it, and give it the "
+                "bundle's weights"
             )
         return self.config
 
@@ -129,14 +142,17 @@ class Bundle:
 
 
 def save_bundle(path: str | Path, bundle: Bundle) -> None:
-    """Write a bundle; a file that stood there is replaced only once the new one is whole and on disk. One process writes, no other waits.
+    """Write a bundle; a file that stood there is replaced only once the new one is whole and on
+    disk. One process writes, no other waits.
 
     Raises
     ------
     ValueError
         Weights, hyperparameters or probe are of a kind that `load_bundle` would refuse.
     """
-    probes = np.stack(list(bundle.refined_probes.values())) if bundle.refined_probes else bundle.probe
+    probes = (
+        np.stack(list(bundle.refined_probes.values())) if bundle.refined_probes else bundle.probe
+    )
     _require_probes(probes, list(bundle.refined_probes))
     members = {_WEIGHTS: _safetensors_bytes(bundle.weights), _PROBE: _npy_bytes(probes)}
     record = {
@@ -157,8 +173,14 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
     }
     members = {_RECORD: yaml.safe_dump(record, sort_keys=False).encode(), **members}
     if len(members[_RECORD]) > _LARGEST_RECORD_BYTES:
-        raise ValueError(f"{path}: {_RECORD} would have {len(members[_RECORD])} bytes, expected at most {_LARGEST_RECORD_BYTES}")
-    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        raise ValueError(
+            f"{path}: {_RECORD} would have {len(members[_RECORD])} bytes, expected at most "
+            f"{_LARGEST_RECORD_BYTES}"
+        )
+    with (
+        replacing(Path(path)) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name, content in members.items():
             archive.writestr(name, content)
 
@@ -176,14 +198,24 @@ def load_bundle(path: str | Path) -> Bundle:
     record = _read_record(path, members[_RECORD])
     for name in (_WEIGHTS, _PROBE):
         if hashlib.sha256(members[name]).hexdigest() != record["sha256"].get(name):
-            raise BundleError(f"{path}: {name} is not the one that was written: its SHA-256 differs from the one in {_RECORD}")
+            raise BundleError(
+                f"{path}: {name} is not the one that was written: its SHA-256 differs from the "
+                f"one in {_RECORD}"
+            )
     try:
         probes = np.load(io.BytesIO(members[_PROBE]), allow_pickle=False)
-        refined_probe_of = _typed(record, "refined_probe_of", list) if "refined_probe_of" in record else []  # not in older bundles
+        # not in older bundles
+        refined_probe_of = (
+            _typed(record, "refined_probe_of", list) if "refined_probe_of" in record else []
+        )
         _require_probes(probes, refined_probe_of)
         bundle = Bundle(
-            config=None if "hyperparameters" in record and "config" not in record else parse_mapping(record["config"]),
-            hyperparameters=_typed(record, "hyperparameters", dict) if "hyperparameters" in record else None,
+            config=None
+            if "hyperparameters" in record and "config" not in record
+            else parse_mapping(record["config"]),
+            hyperparameters=_typed(record, "hyperparameters", dict)
+            if "hyperparameters" in record
+            else None,
             scale=IntensityScale(
                 value=_positive(record, "intensity_scale"),
                 nphotons=_positive(record, "nphotons"),
@@ -195,7 +227,9 @@ def load_bundle(path: str | Path) -> Bundle:
             rms_factor=_positive(record["normalization"], "factor"),
             subset_fingerprint=_typed(record, "subset_fingerprint", str),
             probe=probes[0] if refined_probe_of else probes,
-            refined_probes=dict(zip(refined_probe_of, probes, strict=True)) if refined_probe_of else {},
+            refined_probes=dict(zip(refined_probe_of, probes, strict=True))
+            if refined_probe_of
+            else {},
             weights=safetensors.torch.load(members[_WEIGHTS]),
             versions=_typed(record, "versions", dict),
         )
@@ -203,25 +237,48 @@ def load_bundle(path: str | Path) -> Bundle:
         if bundle.config is not None:
             with torch.device("meta"):  # no memory is taken: the width may be a forger's
                 network = build_network(bundle.config.model, bundle.pattern_size)
-            network.load_state_dict(dict(bundle.weights), assign=True)  # the weights fit the network that the config describes
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, MemoryError, SafetensorError, ConfigError) as error:
+            # the weights fit the network that the config describes
+            network.load_state_dict(dict(bundle.weights), assign=True)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        MemoryError,
+        SafetensorError,
+        ConfigError,
+    ) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise BundleError(f"{path}: {_RECORD} and the members don't make a bundle: {what}") from error
+        raise BundleError(
+            f"{path}: {_RECORD} and the members don't make a bundle: {what}"
+        ) from error
     return bundle
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
     expected = [_RECORD, _WEIGHTS, _PROBE]
     if not path.is_file():
-        raise BundleError(f"{path}: found {'no file' if not path.exists() else 'a directory'}, expected a bundle")
+        raise BundleError(
+            f"{path}: found {'no file' if not path.exists() else 'a directory'}, expected a bundle"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if sorted(member.filename for member in members) != sorted(expected):
-                raise BundleError(f"{path}: found an archive of {[member.filename for member in members][:8]}, expected {expected}")
+                raise BundleError(
+                    f"{path}: found an archive of {[member.filename for member in members][:8]}, "
+                    f"expected {expected}"
+                )
             for member in members:  # stored members can't be larger than the file: no zip bomb
-                if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                    raise BundleError(f"{path}: {member.filename} is compressed, expected it stored, as save_bundle writes it")
+                if (
+                    member.compress_type != zipfile.ZIP_STORED
+                    or member.file_size != member.compress_size
+                ):
+                    raise BundleError(
+                        f"{path}: {member.filename} is compressed, expected it stored, as "
+                        "save_bundle writes it"
+                    )
             return {member.filename: archive.read(member) for member in members}
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"{path}: truncated, altered or not a bundle ({error})") from error
@@ -229,39 +286,69 @@ def _read_members(path: Path) -> dict[str, bytes]:
 
 def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     if len(content) > _LARGEST_RECORD_BYTES:
-        raise BundleError(f"{path}: {_RECORD} has {len(content)} bytes, expected at most {_LARGEST_RECORD_BYTES}")
+        raise BundleError(
+            f"{path}: {_RECORD} has {len(content)} bytes, expected at most {_LARGEST_RECORD_BYTES}"
+        )
     try:
         require_plain_yaml(text := content.decode())
         record = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or no such date
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, or no such date
         raise BundleError(f"{path}: {_RECORD} is not YAML ({error})") from error
     if not isinstance(record, dict) or record.get("format") != "ptycho_dist bundle":
         raise BundleError(f"{path}: {_RECORD} does not describe a ptycho_dist bundle")
     if not isinstance(record.get("schema"), int) or record["schema"] > SCHEMA:
         raise BundleError(
-            f"{path}: the bundle's schema is {record.get('schema')!r}, this ptycho_dist reads up to {SCHEMA}: install a newer one"
+            f"{path}: the bundle's schema is {record.get('schema')!r}, this ptycho_dist reads up "
+            f"to {SCHEMA}: install a newer one"
         )
     if record["schema"] < SCHEMA:
         raise BundleError(
-            f"{path}: the bundle's schema is {record['schema']}, expected {SCHEMA}: this ptycho_dist no longer has its network; train again"
+            f"{path}: the bundle's schema is {record['schema']}, expected {SCHEMA}: this "
+            "ptycho_dist no longer has its network; train again"
         )
     if not isinstance(record.get("sha256"), dict):
-        raise BundleError(f"{path}: sha256 in {_RECORD} is {record.get('sha256')!r}, expected the SHA-256 of every other member")
+        raise BundleError(
+            f"{path}: sha256 in {_RECORD} is {record.get('sha256')!r}, expected the SHA-256 of "
+            "every other member"
+        )
     return record
 
 
 def _require_probes(probes: np.ndarray, refined_probe_of: list[Any]) -> None:
     """One probe (modes, N, N), or a refined one for each of the scans (scans, modes, N, N)."""
     num_scans = len(refined_probe_of)
-    if not all(isinstance(fingerprint, str) for fingerprint in refined_probe_of) or len(set(refined_probe_of)) != num_scans:
-        raise ValueError(f"refined_probe_of is {refined_probe_of!r}, expected fingerprints of different scans")
-    is_stack_of_squares = probes.ndim == (4 if num_scans else 3) and probes.size > 0 and probes.shape[-2] == probes.shape[-1]
-    if not is_stack_of_squares or probes.dtype != np.complex64 or (num_scans and len(probes) != num_scans):
+    if (
+        not all(isinstance(fingerprint, str) for fingerprint in refined_probe_of)
+        or len(set(refined_probe_of)) != num_scans
+    ):
+        raise ValueError(
+            f"refined_probe_of is {refined_probe_of!r}, expected fingerprints of different scans"
+        )
+    is_stack_of_squares = (
+        probes.ndim == (4 if num_scans else 3)
+        and probes.size > 0
+        and probes.shape[-2] == probes.shape[-1]
+    )
+    if (
+        not is_stack_of_squares
+        or probes.dtype != np.complex64
+        or (num_scans and len(probes) != num_scans)
+    ):
         expected = f"({num_scans}, modes, N, N)" if num_scans else "(modes, N, N)"
-        raise ValueError(f"{_PROBE} is {probes.dtype} {probes.shape}, expected complex64 {expected}")
+        raise ValueError(
+            f"{_PROBE} is {probes.dtype} {probes.shape}, expected complex64 {expected}"
+        )
     for probe in probes if num_scans else probes[None]:
         if not np.isfinite(probe).all() or not probe.any():
-            raise ValueError(f"{_PROBE} holds {'zeros only' if np.isfinite(probe).all() else 'NaN or infinity'}, expected a finite probe")
+            raise ValueError(
+                f"{_PROBE} holds "
+                f"{'zeros only' if np.isfinite(probe).all() else 'NaN or infinity'}, expected a "
+                "finite probe"
+            )
 
 
 def _require_finite_weights(weights: Mapping[str, Tensor]) -> None:
@@ -276,11 +363,16 @@ def _safetensors_bytes(weights: Mapping[str, Tensor]) -> bytes:
             raise ValueError(f"weights: {name} is {type(tensor).__name__}, expected a tensor")
     _require_finite_weights(weights)
     # Copies: weights that are tied share their memory, which the format doesn't know.
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+    copies = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()
+    }
     try:
         return safetensors.torch.save(copies)
     except KeyError as error:  # how the library says it
-        raise ValueError(f"weights: found {error.args[0]}, expected a type that safetensors holds, such as float32 or complex64") from error
+        raise ValueError(
+            f"weights: found {error.args[0]}, expected a type that safetensors holds, such as "
+            "float32 or complex64"
+        ) from error
 
 
 def _network_record(bundle: Bundle) -> dict[str, Any]:
@@ -288,12 +380,19 @@ def _network_record(bundle: Bundle) -> dict[str, Any]:
         return {"config": bundle.config.to_dict()}
     given = dict(bundle.hyperparameters or {})
     try:
-        plain = json.loads(json.dumps(given, allow_nan=False))  # a copy of each value: YAML would write the second of a list as an alias
+        # a copy of each value: YAML would write the second of a list as an alias
+        plain = json.loads(json.dumps(given, allow_nan=False))
         require_plain_yaml(yaml.safe_dump({"hyperparameters": plain}))
     except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"hyperparameters: {error}; expected text, finite numbers, booleans, None, lists and mappings of them") from error
+        raise ValueError(
+            f"hyperparameters: {error}; expected text, finite numbers, booleans, None, lists and "
+            "mappings of them"
+        ) from error
     if plain != given:
-        raise ValueError(f"hyperparameters: {given!r} would come back as {plain!r}, expected lists, no tuples, and text for keys")
+        raise ValueError(
+            f"hyperparameters: {given!r} would come back as {plain!r}, expected lists, no tuples, "
+            "and text for keys"
+        )
     return {"hyperparameters": plain}
 
 

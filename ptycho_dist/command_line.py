@@ -24,10 +24,12 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; turn an error into one message on stderr and exit status 1. With `--debug`, let the traceback through.
+    """Call `main`; turn an error into one message on stderr and exit status 1. With `--debug`, let
+    the traceback through.
 
-    Where several ranks stop, all of them name the one that was stopped first and its cause; rank 0 says it, and the rank that met it,
-    which alone writes it to the log: the launcher ends the other ranks once one is gone, so no other is sure to come to it.
+    Where several ranks stop, all of them name the one that was stopped first and its cause; rank 0
+    says it, and the rank that met it, which alone writes it to the log: the launcher ends the other
+    ranks once one is gone, so no other is sure to come to it.
     """
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     show_log_on_stderr(rank)
@@ -44,11 +46,13 @@ def run(main: Callable[[], None]) -> None:
         end_after(error, rank)
 
 
-# What follows imports `distributed`, and so PyTorch, where it is needed: --help, and commands that do without, don't wait for it.
+# What follows imports `distributed`, and so PyTorch, where it is needed: --help, and commands that
+# do without, don't wait for it.
 
 
 def leave() -> None:
-    """End the process group, if there is one: none is where nobody has loaded what could make it."""
+    """End the process group, if there is one: none is where nobody has loaded what could make
+    it."""
     if "ptycho_dist.distributed" in sys.modules:
         from ptycho_dist.distributed import leave_together
 
@@ -57,15 +61,25 @@ def leave() -> None:
 
 def end_after(error: Exception, rank: int) -> None:
     """Say what went wrong, or let another rank say it, and end this process."""
-    from ptycho_dist.distributed import FailedTogether, Interrupted, describe, first_failure, wait_for_all, world_size
+    from ptycho_dist.distributed import (
+        FailedTogether,
+        Interrupted,
+        describe,
+        first_failure,
+        wait_for_all,
+        world_size,
+    )
 
     if isinstance(error, FailedTogether | Interrupted):  # every rank has the same one
         if rank == 0:
             say(error, describe(error))
         wait_for_all()  # the launcher ends all ranks once one is gone, so rank 0 speaks first
-    elif isinstance(error, ArgumentError | ConfigError):  # every rank should have the same one, but none has met the others yet
+    elif isinstance(
+        error, ArgumentError | ConfigError
+    ):  # every rank should have the same one, but none has met the others yet
         if rank > 0:
-            time.sleep(SECONDS_TO_HEAR_RANK_ZERO)  # in which the launcher ends this process, if rank 0 has it too
+            # in which the launcher ends this process, if rank 0 has it too
+            time.sleep(SECONDS_TO_HEAR_RANK_ZERO)
         say(error, describe(error) if rank == 0 else f"rank {rank} alone: {describe(error)}")
     elif world_size() == 1:
         say(error, describe(error))  # alone, or not yet met the others: nobody else may know
@@ -96,7 +110,8 @@ def show(error: Exception, message: str) -> None:
 
 
 def exit_now(status: int) -> None:
-    """End this process. Where a process group is up not by unwinding: its threads could keep the process, and so the others, waiting."""
+    """End this process. Where a process group is up not by unwinding: its threads could keep the
+    process, and so the others, waiting."""
     from ptycho_dist.distributed import world_size
 
     sys.stdout.flush()
@@ -110,7 +125,10 @@ def show_log_on_stderr(rank: int) -> None:
     """Log INFO lines of rank 0 and warnings of every rank to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(
-        logging.Formatter("%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s", "%H:%M:%S")
+        logging.Formatter(
+            "%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s",
+            "%H:%M:%S",
+        )
     )
     handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # `run` says errors

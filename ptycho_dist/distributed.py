@@ -1,8 +1,9 @@
 """The ranks of a run: what they add up, agree on, do once, and fail at together.
 
-The only file that talks to `torch.distributed`, apart from Lightning, which starts the process group and averages the gradients.
-Where a process group is up every function here but `rank`, `world_size` and `backend` is a collective, so every rank must call it;
-without one it is the plain local operation.
+The only file that talks to `torch.distributed`, apart from Lightning, which starts the process
+group and averages the gradients. Where a process group is up every function here but `rank`,
+`world_size` and `backend` is a collective, so every rank must call it; without one it is the plain
+local operation.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ T = TypeVar("T")
 
 
 class FailedTogether(ValueError):
-    """At least one rank failed; every rank raises this with the same message, which names the first rank that did and its cause."""
+    """At least one rank failed; every rank raises this with the same message, which names the first
+    rank that did and its cause."""
 
 
 class Interrupted(Exception):
-    """All ranks stopped after the same step, because somebody asked for it, and can go on from there.
+    """All ranks stopped after the same step, because somebody asked for it, and can go on from
+    there.
 
     Attributes
     ----------
@@ -61,7 +64,11 @@ def rank(process_group: ProcessGroup | None = None) -> int:
     return dist.get_rank(process_group) if _is_up() else 0
 
 
-def sum_integers(local_values: Callable[[], Sequence[int]], length: int, process_group: ProcessGroup | None = None) -> list[int]:
+def sum_integers(
+    local_values: Callable[[], Sequence[int]],
+    length: int,
+    process_group: ProcessGroup | None = None,
+) -> list[int]:
     """Add a vector of `length` integers over all ranks in one `all_reduce`, or fail together.
 
     Parameters
@@ -72,7 +79,8 @@ def sum_integers(local_values: Callable[[], Sequence[int]], length: int, process
     Raises
     ------
     FailedTogether
-        On every rank, if `local_values` raised on any. The failure travels in the same reduction, so nobody waits for a rank that is gone.
+        On every rank, if `local_values` raised on any. The failure travels in the same reduction,
+        so nobody waits for a rank that is gone.
     """
     if not _is_up():
         return list(local_values())
@@ -109,7 +117,8 @@ def run_on_rank_zero(action: Callable[[], None]) -> None:
 
 
 def run_once_a_node(action: Callable[[], T]) -> T:
-    """Run `action` on the first rank of each node and give its (picklable) result to the other ranks of that node."""
+    """Run `action` on the first rank of each node and give its (picklable) result to the other
+    ranks of that node."""
     node = _node()
     is_first_of_node = _gather(node).index(node) == rank()
     local_result = run_together(action if is_first_of_node else lambda: None)
@@ -117,13 +126,15 @@ def run_once_a_node(action: Callable[[], T]) -> T:
 
 
 def from_rank_zero(action: Callable[[], T]) -> T:
-    """Run `action` on rank 0 and give its (picklable) result to all ranks; if it raises, raise `FailedTogether` on all."""
+    """Run `action` on rank 0 and give its (picklable) result to all ranks; if it raises, raise
+    `FailedTogether` on all."""
     local_result = run_together(action if rank() == 0 else lambda: None)
     return _gather(local_result)[0]  # type: ignore[return-value]
 
 
 def on_every_rank(action: Callable[[], T]) -> list[Outcome[T]]:
-    """Run `action` on every rank and give every rank the (picklable) outcome of each, by rank; a failure is one of them, not an error."""
+    """Run `action` on every rank and give every rank the (picklable) outcome of each, by rank; a
+    failure is one of them, not an error."""
     try:
         own: Outcome[T] = Outcome(action())
     except Exception as error:  # whatever it is, the other ranks must hear of it
@@ -134,7 +145,11 @@ def on_every_rank(action: Callable[[], T]) -> list[Outcome[T]]:
 def on_every_rank_of_this_node(action: Callable[[], T]) -> list[Outcome[T]]:
     """As `on_every_rank`, of those that share this rank's machine."""
     node = _node()
-    return [outcome for other, outcome in zip(_gather(node), on_every_rank(action), strict=True) if other == node]
+    return [
+        outcome
+        for other, outcome in zip(_gather(node), on_every_rank(action), strict=True)
+        if other == node
+    ]
 
 
 def require_same(local_values: Mapping[str, Any]) -> None:
@@ -143,15 +158,22 @@ def require_same(local_values: Mapping[str, Any]) -> None:
     Raises
     ------
     FailedTogether
-        Some rank's value differs from rank 0's. Floats are compared by their bits, so NaN equals itself and 0.0 differs from -0.0.
+        Some rank's value differs from rank 0's. Floats are compared by their bits, so NaN equals
+        itself and 0.0 differs from -0.0.
     """
-    comparable = {name: value.hex() if isinstance(value, float) else value for name, value in local_values.items()}
+    comparable = {
+        name: value.hex() if isinstance(value, float) else value
+        for name, value in local_values.items()
+    }
     everybodys = _gather((comparable, dict(local_values)))
     rank_zeros, rank_zeros_shown = everybodys[0]
     for other, (values, shown) in enumerate(everybodys):
         for name in rank_zeros:
             if values[name] != rank_zeros[name]:
-                raise FailedTogether(f"ranks differ: {name} is {shown[name]!r} on rank {other}, but {rank_zeros_shown[name]!r} on rank 0")
+                raise FailedTogether(
+                    f"ranks differ: {name} is {shown[name]!r} on rank {other}, but "
+                    f"{rank_zeros_shown[name]!r} on rank 0"
+                )
 
 
 def sum_floats(local_values: Tensor) -> Tensor:
@@ -172,7 +194,8 @@ def largest(local_values: Sequence[float]) -> list[float]:
 
 
 def seconds_an_all_reduce(num_bytes: int, *, max_seconds: float = 0.5) -> float:
-    """Mean time that the ranks take to add up `num_bytes` of float32; measured for about `max_seconds`, or once where once takes longer."""
+    """Mean time that the ranks take to add up `num_bytes` of float32; measured for about
+    `max_seconds`, or once where once takes longer."""
     if not _is_up():
         return 0.0
     device = _device()
@@ -200,9 +223,11 @@ def time_when_done() -> float:
 
 
 class CollectiveTimer:
-    """How long the collectives of training steps hold this rank up: that of the loss, and those of the gradients after the last was ready.
+    """How long the collectives of training steps hold this rank up: that of the loss, and those of
+    the gradients after the last was ready.
 
-    Where it runs, a GPU is waited for before and after each, so that seconds mean what they say; let it run for few steps only.
+    Where it runs, a GPU is waited for before and after each, so that seconds mean what they say;
+    let it run for few steps only.
 
     Attributes
     ----------
@@ -234,7 +259,8 @@ collective_timer = CollectiveTimer()
 
 
 def average_gradients(state, bucket):  # type: ignore[no-untyped-def] # DDP refuses annotations that are strings, as all are here
-    """DDP's own averaging, as a hook for `register_comm_hook`, timed by `collective_timer` where `end` is called after backward."""
+    """DDP's own averaging, as a hook for `register_comm_hook`, timed by `collective_timer` where
+    `end` is called after backward."""
     world = dist.group.WORLD
     assert world is not None, "DDP has a process group"
     collective_timer.begin()
@@ -252,7 +278,8 @@ class StepSplit:
     compute_ms
         Forward, backward and optimiser.
     communicate_ms
-        In collectives, once every rank has come to them: the time of the rank that came last, which is the one that they held up least.
+        In collectives, once every rank has come to them: the time of the rank that came last, which
+        is the one that they held up least.
     wait_ms
         In collectives, for slower ranks.
     """
@@ -263,10 +290,15 @@ class StepSplit:
     wait_ms: float
 
     @classmethod
-    def of_all_ranks(cls, *, num_steps: int, total_s: float, load_s: float, collectives_s: Sequence[float]) -> StepSplit:
-        """From the seconds that each rank has spent in some steps, loading their batches, and in each of their collectives."""
+    def of_all_ranks(
+        cls, *, num_steps: int, total_s: float, load_s: float, collectives_s: Sequence[float]
+    ) -> StepSplit:
+        """From the seconds that each rank has spent in some steps, loading their batches, and in
+        each of their collectives."""
         communicate = -sum(largest([-seconds for seconds in collectives_s]))
-        total, load, collectives = (sum_floats(torch.tensor([total_s, load_s, sum(collectives_s)])) / world_size()).tolist()
+        total, load, collectives = (
+            sum_floats(torch.tensor([total_s, load_s, sum(collectives_s)])) / world_size()
+        ).tolist()
         in_ms = 1e3 / num_steps
         return cls(
             load_ms=in_ms * load,
@@ -277,20 +309,22 @@ class StepSplit:
 
 
 def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
-    """Global mean, whose gradient under DDP is that of one process on the union of all ranks' terms.
+    """Global mean, whose gradient under DDP is that of one process on the union of all ranks'
+    terms.
 
     Parameters
     ----------
     local_sum
-        Scalar: the sum of this rank's terms, with its graph; a rank without terms gives zero (with its graph too).
+        Scalar: the sum of this rank's terms, with its graph; a rank without terms gives zero (with
+        its graph too).
     local_count
         How many terms it has.
 
     Returns
     -------
     Tensor
-        Scalar float64; its value is the global mean on every rank. DDP averages the ranks' gradients, so each carries
-        world_size / global count.
+        Scalar float64; its value is the global mean on every rank. DDP averages the ranks'
+        gradients, so each carries world_size / global count.
     """
     local_sum = local_sum.double()
     sum_and_count = torch.stack([local_sum.detach(), local_sum.new_tensor(local_count)])
@@ -298,13 +332,15 @@ def mean_over_ranks(local_sum: Tensor, local_count: int) -> Tensor:
         collective_timer.begin()
         dist.all_reduce(sum_and_count)
         collective_timer.end()
-    global_sum, global_count = sum_and_count[0], sum_and_count[1].clamp_min(1)  # no term anywhere: zero
+    # no term anywhere: zero
+    global_sum, global_count = sum_and_count[0], sum_and_count[1].clamp_min(1)
     local_share = local_sum * (world_size() / global_count)
     return local_share + (global_sum / global_count - local_share.detach())
 
 
 def leave_together() -> None:
-    """End the process group once every rank has come here: torn down while the interpreter exits, its threads can abort the process."""
+    """End the process group once every rank has come here: torn down while the interpreter exits,
+    its threads can abort the process."""
     if _is_up():
         dist.barrier()
         dist.destroy_process_group()
@@ -320,14 +356,19 @@ def wait_for_all() -> None:
 def first_failure(own: str) -> str:
     """Leave word of what stops this rank, and give the word of the rank that was stopped first.
 
-    No collective: ranks come here one by one, each in its own time. The word lies in the store that the launcher keeps, so it outlives
-    the rank that left it.
+    No collective: ranks come here one by one, each in its own time. The word lies in the store that
+    the launcher keeps, so it outlives the rank that left it.
     """
     if not _is_up() or "MASTER_ADDR" not in os.environ:
         return own
     key = f"ptycho_dist/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=5))
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=5),
+        )
         return store.compare_set(key, "", own).decode()
     except (RuntimeError, ValueError, OSError):  # the launcher is gone: nobody else to ask
         return own
@@ -343,7 +384,8 @@ def _is_up() -> bool:
 
 
 def _node() -> str:
-    """What tells this machine from the others: its name, and the boot of its kernel where names may be alike."""
+    """What tells this machine from the others: its name, and the boot of its kernel where names may
+    be alike."""
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     return socket.gethostname() + (boot_id.read_text() if boot_id.exists() else "")
 
@@ -374,4 +416,8 @@ def describe(error: BaseException) -> str:
     """What happened, for a person: the message alone where it was written for one."""
     if "Connection closed by peer" in str(error):
         return "lost the connection to another rank: its process was killed, or its node failed"
-    return str(error) if isinstance(error, ValueError | OSError | Interrupted | ArgumentError) else f"{type(error).__name__}: {error}"
+    return (
+        str(error)
+        if isinstance(error, ValueError | OSError | Interrupted | ArgumentError)
+        else f"{type(error).__name__}: {error}"
+    )

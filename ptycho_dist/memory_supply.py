@@ -17,9 +17,11 @@ class MemorySupply:
     Attributes
     ----------
     host
-        Bytes of its node's memory, shared with the node's other ranks, by who says so; empty where nobody does (outside Linux).
+        Bytes of its node's memory, shared with the node's other ranks, by who says so; empty where
+        nobody does (outside Linux).
     slurm
-        Bytes that SLURM gave the job on the node, what it uses already included; None without such a limit.
+        Bytes that SLURM gave the job on the node, what it uses already included; None without such
+        a limit.
     own
         Bytes of memory that are this process's alone by now.
     device
@@ -33,7 +35,9 @@ class MemorySupply:
 
     @classmethod
     def of_this_rank(cls) -> MemorySupply:
-        found = {"the machine": available} if (available := _available_on_machine()) is not None else {}
+        found = (
+            {"the machine": available} if (available := _available_on_machine()) is not None else {}
+        )
         in_groups = list(_available_in_control_groups())
         if in_groups:
             found["its control group"] = min(in_groups)
@@ -45,7 +49,11 @@ def host_bytes_left(supplies: Sequence[MemorySupply]) -> tuple[int, str] | None:
     """Memory left on the node that these ranks share, and who says so."""
     found = [(left, who) for supply in supplies for who, left in supply.host.items()]
     in_use = sum(supply.own for supply in supplies)
-    found += [(max(0, supply.slurm - in_use), "SLURM's allocation") for supply in supplies if supply.slurm is not None]
+    found += [
+        (max(0, supply.slurm - in_use), "SLURM's allocation")
+        for supply in supplies
+        if supply.slurm is not None
+    ]
     return min(found, default=None)
 
 
@@ -55,7 +63,8 @@ def _available_on_machine() -> int | None:
 
 
 def _available_in_control_groups(root: Path = Path("/")) -> Iterator[int]:
-    """Limit less use, the page cache that can be dropped not counted, of every group that this process is in; versions 1 and 2."""
+    """Limit less use, the page cache that can be dropped not counted, of every group that this
+    process is in; versions 1 and 2."""
     own_groups = root / "proc/self/cgroup"
     for line in own_groups.read_text().splitlines() if own_groups.exists() else ():
         _, controllers, group = line.split(":", 2)
@@ -64,19 +73,35 @@ def _available_in_control_groups(root: Path = Path("/")) -> Iterator[int]:
             limit, used, cache = "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
             hierarchy /= "memory"
-            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            limit, used, cache = (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
         else:
             continue
         folder = hierarchy / group.lstrip("/")
         for ancestor in (folder, *folder.parents):
-            if ancestor.is_relative_to(hierarchy) and (ancestor / limit).exists() and (ancestor / limit).read_text().strip() != "max":
-                statistics = dict(entry.split() for entry in (ancestor / "memory.stat").read_text().splitlines())
-                yield int((ancestor / limit).read_text()) - int((ancestor / used).read_text()) + int(statistics[cache])
+            if (
+                ancestor.is_relative_to(hierarchy)
+                and (ancestor / limit).exists()
+                and (ancestor / limit).read_text().strip() != "max"
+            ):
+                statistics = dict(
+                    entry.split() for entry in (ancestor / "memory.stat").read_text().splitlines()
+                )
+                yield (
+                    int((ancestor / limit).read_text())
+                    - int((ancestor / used).read_text())
+                    + int(statistics[cache])
+                )
 
 
 def _slurm_allowance() -> int | None:
     env = os.environ
-    megabytes = int(env.get("SLURM_MEM_PER_NODE", "0")) or int(env.get("SLURM_MEM_PER_CPU", "0")) * int(env.get("SLURM_CPUS_ON_NODE", "0"))
+    megabytes = int(env.get("SLURM_MEM_PER_NODE", "0")) or int(
+        env.get("SLURM_MEM_PER_CPU", "0")
+    ) * int(env.get("SLURM_CPUS_ON_NODE", "0"))
     return megabytes << 20 if megabytes else None
 
 

@@ -11,7 +11,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Log how much of a pass over patterns (or another unit) is done, at most every ten seconds; a short pass says nothing."""
+    """Log how much of a pass over patterns (or another unit) is done, at most every ten seconds; a
+    short pass says nothing."""
 
     def __init__(self, what: str, unit: str = "patterns") -> None:
         self.what = what

@@ -28,18 +28,30 @@ RANK_TIMEOUT_SECONDS = 120
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when a test imports MLflow
 
 _forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["torch", "ptycho_dist.training.train", "ptycho_dist.training.report"])
+_forkserver.set_forkserver_preload(
+    ["torch", "ptycho_dist.training.train", "ptycho_dist.training.report"]
+)
 
 
-def _run_rank(rank: int, world_size: int, store: str, body: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> None:
+def _run_rank(
+    rank: int,
+    world_size: int,
+    store: str,
+    body: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    results: Any,
+) -> None:
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size
+        )
         dist.barrier()  # a rank that is done early must not leave while others still connect to it
         results.put((rank, body(*arguments), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))
-    # The result is on its way before anything below can block; peers may still read what this rank sent in its last collective.
+    # The result is on its way before anything below can block; peers may still read what this rank
+    # sent in its last collective.
     results.close()
     results.join_thread()
     with suppress(RuntimeError, ValueError):
@@ -49,7 +61,8 @@ def _run_rank(rank: int, world_size: int, store: str, body: Callable[..., Any], 
 
 @pytest.fixture
 def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
-    """`on_ranks(world_size, body, *arguments)` runs `body` (a function of a module) on gloo ranks and gives what each returned, by rank.
+    """`on_ranks(world_size, body, *arguments)` runs `body` (a function of a module) on gloo ranks
+    and gives what each returned, by rank.
 
     Tracebacks of all ranks are shown where one raises; ranks that hang are killed.
     """
@@ -61,7 +74,10 @@ def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
         results = _forkserver.Queue()
         store = str(tmp_path / f"store{calls}")
         processes = [
-            _forkserver.Process(target=_run_rank, args=(rank, world_size, store, body, arguments, results)) for rank in range(world_size)
+            _forkserver.Process(
+                target=_run_rank, args=(rank, world_size, store, body, arguments, results)
+            )
+            for rank in range(world_size)
         ]
         for process in processes:
             process.start()
@@ -84,12 +100,20 @@ def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
-    """Fail a test that leaks environment variables, signal handlers or a process group into the next one."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    """Fail a test that leaks environment variables, signal handlers or a process group into the
+    next one."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+    }
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    }
     yield
     assert not dist.is_initialized(), "the test left a process group"
-    assert {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} == environment
+    assert {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+    } == environment
     assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
@@ -118,22 +142,36 @@ def write_simulated_scan(path: Path, **settings: Any) -> Path:
     return path
 
 
-def small_scan_arrays(*, num_patterns: int = 37, pattern_size: int = 16, modes: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays of a small NPZ scan: Poisson counts of a random object, about 5000 photons a pattern, stored as amplitude."""
+def small_scan_arrays(
+    *, num_patterns: int = 37, pattern_size: int = 16, modes: int = 1, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Arrays of a small NPZ scan: Poisson counts of a random object, about 5000 photons a pattern,
+    stored as amplitude."""
     random = np.random.default_rng(seed)
     side = int(np.ceil(np.sqrt(num_patterns)))
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)[:num_patterns]
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(
+        -1, 2
+    )[:num_patterns]
     positions = pattern_size // 2 + 3.0 * grid + random.uniform(0, 0.9, (num_patterns, 2))
     extent = int(positions.max()) + pattern_size
-    object_guess = random.uniform(0.7, 1, (extent, extent)) * np.exp(1j * random.uniform(-0.5, 0.5, (extent, extent)))
+    object_guess = random.uniform(0.7, 1, (extent, extent)) * np.exp(
+        1j * random.uniform(-0.5, 0.5, (extent, extent))
+    )
     y, x = np.indices((pattern_size, pattern_size)) - pattern_size / 2
     envelope = np.exp(-(y**2 + x**2) / (2 * (pattern_size / 6) ** 2))
-    probe = np.stack([envelope * np.exp(0.05j * (mode + 1) * (y**2 + x**2)) / (mode + 1) for mode in range(modes)])
+    probe = np.stack(
+        [
+            envelope * np.exp(0.05j * (mode + 1) * (y**2 + x**2)) / (mode + 1)
+            for mode in range(modes)
+        ]
+    )
     counts = np.empty((num_patterns, pattern_size, pattern_size))
     for number, (row, column) in enumerate(np.floor(positions).astype(int) - pattern_size // 2):
         exit_wave = probe * object_guess[row : row + pattern_size, column : column + pattern_size]
         far_field = np.fft.fftshift(np.fft.fft2(exit_wave, norm="ortho"), axes=(-2, -1))
-        counts[number] = random.poisson(5000 * (np.abs(far_field) ** 2).sum(0) / (np.abs(probe) ** 2).sum())
+        counts[number] = random.poisson(
+            5000 * (np.abs(far_field) ** 2).sum(0) / (np.abs(probe) ** 2).sum()
+        )
     return {
         "diffraction": np.sqrt(counts).astype(np.float32),
         "xcoords": positions[:, 1],
@@ -145,9 +183,17 @@ def small_scan_arrays(*, num_patterns: int = 37, pattern_size: int = 16, modes: 
 
 @pytest.fixture
 def write_scan(tmp_path: Path) -> Callable[..., Path]:
-    """`write_scan(name="scan.npz", compressed=False, drop=(), **changed_arrays)` writes a small NPZ scan and gives its path."""
+    """`write_scan(name="scan.npz", compressed=False, drop=(), **changed_arrays)` writes a small NPZ
+    scan and gives its path."""
 
-    def write(name: str = "scan.npz", *, compressed: bool = False, drop: tuple[str, ...] = (), arrays: Any = None, **changed: Any) -> Path:
+    def write(
+        name: str = "scan.npz",
+        *,
+        compressed: bool = False,
+        drop: tuple[str, ...] = (),
+        arrays: Any = None,
+        **changed: Any,
+    ) -> Path:
         content = {**(small_scan_arrays() if arrays is None else arrays), **changed}
         for key in drop:
             del content[key]
@@ -157,13 +203,20 @@ def write_scan(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-MASKED_HDF5 = {"diffraction": "diffraction", "positions": "positions", "positions_unit": "px", "probe": "probe", "mask": "mask"}
+MASKED_HDF5 = {
+    "diffraction": "diffraction",
+    "positions": "positions",
+    "positions_unit": "px",
+    "probe": "probe",
+    "mask": "mask",
+}
 """`data.hdf5` of what `write_masked_scan` writes."""
 
 
 @pytest.fixture
 def write_masked_scan(tmp_path: Path) -> Callable[..., Path]:
-    """`write_masked_scan(name, mask, garbage=0, arrays=None)` writes a small HDF5 scan with its mask, and garbage where no pixel counts."""
+    """`write_masked_scan(name, mask, garbage=0, arrays=None)` writes a small HDF5 scan with its
+    mask, and garbage where no pixel counts."""
 
     def write(name: str, mask: np.ndarray, garbage: float = 0.0, arrays: Any = None) -> Path:
         content = small_scan_arrays() if arrays is None else arrays
@@ -178,7 +231,8 @@ def write_masked_scan(tmp_path: Path) -> Callable[..., Path]:
 
 
 def dead_pixels(seed: int, part: float = 0.1, pattern_size: int = 16) -> np.ndarray:
-    """A mask (N, N) with dead pixels, a gap of two columns and a beam stop that hides the brightest pixel."""
+    """A mask (N, N) with dead pixels, a gap of two columns and a beam stop that hides the brightest
+    pixel."""
     mask = np.random.default_rng(seed).uniform(size=(pattern_size, pattern_size)) > part
     mask[:, seed % 5 + 1 : seed % 5 + 3] = False
     mask[pattern_size // 2, pattern_size // 2] = False

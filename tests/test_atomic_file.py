@@ -48,7 +48,9 @@ def test_only_the_file_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_error_keeps_the_old_file_and_leaves_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -63,7 +65,9 @@ def test_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, error:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_failing_rename_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_rename_keeps_the_old_file_and_leaves_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -96,8 +100,11 @@ def test_umask_of_the_process_is_left_as_it_was(tmp_path: Path, umask: int) -> N
     assert current == umask
 
 
-def test_temporary_file_is_in_the_same_directory_hidden_and_of_the_same_suffix(tmp_path: Path) -> None:
-    """A rename is atomic within one file system only; writers such as NumPy's add a suffix that they miss."""
+def test_temporary_file_is_in_the_same_directory_hidden_and_of_the_same_suffix(
+    tmp_path: Path,
+) -> None:
+    """A rename is atomic within one file system only; writers such as NumPy's add a suffix that
+    they miss."""
     with replacing(tmp_path / "result.npz") as temporary:
         assert temporary.parent == tmp_path
         assert temporary.name.startswith(".")
@@ -110,8 +117,11 @@ def test_missing_directory_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "plots" / "file.txt").read_text() == "new"
 
 
-def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power cut the name must not stand for an empty file: content, then rename, then directory are flushed."""
+def test_content_reaches_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the name must not stand for an empty file: content, then rename, then
+    directory are flushed."""
     events: list[tuple[str, int]] = []
     fsync, replace = os.fsync, os.replace
 

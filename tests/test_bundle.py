@@ -21,7 +21,14 @@ import torch
 import yaml
 
 import ptycho_dist.bundle
-from ptycho_dist.bundle import SCHEMA, Bundle, BundleError, load_bundle, save_bundle, software_versions
+from ptycho_dist.bundle import (
+    SCHEMA,
+    Bundle,
+    BundleError,
+    load_bundle,
+    save_bundle,
+    software_versions,
+)
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from ptycho_dist.inference.reconstruct import infer
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
@@ -33,7 +40,8 @@ MEMBERS = ["bundle.yaml", "weights.safetensors", "probe.npy"]
 
 
 def network(seed: int = 0, *, base_width: int = WIDTH) -> PtychoAutoencoder:
-    """Random in every tensor: a fresh network's head is zero, so that its output would not tell one network from another."""
+    """Random in every tensor: a fresh network's head is zero, so that its output would not tell one
+    network from another."""
     torch.manual_seed(seed)
     fresh = PtychoAutoencoder(pattern_size=N, base_width=base_width)
     for parameter in fresh.parameters():
@@ -44,14 +52,20 @@ def network(seed: int = 0, *, base_width: int = WIDTH) -> PtychoAutoencoder:
 def example(seed: int = 0) -> Bundle:
     random = np.random.default_rng(seed)
     return Bundle(
-        config=Config(data=DataConfig(path="scan.npz", nphotons=1e6), model=ModelConfig(base_width=WIDTH)),
+        config=Config(
+            data=DataConfig(path="scan.npz", nphotons=1e6), model=ModelConfig(base_width=WIDTH)
+        ),
         # Numbers that no short decimal stands for: a rounded record would show.
-        scale=IntensityScale(value=125.1 / 3, nphotons=1e6 / 7, mean_energy=64.0 + 1e-13, num_patterns=1234567),
+        scale=IntensityScale(
+            value=125.1 / 3, nphotons=1e6 / 7, mean_energy=64.0 + 1e-13, num_patterns=1234567
+        ),
         nphotons_source="config",
         gain=1.1 / 3,
         rms_factor=0.1 + 0.2,
         subset_fingerprint="ab" * 32,
-        probe=(random.normal(size=(2, N, N)) + 1j * random.normal(size=(2, N, N))).astype(np.complex64),
+        probe=(random.normal(size=(2, N, N)) + 1j * random.normal(size=(2, N, N))).astype(
+            np.complex64
+        ),
         weights=network(seed).state_dict(),
         versions=software_versions(),
     )
@@ -68,7 +82,9 @@ def contents(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def write_zip(path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+def write_zip(
+    path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED
+) -> None:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -115,13 +131,25 @@ def test_records_come_back_bit_by_bit(path: Path) -> None:
     saved, loaded = example(), load_bundle(path)
     assert loaded.scale == saved.scale
     assert loaded.config == saved.config
-    for name in ("nphotons_source", "gain", "rms_factor", "subset_fingerprint", "versions", "intensity_scale", "pattern_size"):
+    for name in (
+        "nphotons_source",
+        "gain",
+        "rms_factor",
+        "subset_fingerprint",
+        "versions",
+        "intensity_scale",
+        "pattern_size",
+    ):
         assert getattr(loaded, name) == getattr(saved, name), name
 
 
 def test_probe_comes_back_bit_by_bit(path: Path) -> None:
     saved, loaded = example().probe, load_bundle(path).probe
-    assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (saved.dtype, saved.shape, saved.tobytes())
+    assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (
+        saved.dtype,
+        saved.shape,
+        saved.tobytes(),
+    )
 
 
 def test_weights_that_are_not_contiguous_come_back(tmp_path: Path) -> None:
@@ -135,12 +163,23 @@ def test_weights_that_are_not_contiguous_come_back(tmp_path: Path) -> None:
 
 def test_model_gives_the_outputs_of_the_trained_network(path: Path) -> None:
     x_norm = torch.rand(3, N, N)
-    probe, estimate = torch.from_numpy(example().probe)[None], torch.ones(3, N, N, dtype=torch.complex64)
+    probe, estimate = (
+        torch.from_numpy(example().probe)[None],
+        torch.ones(3, N, N, dtype=torch.complex64),
+    )
     model = load_bundle(path).build_model("cpu")
     with torch.no_grad():
-        # The same weights; a convolution may add in another order where memory is laid out otherwise: float32 rounding through ten layers.
-        torch.testing.assert_close(model(x_norm, probe, estimate), network()(x_norm, probe, estimate), rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(model(x_norm, probe, estimate), network(seed=1)(x_norm, probe, estimate), rtol=1e-2, atol=1e-2)
+        # The same weights; a convolution may add in another order where memory is laid out
+        # otherwise: float32 rounding through ten layers.
+        torch.testing.assert_close(
+            model(x_norm, probe, estimate), network()(x_norm, probe, estimate), rtol=1e-5, atol=1e-5
+        )
+        assert not torch.allclose(
+            model(x_norm, probe, estimate),
+            network(seed=1)(x_norm, probe, estimate),
+            rtol=1e-2,
+            atol=1e-2,
+        )
 
 
 def test_model_is_ready_for_inference(path: Path) -> None:
@@ -150,8 +189,14 @@ def test_model_is_ready_for_inference(path: Path) -> None:
 
 def refined(num_scans: int = 2) -> Bundle:
     random = np.random.default_rng(7)
-    probes = (random.normal(size=(num_scans, 3, N, N)) + 1j * random.normal(size=(num_scans, 3, N, N))).astype(np.complex64)
-    return replace(example(), probe=probes[0], refined_probes={f"{number:064x}": probe for number, probe in enumerate(probes)})
+    probes = (
+        random.normal(size=(num_scans, 3, N, N)) + 1j * random.normal(size=(num_scans, 3, N, N))
+    ).astype(np.complex64)
+    return replace(
+        example(),
+        probe=probes[0],
+        refined_probes={f"{number:064x}": probe for number, probe in enumerate(probes)},
+    )
 
 
 @pytest.mark.parametrize("num_scans", [1, 2, 5])
@@ -184,9 +229,13 @@ def test_bundle_from_before_probes_were_refined_loads(path: Path) -> None:
         (None, "refined_probe_of is None, expected list"),
     ],
 )
-def test_refined_probes_that_do_not_fit_the_record_are_refused(tmp_path: Path, refined_probe_of: Any, named: str) -> None:
+def test_refined_probes_that_do_not_fit_the_record_are_refused(
+    tmp_path: Path, refined_probe_of: Any, named: str
+) -> None:
     save_bundle(tmp_path / "refined.zip", refined())
-    edit_record(tmp_path / "refined.zip", lambda record: record.update(refined_probe_of=refined_probe_of))
+    edit_record(
+        tmp_path / "refined.zip", lambda record: record.update(refined_probe_of=refined_probe_of)
+    )
     assert named in refusal(tmp_path / "refined.zip")
 
 
@@ -214,15 +263,23 @@ def test_record_is_plain_yaml_with_what_an_audit_needs(path: Path) -> None:
     record, saved = yaml.safe_load(members["bundle.yaml"]), example()
     assert record["schema"] == SCHEMA
     assert record["intensity_scale"] == saved.intensity_scale
-    assert (record["nphotons"], record["nphotons_source"], record["num_patterns"]) == (saved.scale.nphotons, "config", 1234567)
+    assert (record["nphotons"], record["nphotons_source"], record["num_patterns"]) == (
+        saved.scale.nphotons,
+        "config",
+        1234567,
+    )
     assert record["normalization"] == {"mode": "rms", "factor": saved.rms_factor}
     assert record["subset_fingerprint"] == saved.subset_fingerprint
     assert record["config"] == saved.config.to_dict()
     assert set(record["versions"]) >= {"ptycho_dist", "torch", "numpy", "python"}
-    assert record["sha256"] == {name: hashlib.sha256(members[name]).hexdigest() for name in MEMBERS[1:]}
+    assert record["sha256"] == {
+        name: hashlib.sha256(members[name]).hexdigest() for name in MEMBERS[1:]
+    }
 
 
-def test_failing_write_leaves_the_old_bundle_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_write_leaves_the_old_bundle_and_nothing_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
     written = []
 
@@ -243,7 +300,10 @@ def test_failing_write_leaves_the_old_bundle_and_nothing_else(path: Path, monkey
 def test_saving_replaces_the_old_bundle(path: Path) -> None:
     save_bundle(path, example(seed=1))
     loaded = load_bundle(path)
-    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in example(seed=1).weights.items())
+    assert all(
+        torch.equal(loaded.weights[name], tensor)
+        for name, tensor in example(seed=1).weights.items()
+    )
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -281,7 +341,9 @@ def test_missing_member_is_refused(path: Path, member: str) -> None:
     assert member in message.split("expected")[1]
 
 
-@pytest.mark.parametrize("name", ["extra.txt", "/etc/passwd", "../outside.txt", "bundle.yaml/", "weights.pkl"])
+@pytest.mark.parametrize(
+    "name", ["extra.txt", "/etc/passwd", "../outside.txt", "bundle.yaml/", "weights.pkl"]
+)
 def test_extra_member_is_refused_and_nothing_is_written(path: Path, name: str) -> None:
     write_zip(path, {**contents(path), name: b"content"})
     assert repr(name) in refusal(path).split("expected")[0]
@@ -291,7 +353,13 @@ def test_extra_member_is_refused_and_nothing_is_written(path: Path, name: str) -
 @pytest.mark.parametrize("name", ["/probe.npy", "../probe.npy", "Probe.npy"])
 def test_member_of_another_name_is_refused(path: Path, name: str) -> None:
     members = contents(path)
-    write_zip(path, {(name if member == "probe.npy" else member): content for member, content in members.items()})
+    write_zip(
+        path,
+        {
+            (name if member == "probe.npy" else member): content
+            for member, content in members.items()
+        },
+    )
     assert repr(name) in refusal(path).split("expected")[0]
 
 
@@ -303,7 +371,9 @@ def test_member_that_stands_there_twice_is_refused(path: Path) -> None:
     assert "found an archive of" in refusal(path)
 
 
-def test_compressed_member_is_refused_before_it_is_unpacked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_member_is_refused_before_it_is_unpacked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_zip(path, {**contents(path), "probe.npy": bytes(1 << 26)}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 18
 
@@ -314,7 +384,9 @@ def test_compressed_member_is_refused_before_it_is_unpacked(path: Path, monkeypa
     assert "is compressed, expected it stored" in refusal(path)
 
 
-def test_large_record_is_refused_before_it_is_parsed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_record_is_refused_before_it_is_parsed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rewrite(path, {"bundle.yaml": b"a: 1\n" * (1 << 18)}, sign=False)
     monkeypatch.setattr(ptycho_dist.bundle.yaml, "safe_load", None)
     assert "bundle.yaml has 1310720 bytes, expected at most" in refusal(path)
@@ -322,7 +394,10 @@ def test_large_record_is_refused_before_it_is_parsed(path: Path, monkeypatch: py
 
 def test_newer_schema_is_refused_and_says_what_to_do(path: Path) -> None:
     edit_record(path, lambda record: record.update(schema=SCHEMA + 1, config={"of": "the future"}))
-    assert f"schema is {SCHEMA + 1}, this ptycho_dist reads up to {SCHEMA}: install a newer one" in refusal(path)
+    assert (
+        f"schema is {SCHEMA + 1}, this ptycho_dist reads up to {SCHEMA}: install a newer one"
+        in refusal(path)
+    )
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -353,7 +428,9 @@ class Attack:
 
 
 @pytest.mark.parametrize("member", MEMBERS[1:])
-def test_pickle_in_place_of_a_member_is_refused_and_not_run(path: Path, tmp_path: Path, member: str) -> None:
+def test_pickle_in_place_of_a_member_is_refused_and_not_run(
+    path: Path, tmp_path: Path, member: str
+) -> None:
     witness = tmp_path / "witness"
     attack = pickle.dumps(Attack(witness))
     pickle.loads(attack).close()  # the attack is a live one
@@ -383,7 +460,9 @@ def test_python_tag_in_the_record_is_refused_and_not_run(path: Path, tmp_path: P
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"{", b"[" * 100_000, b"a: 2001-99-99", b"a: 0x_"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"{", b"[" * 100_000, b"a: 2001-99-99", b"a: 0x_"]
+)
 def test_record_that_is_no_yaml_is_refused(path: Path, content: bytes) -> None:
     rewrite(path, {"bundle.yaml": content}, sign=False)
     assert "bundle.yaml is not YAML" in refusal(path)
@@ -399,7 +478,9 @@ def test_record_that_is_no_yaml_is_refused(path: Path, content: bytes) -> None:
     ],
     ids=["of another width", "few", "one more", "none"],
 )
-def test_weights_of_another_network_are_refused(path: Path, weights: dict[str, torch.Tensor], named: str) -> None:
+def test_weights_of_another_network_are_refused(
+    path: Path, weights: dict[str, torch.Tensor], named: str
+) -> None:
     rewrite(path, {"weights.safetensors": safetensors.torch.save(weights)})
     assert named in refusal(path)
 
@@ -407,7 +488,10 @@ def test_weights_of_another_network_are_refused(path: Path, weights: dict[str, t
 @pytest.mark.parametrize(
     ("probe", "named"),
     [
-        (np.ones((1, N, N), np.complex128), "complex128 (1, 16, 16), expected complex64 (modes, N, N)"),
+        (
+            np.ones((1, N, N), np.complex128),
+            "complex128 (1, 16, 16), expected complex64 (modes, N, N)",
+        ),
         (np.ones((N, N), np.complex64), "complex64 (16, 16), expected complex64 (modes, N, N)"),
         (np.ones((1, 24, 24), np.complex64), "pattern_size must be a power of two"),
     ],
@@ -433,7 +517,9 @@ WRONG_RECORDS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_RECORDS.items() for value in values])
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in WRONG_RECORDS.items() for value in values]
+)
 def test_wrong_record_is_refused(path: Path, key: str, value: Any) -> None:
     edit_record(path, lambda record: record.update({key: value}))
     refusal(path)
@@ -459,7 +545,14 @@ def test_edited_scale_loads_and_changes_nothing_but_the_scale(path: Path) -> Non
     after = load_bundle(path)
     assert after.intensity_scale == 3 * before.intensity_scale
     assert replace(after.scale, value=before.intensity_scale) == before.scale
-    for name in ("config", "nphotons_source", "gain", "rms_factor", "subset_fingerprint", "versions"):
+    for name in (
+        "config",
+        "nphotons_source",
+        "gain",
+        "rms_factor",
+        "subset_fingerprint",
+        "versions",
+    ):
         assert getattr(after, name) == getattr(before, name), name
     assert np.array_equal(after.probe, before.probe)
     assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())
@@ -476,8 +569,17 @@ def foreign(**changed: Any) -> Bundle:
         "nphotons_source": "a colleague",
         "rms_factor": 0.1 + 0.2,
         "probe": (random.normal(size=(1, 24, 24)) + 1j).astype(np.complex64),
-        "weights": {"layer.weight": torch.rand(3, 2), "phase": torch.rand(4).to(torch.complex64), "num_batches": torch.tensor(7)},
-        "hyperparameters": {"width": 8, "activation": "tanh", "rates": [0.1 / 3, 1e-300], "nested": {"on": True, "off": None}},
+        "weights": {
+            "layer.weight": torch.rand(3, 2),
+            "phase": torch.rand(4).to(torch.complex64),
+            "num_batches": torch.tensor(7),
+        },
+        "hyperparameters": {
+            "width": 8,
+            "activation": "tanh",
+            "rates": [0.1 / 3, 1e-300],
+            "nested": {"on": True, "off": None},
+        },
     }
     return Bundle(**{**content, **changed})
 
@@ -494,12 +596,17 @@ def test_foreign_network_comes_back_bit_by_bit(tmp_path: Path) -> None:
     loaded = load_bundle(tmp_path / "foreign.zip")
     assert loaded.config is None
     assert loaded.hyperparameters == saved.hyperparameters
-    assert (loaded.scale, loaded.rms_factor, loaded.gain, loaded.subset_fingerprint) == (saved.scale, saved.rms_factor, 1.0, "")
+    assert (loaded.scale, loaded.rms_factor, loaded.gain, loaded.subset_fingerprint) == (
+        saved.scale,
+        saved.rms_factor,
+        1.0,
+        "",
+    )
     assert (loaded.nphotons_source, loaded.versions) == ("a colleague", software_versions())
     assert loaded.probe.tobytes() == saved.probe.tobytes()
-    assert {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in loaded.weights.items()} == {
-        name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in saved.weights.items()
-    }
+    assert {
+        name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in loaded.weights.items()
+    } == {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in saved.weights.items()}
 
 
 def test_record_of_a_foreign_network_has_no_config_that_nobody_ran(foreign_path: Path) -> None:
@@ -519,8 +626,13 @@ def test_tied_weights_come_back_each_by_its_name(tmp_path: Path) -> None:
 def test_a_list_may_stand_in_two_places(tmp_path: Path) -> None:
     """YAML would write the second as an alias, which loading refuses."""
     widths = [8, 16]
-    save_bundle(tmp_path / "foreign.zip", foreign(hyperparameters={"encoder": widths, "decoder": widths}))
-    assert load_bundle(tmp_path / "foreign.zip").hyperparameters == {"encoder": [8, 16], "decoder": [8, 16]}
+    save_bundle(
+        tmp_path / "foreign.zip", foreign(hyperparameters={"encoder": widths, "decoder": widths})
+    )
+    assert load_bundle(tmp_path / "foreign.zip").hyperparameters == {
+        "encoder": [8, 16],
+        "decoder": [8, 16],
+    }
 
 
 DEEP: Any = 1
@@ -533,18 +645,32 @@ for _ in range(30):
     [
         ({"hyperparameters": {"kernel": (3, 3)}}, "would come back as {'kernel': [3, 3]}"),
         ({"hyperparameters": {1: "a"}}, "would come back as {'1': 'a'}"),
-        ({"hyperparameters": {"activation": torch.tanh}}, "is not JSON serializable; expected text, finite numbers"),
+        (
+            {"hyperparameters": {"activation": torch.tanh}},
+            "is not JSON serializable; expected text, finite numbers",
+        ),
         ({"hyperparameters": {"rate": float("nan")}}, "expected text, finite numbers"),
         ({"hyperparameters": {"deep": DEEP}}, "levels of nesting"),
         ({"hyperparameters": {"table": ["x" * 1000] * 2000}}, "bytes, expected at most 1048576"),
-        ({"weights": {"layer._extra_state": {"calls": 3}}}, "layer._extra_state is dict, expected a tensor"),
+        (
+            {"weights": {"layer._extra_state": {"calls": 3}}},
+            "layer._extra_state is dict, expected a tensor",
+        ),
         ({"weights": {"phase": torch.ones(2, dtype=torch.complex128)}}, "found torch.complex128"),
-        ({"weights": {"layer": torch.tensor([1.0, float("inf")])}}, "layer in weights.safetensors holds NaN or infinity"),
-        ({"probe": np.ones((24, 24), np.complex64)}, "complex64 (24, 24), expected complex64 (modes, N, N)"),
+        (
+            {"weights": {"layer": torch.tensor([1.0, float("inf")])}},
+            "layer in weights.safetensors holds NaN or infinity",
+        ),
+        (
+            {"probe": np.ones((24, 24), np.complex64)},
+            "complex64 (24, 24), expected complex64 (modes, N, N)",
+        ),
         ({"probe": np.ones((1, 24, 24))}, "float64 (1, 24, 24), expected complex64 (modes, N, N)"),
     ],
 )
-def test_what_could_not_be_read_back_is_refused_when_it_is_saved(foreign_path: Path, changed: dict[str, Any], named: str) -> None:
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(
+    foreign_path: Path, changed: dict[str, Any], named: str
+) -> None:
     before = foreign_path.read_bytes()
     with pytest.raises(ValueError, match=re.escape(named)):
         save_bundle(foreign_path, foreign(**changed))
@@ -569,11 +695,16 @@ def test_record_with_both_kinds_of_network_is_refused(path: Path) -> None:
 
 
 def test_foreign_network_is_not_built_but_named(foreign_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"found somebody else's network .*'width': 8.* expected one that ptycho_dist trained"):
+    with pytest.raises(
+        BundleError,
+        match=r"found somebody else's network .*'width': 8.* expected one that ptycho_dist trained",
+    ):
         load_bundle(foreign_path).build_model("cpu")
 
 
-def test_inference_and_training_refuse_a_foreign_network_by_its_file(foreign_path: Path, write_scan: Callable[..., Path]) -> None:
+def test_inference_and_training_refuse_a_foreign_network_by_its_file(
+    foreign_path: Path, write_scan: Callable[..., Path]
+) -> None:
     with pytest.raises(BundleError, match=rf"^{foreign_path}: found somebody else's network"):
         infer(foreign_path, write_scan(), foreign_path.parent / "out")
     config = Config(train=TrainConfig(init=str(foreign_path)))

@@ -1,4 +1,5 @@
-"""Each room of the package imports only the rooms it may know. The contracts stand in pyproject.toml, for `lint-imports`."""
+"""Each room of the package imports only the rooms it may know. The contracts stand in
+pyproject.toml, for `lint-imports`."""
 
 from __future__ import annotations
 
@@ -25,25 +26,71 @@ MAY_IMPORT = {
     "data": {"scale", "config", "distributed", "progress", "memory_supply"},
     "model": {"physics", "scale", "config", "distributed"},
     "bundle": {"model", "scale", "config", "atomic_file"},
-    "training": {"data", "model", "bundle", "config", "distributed", "report", "atomic_file", "memory_supply"},
-    "inference": {"bundle", "data", "model", "physics", "scale", "report", "atomic_file", "progress"},
-    "inspection": {"data", "physics", "config", "training", "report", "atomic_file", "progress", "memory_supply"},
+    "training": {
+        "data",
+        "model",
+        "bundle",
+        "config",
+        "distributed",
+        "report",
+        "atomic_file",
+        "memory_supply",
+    },
+    "inference": {
+        "bundle",
+        "data",
+        "model",
+        "physics",
+        "scale",
+        "report",
+        "atomic_file",
+        "progress",
+    },
+    "inspection": {
+        "data",
+        "physics",
+        "config",
+        "training",
+        "report",
+        "atomic_file",
+        "progress",
+        "memory_supply",
+    },
     "report": {"atomic_file"},
     "command_line": {"config", "distributed"},
-    "commands": {"config", "progress", "physics", "data", "training", "inference", "inspection", "command_line"},
+    "commands": {
+        "config",
+        "progress",
+        "physics",
+        "data",
+        "training",
+        "inference",
+        "inspection",
+        "command_line",
+    },
 }
 """The table as the design gives it, written apart from the contracts.
 
-`data.npz_writer` alone of `data` may import `atomic_file`, and `training.report` alone of `training` may import `inference`.
+`data.npz_writer` alone of `data` may import `atomic_file`, and `training.report` alone of
+`training` may import `inference`.
 """
 
 ROOMS = sorted(MAY_IMPORT)
 
 
 def lint(repository: Path) -> tuple[int, str]:
-    """Exit status and output of `lint-imports` in a directory that holds pyproject.toml and the package."""
-    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-cache", "--no-logo"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60, check=False)
+    """Exit status and output of `lint-imports` in a directory that holds pyproject.toml and the
+    package."""
+    command = [
+        sys.executable,
+        "-c",
+        "from importlinter.cli import lint_imports_command as lint; lint()",
+        "--no-cache",
+        "--no-logo",
+    ]
+    done = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=60, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -79,25 +126,40 @@ def test_one_forbidden_import_is_caught(copy_of_package: Path, imported: str) ->
 
 
 def test_contracts_forbid_exactly_what_the_table_does_not_allow(copy_of_package: Path) -> None:
-    """Let every room import every other: the imports that the contracts refuse are those outside the table."""
+    """Let every room import every other: the imports that the contracts refuse are those outside
+    the table."""
     for room in ROOMS:
         for other in ROOMS:
             if other != room:
                 add_import(file_in(copy_of_package, room), other)
     _, output = lint(copy_of_package)
     refused = set(re.findall(r"- ptycho_dist\.(\w+)(?:\.newcomer)? -> ptycho_dist\.(\w+) ", output))
-    assert refused == {(room, other) for room in ROOMS for other in ROOMS if other != room and other not in MAY_IMPORT[room]}
+    assert refused == {
+        (room, other)
+        for room in ROOMS
+        for other in ROOMS
+        if other != room and other not in MAY_IMPORT[room]
+    }
 
 
 def test_every_room_is_in_the_table_and_has_its_contract() -> None:
-    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {"__init__"}
+    rooms = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    } - {"__init__"}
     contracts = read_configuration(str(REPOSITORY / "pyproject.toml"))["contracts_options"]
-    protected = {module.removeprefix("ptycho_dist.") for contract in contracts for module in contract["protected_modules"]}
+    protected = {
+        module.removeprefix("ptycho_dist.")
+        for contract in contracts
+        for module in contract["protected_modules"]
+    }
     assert rooms == set(MAY_IMPORT)
     assert protected == set(MAY_IMPORT)
 
 
 def test_nothing_in_the_package_imports_its_public_names() -> None:
-    """Behind the public names are all rooms: which ones a room knows would no longer stand in its imports."""
+    """Behind the public names are all rooms: which ones a room knows would no longer stand in its
+    imports."""
     imports_all = re.compile(r"^\s*(from ptycho_dist import|import ptycho_dist$)", re.MULTILINE)
     assert [file for file in PACKAGE.rglob("*.py") if imports_all.search(file.read_text())] == []

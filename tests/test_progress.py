@@ -10,7 +10,9 @@ import pytest
 from ptycho_dist.progress import Progress
 
 
-def test_a_line_every_ten_seconds(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_every_ten_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with caplog.at_level(logging.INFO, "ptycho_dist"):

@@ -1,4 +1,5 @@
-"""A process imports nothing that its path does not use: it would wait for it at every start, on every rank."""
+"""A process imports nothing that its path does not use: it would wait for it at every start, on
+every rank."""
 
 from __future__ import annotations
 
@@ -80,7 +81,9 @@ def test_the_package_alone_loads_nothing() -> None:
     assert heavy(loaded_by(f"import ptycho_dist; {TELL}")) == set()
 
 
-@pytest.mark.parametrize("script", ["train.py", "infer.py", "evaluate.py", "inspect_scan.py", "stage.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "infer.py", "evaluate.py", "inspect_scan.py", "stage.py"]
+)
 def test_help_loads_nothing(script: str) -> None:
     assert heavy(loaded_by(HELP, LAUNCH / script)) == set()
 
@@ -90,19 +93,42 @@ def test_simulation_needs_no_pytorch() -> None:
 
 
 def test_the_scale_needs_pytorch_alone() -> None:
-    assert heavy(loaded_by(f"from ptycho_dist import derive_intensity_scale, ScaledPoissonLoss; {TELL}")) == {"numpy", "torch"}
+    assert heavy(
+        loaded_by(f"from ptycho_dist import derive_intensity_scale, ScaledPoissonLoss; {TELL}")
+    ) == {"numpy", "torch"}
 
 
 def test_inference_needs_no_lightning() -> None:
     modules = loaded_by(f"import ptycho_dist.inference.reconstruct; {TELL}")
-    assert heavy(modules) == {"numpy", "torch", "scipy", "matplotlib", "mpl_toolkits", "PIL", "jinja2"}
+    assert heavy(modules) == {
+        "numpy",
+        "torch",
+        "scipy",
+        "matplotlib",
+        "mpl_toolkits",
+        "PIL",
+        "jinja2",
+    }
 
 
-def test_training_makes_its_first_step_before_it_loads_what_draws_and_reports(write_scan: Callable[..., Path], tmp_path: Path) -> None:
-    """Lightning itself loads SciPy, Matplotlib, Rich and torchmetrics: nothing can be said of these."""
-    options = ["--data.measurement=amplitude", "--data.nphotons=5000", "--train.epochs=1", "--model.base_width=4", "--train.precision=32"]
+def test_training_makes_its_first_step_before_it_loads_what_draws_and_reports(
+    write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Lightning itself loads SciPy, Matplotlib, Rich and torchmetrics: nothing can be said of
+    these."""
+    options = [
+        "--data.measurement=amplitude",
+        "--data.nphotons=5000",
+        "--train.epochs=1",
+        "--model.base_width=4",
+        "--train.precision=32",
+    ]
     modules = loaded_by(
-        TRAIN_TO_FIRST_STEP, LAUNCH / "train.py", f"--data.path={write_scan()}", f"--train.run_dir={tmp_path / 'run'}", *options
+        TRAIN_TO_FIRST_STEP,
+        LAUNCH / "train.py",
+        f"--data.path={write_scan()}",
+        f"--train.run_dir={tmp_path / 'run'}",
+        *options,
     )
     assert heavy(modules) & {"jinja2", "h5py", "hdf5plugin"} == set()
     rooms = {name.split(".")[1] for name in modules if name.startswith("ptycho_dist.")}
@@ -114,6 +140,8 @@ def test_public_names_are_what_they_say() -> None:
     for name in ptycho_dist.__all__:
         assert getattr(ptycho_dist, name).__name__ == name
     assert set(ptycho_dist.__all__) <= set(dir(ptycho_dist))
-    assert sorted(name for names in ptycho_dist._HOMES.values() for name in names) == sorted(ptycho_dist.__all__)
+    assert sorted(name for names in ptycho_dist._HOMES.values() for name in names) == sorted(
+        ptycho_dist.__all__
+    )
     with pytest.raises(AttributeError, match=r"module 'ptycho_dist' has no attribute 'nothing'"):
         _ = ptycho_dist.nothing

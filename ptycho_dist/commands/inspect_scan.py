@@ -8,12 +8,24 @@ from ptycho_dist.config import Directory, File, make_parser, read_config
 
 @command
 def main() -> None:
-    parser = make_parser("Show what scan files hold, what training would take from them with the same options, and what looks wrong.")
+    parser = make_parser(
+        "Show what scan files hold, what training would take from them with the same options, and "
+        "what looks wrong."
+    )
     parser.add_argument("scans", type=File, nargs="+", metavar="SCAN", help="scan file")
     parser.add_argument(
-        "--out", type=Directory, default=Path(), metavar="DIR", help="directory of the pictures NAME.inspect.png; made if missing"
+        "--out",
+        type=Directory,
+        default=Path(),
+        metavar="DIR",
+        help="directory of the pictures NAME.inspect.png; made if missing",
     )
-    parser.add_argument("--convert", type=File, metavar="FILE", help="write the scan as .npz, or .h5, too; an existing file is refused")
+    parser.add_argument(
+        "--convert",
+        type=File,
+        metavar="FILE",
+        help="write the scan as .npz, or .h5, too; an existing file is refused",
+    )
     arguments = parser.parse_args()
     # Only now: --help, and a mistake in the command, don't wait for PyTorch.
     from ptycho_dist.inspection.inspect_scans import inspect

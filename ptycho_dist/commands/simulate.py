@@ -23,7 +23,13 @@ logger = logging.getLogger("ptycho_dist.simulate")
 def main() -> None:
     """Parse, simulate, write, and say what was written."""
     parser = make_parser("Simulate a ptychographic scan.")
-    parser.add_argument("--out", type=File, required=True, metavar="FILE.npz", help="scan file to write; an existing one is replaced")
+    parser.add_argument(
+        "--out",
+        type=File,
+        required=True,
+        metavar="FILE.npz",
+        help="scan file to write; an existing one is replaced",
+    )
     arguments = parser.parse_args()
     settings = read_config(parser, arguments).simulation
     out: Path = arguments.out
@@ -31,7 +37,9 @@ def main() -> None:
         raise ValueError(f"--out is {str(out)!r}, expected a name that ends in .npz")
 
     start = time.monotonic()
-    simulation = simulate_scan(**dataclasses.asdict(settings), report_progress=Progress("simulating"))
+    simulation = simulate_scan(
+        **dataclasses.asdict(settings), report_progress=Progress("simulating")
+    )
     write_npz_scan(
         out,
         diffraction=simulation.diffraction,
@@ -42,14 +50,24 @@ def main() -> None:
         settings=dataclasses.asdict(settings),
     )
     count, size, _ = simulation.diffraction.shape
-    measured = np.mean([np.sum(pattern.astype(np.float64) ** 2) for pattern in simulation.diffraction])
+    measured = np.mean(
+        [np.sum(pattern.astype(np.float64) ** 2) for pattern in simulation.diffraction]
+    )
     diameter_px = beam_diameter_px(simulation.probe)
     rows, columns = simulation.object.shape
-    logger.info("wrote %s: %.1f MB in %.1f s", out, out.stat().st_size / 1e6, time.monotonic() - start)
-    logger.info("%d patterns of %d x %d px, object of %d x %d px", count, size, size, rows, columns)
-    logger.info(f"mean photons a pattern: {measured:,.1f} measured, {simulation.nphotons:,.1f} before the noise")
     logger.info(
-        "overlap %.0f %%: steps of %g px, beam of %.1f px", 100 * (1 - settings.step_px / diameter_px), settings.step_px, diameter_px
+        "wrote %s: %.1f MB in %.1f s", out, out.stat().st_size / 1e6, time.monotonic() - start
+    )
+    logger.info("%d patterns of %d x %d px, object of %d x %d px", count, size, size, rows, columns)
+    logger.info(
+        f"mean photons a pattern: {measured:,.1f} measured, {simulation.nphotons:,.1f} before the "
+        "noise"
+    )
+    logger.info(
+        "overlap %.0f %%: steps of %g px, beam of %.1f px",
+        100 * (1 - settings.step_px / diameter_px),
+        settings.step_px,
+        diameter_px,
     )
 
 

@@ -6,8 +6,14 @@ from ptycho_dist.config import make_parser, read_config
 
 @command
 def main() -> None:
-    parser = make_parser("Train a ptychography network on one or several scans, on 1 to N processes.")
-    parser.add_argument("--check", action="store_true", help="show as a table what would make the run fail, and train nothing")
+    parser = make_parser(
+        "Train a ptychography network on one or several scans, on 1 to N processes."
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="show as a table what would make the run fail, and train nothing",
+    )
     arguments = parser.parse_args()
     config = read_config(parser, arguments)
     # Only now: --help, and a mistake in the command, don't wait for PyTorch and Lightning.

@@ -1,4 +1,5 @@
-"""This rank's batches of normalised amplitudes: read while the step before is computed, or gathered from patterns that the device holds.
+"""This rank's batches of normalised amplitudes: read while the step before is computed, or gathered
+from patterns that the device holds.
 
 Both give the same bits in the same order; which one it is decides `placement`.
 """
@@ -41,13 +42,18 @@ class Samples(NamedTuple):
 
 
 class StreamedBatches:
-    """Groups of patterns (groups, C), read and normalised a batch at a time, by a thread that is some batches ahead.
+    """Groups of patterns (groups, C), read and normalised a batch at a time, by a thread that is
+    some batches ahead.
 
     What goes wrong in the thread is raised where the batch is taken.
     """
 
     def __init__(
-        self, source: PatternSource, groups: np.ndarray, rms_factor: float, batch_sampler: GlobalBatchSampler | BlockSampler
+        self,
+        source: PatternSource,
+        groups: np.ndarray,
+        rms_factor: float,
+        batch_sampler: GlobalBatchSampler | BlockSampler,
     ) -> None:
         self.batch_sampler = batch_sampler
         self._source = source
@@ -58,7 +64,8 @@ class StreamedBatches:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Samples]:
-        # A page-locked batch is copied to the GPU while the GPU computes. A thread has to be told which GPU is this rank's.
+        # A page-locked batch is copied to the GPU while the GPU computes. A thread has to be told
+        # which GPU is this rank's.
         on_gpu = torch.cuda.is_available()
         enter = (torch.cuda.set_device, (torch.cuda.current_device(),)) if on_gpu else (None, ())
         reader = ThreadPoolExecutor(1, "read patterns", *enter)
@@ -86,7 +93,8 @@ class StreamedBatches:
 
 
 class HeldPatterns:
-    """Normalised amplitudes that a device holds, all that a rank draws from: since every epoch deals all of them anew, that is the subset.
+    """Normalised amplitudes that a device holds, all that a rank draws from: since every epoch
+    deals all of them anew, that is the subset.
 
     Parameters
     ----------
@@ -100,13 +108,17 @@ class HeldPatterns:
         Where they shall lie.
     """
 
-    def __init__(self, source: PatternSource, patterns: np.ndarray, rms_factor: float, device: torch.device) -> None:
+    def __init__(
+        self, source: PatternSource, patterns: np.ndarray, rms_factor: float, device: torch.device
+    ) -> None:
         pattern_size = source.scans[0].pattern_size
         self.patterns = patterns
         self.x_norm = torch.empty(len(patterns), pattern_size, pattern_size, device=device)
         done = 0
         for amplitude in source.chunks(patterns, "reading patterns to hold them in memory"):
-            self.x_norm[done : done + len(amplitude)] = torch.from_numpy(normalize(amplitude, rms_factor))
+            self.x_norm[done : done + len(amplitude)] = torch.from_numpy(
+                normalize(amplitude, rms_factor)
+            )
             done += len(amplitude)
 
 
@@ -114,7 +126,11 @@ class HeldBatches:
     """Groups of patterns (groups, C), gathered on the device that holds the patterns."""
 
     def __init__(
-        self, held: HeldPatterns, source: PatternSource, groups: np.ndarray, batch_sampler: GlobalBatchSampler | BlockSampler
+        self,
+        held: HeldPatterns,
+        source: PatternSource,
+        groups: np.ndarray,
+        batch_sampler: GlobalBatchSampler | BlockSampler,
     ) -> None:
         self.batch_sampler = batch_sampler
         device = held.x_norm.device
@@ -129,4 +145,8 @@ class HeldBatches:
     def __iter__(self) -> Iterator[Samples]:
         for samples in self.batch_sampler:
             groups = torch.tensor(samples, dtype=torch.int64, device=self._x_norm.device)
-            yield Samples(x_norm=self._x_norm[self._places[groups]], positions_px=self._positions_px[groups], scan=self._scan[groups])
+            yield Samples(
+                x_norm=self._x_norm[self._places[groups]],
+                positions_px=self._positions_px[groups],
+                scan=self._scan[groups],
+            )

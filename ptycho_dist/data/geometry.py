@@ -44,9 +44,11 @@ class Geometry:
 
     @property
     def field_of_view_m(self) -> float:
-        """Side of the area that a pattern can tell of: wavelength * distance / detector pixel, whatever the number of pixels."""
+        """Side of the area that a pattern can tell of: wavelength * distance / detector pixel,
+        whatever the number of pixels."""
         return self.wavelength_m * self.distance_m / self.detector_pixel_m
 
     def object_pixel_m(self, pattern_size: int) -> float:
-        """Pixel of the object, wavelength * distance / (N * detector pixel): the grid on which an FFT of N x N is the far field."""
+        """Pixel of the object, wavelength * distance / (N * detector pixel): the grid on which an
+        FFT of N x N is the far field."""
         return self.field_of_view_m / pattern_size

@@ -1,14 +1,15 @@
 """Write a scan as HDF5, compressed and self-describing, for archives and for other programs::
 
-    /                    attributes: format = "ptycho_dist scan", version = 1, measurement, nphotons, software
-    /diffraction         (n, N, N), in its own type: amplitude or counts, as `measurement` says; zero frequency at [N // 2, N // 2]
-    /positions           (n, 2) float64 as (y, x) = (row, column), units = "px" of the object; origin_m: where (0, 0) lies, metres
-    /probe               (modes, N, N) complex64
-    /mask                (N, N) bool, true where a pixel counts
-    /object              (rows, columns) complex64: a reference, on whose pixel [0, 0] the position (0, 0) lies
+    /                    attributes: format = "ptycho_dist scan", version = 1, measurement,
+    nphotons, software /diffraction         (n, N, N), in its own type: amplitude or counts, as
+    `measurement` says; zero frequency at [N // 2, N // 2] /positions           (n, 2) float64 as
+    (y, x) = (row, column), units = "px" of the object; origin_m: where (0, 0) lies, metres /probe
+    (modes, N, N) complex64 /mask                (N, N) bool, true where a pixel counts /object
+    (rows, columns) complex64: a reference, on whose pixel [0, 0] the position (0, 0) lies
     /energy_eV, /distance_m, /detector_pixel_m         one number each, with its unit
 
-What a scan does not have is not there. `read_scan` reads it without options. The names are those of `data.hdf5`.
+What a scan does not have is not there. `read_scan` reads it without options. The names are those of
+`data.hdf5`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _UNITS = {"energy_eV": "eV", "distance_m": "m", "detector_pixel_m": "m"}
 
 
 def write_hdf5_scan(scan: Scan, path: Path) -> None:
-    """Write a scan that was read; patterns in pieces, in their own type, unlooked at. `readers.own_hdf5` reads it back to the bit.
+    """Write a scan that was read; patterns in pieces, in their own type, unlooked at.
+    `readers.own_hdf5` reads it back to the bit.
 
     Raises
     ------
@@ -58,9 +60,16 @@ def write_hdf5_scan(scan: Scan, path: Path) -> None:
         for name, array in (("mask", scan.mask), ("object", scan.object_guess)):
             if array is not None:
                 file[name] = array
-        # A pattern a chunk: any of them is unpacked alone. Level 1 is nearly as small as 9 on counts, and several times faster.
+        # A pattern a chunk: any of them is unpacked alone. Level 1 is nearly as small as 9 on
+        # counts, and several times faster.
         diffraction = file.create_dataset(
-            "diffraction", shape, scan.diffraction.dtype, chunks=(1, *shape[1:]), compression="gzip", compression_opts=1, shuffle=True
+            "diffraction",
+            shape,
+            scan.diffraction.dtype,
+            chunks=(1, *shape[1:]),
+            compression="gzip",
+            compression_opts=1,
+            shuffle=True,
         )
         what = f"writing {path.suffix.removeprefix('.')} of {scan.path.name}"
         for patterns in pieces(np.arange(shape[0]), shape[-1], COPIED_PIXELS, what):

@@ -32,10 +32,11 @@ VALIDATION_BLOCK = 8
 class ScanDataModule(L.LightningDataModule):
     """Scans to batches.
 
-    After `setup`, which is a collective: `scans`, `subset`, `placement`, `normalization` (r), `brightness`, `nphotons` and
-    `intensity_scale` (s), the same on every rank. `brightness` is float64 (scans,): the amplitude of each scan's light, 1 where its
-    training patterns have the mean energy of all. To make a loader is a collective too: the first one reads the patterns, where they are
-    held.
+    After `setup`, which is a collective: `scans`, `subset`, `placement`, `normalization` (r),
+    `brightness`, `nphotons` and `intensity_scale` (s), the same on every rank. `brightness` is
+    float64 (scans,): the amplitude of each scan's light, 1 where its training patterns have the
+    mean energy of all. To make a loader is a collective too: the first one reads the patterns,
+    where they are held.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ class ScanDataModule(L.LightningDataModule):
     nphotons: Nphotons
     intensity_scale: IntensityScale
 
-    def __init__(self, config: DataConfig, *, global_batch_size: int, num_micro_batches: int = 1, seed: int) -> None:
+    def __init__(
+        self, config: DataConfig, *, global_batch_size: int, num_micro_batches: int = 1, seed: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.global_batch_size = global_batch_size
@@ -72,22 +75,33 @@ class ScanDataModule(L.LightningDataModule):
         require_same({f"content of {scan.path.name}": scan.fingerprint for scan in self.scans})
         self.source = PatternSource(self.scans)
         subset = run_together(lambda: select_subset(self.scans, self.config))
-        require_same({f"the subset drawn by {self.config.sampling_mode}": subset.fingerprint})  # an index file may differ from node to node
+        # an index file may differ from node to node
+        require_same({f"the subset drawn by {self.config.sampling_mode}": subset.fingerprint})
         self.subset = subset
         pattern_bytes = 4 * self.scans[0].pattern_size ** 2
-        self.placement = choose_placement((len(self.subset.train) + len(self.subset.validation)) * pattern_bytes)
+        self.placement = choose_placement(
+            (len(self.subset.train) + len(self.subset.validation)) * pattern_bytes
+        )
         shard = self._own_part(self.subset.train)
         self._find_normalization()
-        num_patterns = np.bincount(self.source.scan_of(self.subset.train), minlength=len(self.scans))
+        num_patterns = np.bincount(
+            self.source.scan_of(self.subset.train), minlength=len(self.scans)
+        )
         self.nphotons = run_together(
             lambda: resolve_nphotons(
                 {str(scan.path): scan.nphotons for scan in self.scans},
                 self.config.nphotons,
                 measured=lambda: self.normalization.mean_energy,
-                num_patterns={str(scan.path): int(count) for scan, count in zip(self.scans, num_patterns, strict=True)},
+                num_patterns={
+                    str(scan.path): int(count)
+                    for scan, count in zip(self.scans, num_patterns, strict=True)
+                },
             )
         )
-        x_norm = (normalize(amplitude, self.normalization.factor) for amplitude in self.source.chunks(shard))
+        x_norm = (
+            normalize(amplitude, self.normalization.factor)
+            for amplitude in self.source.chunks(shard)
+        )
         self.intensity_scale = derive_intensity_scale(x_norm, self.nphotons.value)
         run_together(self._check_validation_patterns)
         if rank() == 0:
@@ -109,25 +123,33 @@ class ScanDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> StreamedBatches | HeldBatches | list[StreamedBatches]:
         groups = self.subset.validation_groups
-        sampler = BlockSampler(len(groups), block_size=VALIDATION_BLOCK, rank=rank(), world_size=world_size())
+        sampler = BlockSampler(
+            len(groups), block_size=VALIDATION_BLOCK, rank=rank(), world_size=world_size()
+        )
         return self._batches(groups, sampler) if len(groups) else []
 
-    def _batches(self, groups: np.ndarray, sampler: GlobalBatchSampler | BlockSampler) -> StreamedBatches | HeldBatches:
+    def _batches(
+        self, groups: np.ndarray, sampler: GlobalBatchSampler | BlockSampler
+    ) -> StreamedBatches | HeldBatches:
         factor = self.normalization.factor
         if not self.placement.held:
             return StreamedBatches(self.source, groups, factor, sampler)
         if self._held is None:
             patterns = np.union1d(self.subset.train, self.subset.validation)
-            self._held = run_together(lambda: HeldPatterns(self.source, patterns, factor, self.placement.device))
+            self._held = run_together(
+                lambda: HeldPatterns(self.source, patterns, factor, self.placement.device)
+            )
         return HeldBatches(self._held, self.source, groups, sampler)
 
     def reading_advice(self) -> Iterator[str]:
-        """What would make training faster, where it streams patterns that can't be had one by one."""
+        """What would make training faster, where it streams patterns that can't be had one by
+        one."""
         for scan in self.scans if not self.placement.held else ():
             together = scan.diffraction.chunk if isinstance(scan.diffraction, Hdf5Patterns) else 1
             if together > 1:
                 yield (
-                    f"{scan.path}: {together} patterns are packed together, and to read one costs the reading of all of them; "
+                    f"{scan.path}: {together} patterns are packed together, and to read one costs "
+                    "the reading of all of them; "
                     "ptycho-stage --repack writes a copy that is read one by one"
                 )
 
@@ -135,16 +157,26 @@ class ScanDataModule(L.LightningDataModule):
         """r of all training patterns together, and how bright each scan is in its units."""
         scan_of_pattern = self.source.scan_of(self.subset.train)
         energies = [
-            exact_energy_sum(self.source.chunks(self._own_part(self.subset.train[scan_of_pattern == number])))
+            exact_energy_sum(
+                self.source.chunks(self._own_part(self.subset.train[scan_of_pattern == number]))
+            )
             for number in range(len(self.scans))
         ]
         pattern_size = self.scans[0].pattern_size
         self.normalization = rms_normalization(sum(energies[1:], start=energies[0]), pattern_size)
         for scan, energy in zip(self.scans, energies, strict=True):
             if energy.count and not energy.total:  # its object would be seen in no light
-                raise FailedTogether(f"{scan.path}: {scan.key}: found {energy.count} training patterns, all zero, expected some light")
+                raise FailedTogether(
+                    f"{scan.path}: {scan.key}: found {energy.count} training patterns, all zero, "
+                    "expected some light"
+                )
         self.brightness = np.array(
-            [self.normalization.factor / rms_normalization(energy, pattern_size).factor if energy.count else 1.0 for energy in energies]
+            [
+                self.normalization.factor / rms_normalization(energy, pattern_size).factor
+                if energy.count
+                else 1.0
+                for energy in energies
+            ]
         )
 
     def _own_part(self, patterns: np.ndarray) -> np.ndarray:
@@ -154,7 +186,11 @@ class ScanDataModule(L.LightningDataModule):
     def _pixels_that_count(self) -> np.ndarray | None:
         """Of each training group, a pattern; None where all scans have as many."""
         of_scan = np.array([scan.num_counted for scan in self.scans])
-        return None if (of_scan == of_scan[0]).all() else of_scan[self.source.scan_of(self.subset.train_groups[:, 0])]
+        return (
+            None
+            if (of_scan == of_scan[0]).all()
+            else of_scan[self.source.scan_of(self.subset.train_groups[:, 0])]
+        )
 
     def _require_like_scans(self) -> None:
         first = self.scans[0]
@@ -162,17 +198,36 @@ class ScanDataModule(L.LightningDataModule):
         for scan in self.scans:
             scan.require_probe()
             if scan.pattern_size != first.pattern_size:
-                found, expected = (f"{size} x {size}" for size in (scan.pattern_size, first.pattern_size))
-                raise ScanError(scan.path, scan.key, f"patterns of {found}", f"{expected}, as {first.path} has: one network takes one size")
+                found, expected = (
+                    f"{size} x {size}" for size in (scan.pattern_size, first.pattern_size)
+                )
+                raise ScanError(
+                    scan.path,
+                    scan.key,
+                    f"patterns of {found}",
+                    f"{expected}, as {first.path} has: one network takes one size",
+                )
             if len(scan.probe) != len(first.probe):
-                found, expected = f"{len(scan.probe)} mode(s)", f"{len(first.probe)}, as {first.path} has"
-                raise ScanError(scan.path, "probe", found, f"{expected}; save each scan with as many")
-            if scan.fingerprint in same:  # its patterns would count twice, and some validate what their copies train
-                raise ScanError(scan.path, "content", f"the same as that of {same[scan.fingerprint].path}", "each scan once in data.path")
+                found, expected = (
+                    f"{len(scan.probe)} mode(s)",
+                    f"{len(first.probe)}, as {first.path} has",
+                )
+                raise ScanError(
+                    scan.path, "probe", found, f"{expected}; save each scan with as many"
+                )
+            # its patterns would count twice, and some validate what their copies train
+            if scan.fingerprint in same:
+                raise ScanError(
+                    scan.path,
+                    "content",
+                    f"the same as that of {same[scan.fingerprint].path}",
+                    "each scan once in data.path",
+                )
             same[scan.fingerprint] = scan
 
     def _check_validation_patterns(self) -> None:
-        """Read this rank's share once, so that a bad value is met before training, not at the end of the first epoch."""
+        """Read this rank's share once, so that a bad value is met before training, not at the end
+        of the first epoch."""
         for _ in self.source.chunks(self._own_part(self.subset.validation)):
             pass
 
@@ -189,7 +244,8 @@ class ScanDataModule(L.LightningDataModule):
             first.measurement,
         )
         logger.info(
-            "subset: %s; %d training patterns, %d validation patterns, groups of %d, fingerprint %s",
+            "subset: %s; %d training patterns, %d validation patterns, groups of %d, fingerprint "
+            "%s",
             self.subset.description,
             len(self.subset.train),
             len(self.subset.validation),
@@ -197,18 +253,39 @@ class ScanDataModule(L.LightningDataModule):
             self.subset.fingerprint,
         )
         for number, scan in enumerate(self.scans if len(self.scans) > 1 else ()):
-            train, validation = (int((self.source.scan_of(side) == number).sum()) for side in (self.subset.train, self.subset.validation))
-            says = "nothing of nphotons" if scan.nphotons is None else f"nphotons {float(scan.nphotons)!r}"
+            train, validation = (
+                int((self.source.scan_of(side) == number).sum())
+                for side in (self.subset.train, self.subset.validation)
+            )
+            says = (
+                "nothing of nphotons"
+                if scan.nphotons is None
+                else f"nphotons {float(scan.nphotons)!r}"
+            )
             logger.info(
-                "scan: %s: %d training patterns, %d validation patterns; its metadata say %s; its light has %.4g times the mean amplitude",
+                "scan: %s: %d training patterns, %d validation patterns; its metadata say %s; its "
+                "light has %.4g times the mean amplitude",
                 *(scan.path, train, validation, says, self.brightness[number]),
             )
         logger.info("patterns: %s", self.placement)
         for advice in self.reading_advice():
             logger.warning("%s", advice)
-        logger.info("normalization: rms, factor r = %r from %d patterns", self.normalization.factor, self.normalization.num_patterns)
+        logger.info(
+            "normalization: rms, factor r = %r from %d patterns",
+            self.normalization.factor,
+            self.normalization.num_patterns,
+        )
         logger.info("nphotons: %r (source: %s)", self.nphotons.value, self.nphotons.source)
-        logger.info("intensity_scale: %r from %d patterns on %d rank(s)", scale.value, scale.num_patterns, world_size())
+        logger.info(
+            "intensity_scale: %r from %d patterns on %d rank(s)",
+            scale.value,
+            scale.num_patterns,
+            world_size(),
+        )
         measured = self.normalization.mean_energy
         if not 0.5 < self.nphotons.value / measured < 2:
-            logger.info("note: the file's numbers add up to %.6g a pattern in the mean, nphotons is %.6g", measured, self.nphotons.value)
+            logger.info(
+                "note: the file's numbers add up to %.6g a pattern in the mean, nphotons is %.6g",
+                measured,
+                self.nphotons.value,
+            )

@@ -1,4 +1,5 @@
-"""The RMS factor r, which brings measured amplitudes to the network's range. Nothing else scales the network's input."""
+"""The RMS factor r, which brings measured amplitudes to the network's range. Nothing else scales
+the network's input."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class RmsNormalization:
     factor
         r = (N / 2) / sqrt(mean_energy).
     mean_energy
-        Mean over patterns of sum X**2, in the file's units: mean counts, where the file holds counts or their square root.
+        Mean over patterns of sum X**2, in the file's units: mean counts, where the file holds
+        counts or their square root.
     num_patterns
         How many patterns were counted, over all ranks.
     """
@@ -33,11 +35,20 @@ class RmsNormalization:
 
 def normalize(amplitude: np.ndarray, rms_factor: float) -> np.ndarray:
     """X_norm = float32(r * X): the product in float64, rounded once."""
-    return np.multiply(amplitude, rms_factor, dtype=np.float64, casting="same_kind", out=np.empty(amplitude.shape, np.float32))
+    return np.multiply(
+        amplitude,
+        rms_factor,
+        dtype=np.float64,
+        casting="same_kind",
+        out=np.empty(amplitude.shape, np.float32),
+    )
 
 
-def derive_rms_normalization(local_amplitudes: Iterable[np.ndarray], pattern_size: int) -> RmsNormalization:
-    """r from every rank's shard of measured amplitudes, chunks of shape (k, N, N). A collective where a process group is up.
+def derive_rms_normalization(
+    local_amplitudes: Iterable[np.ndarray], pattern_size: int
+) -> RmsNormalization:
+    """r from every rank's shard of measured amplitudes, chunks of shape (k, N, N). A collective
+    where a process group is up.
 
     Raises
     ------
@@ -50,5 +61,7 @@ def derive_rms_normalization(local_amplitudes: Iterable[np.ndarray], pattern_siz
 def rms_normalization(energy: ExactSum, pattern_size: int) -> RmsNormalization:
     """r from the energy of all amplitudes."""
     return RmsNormalization(
-        factor=scale_to_mean_energy(energy, Fraction(pattern_size, 2) ** 2), mean_energy=float(energy.mean), num_patterns=energy.count
+        factor=scale_to_mean_energy(energy, Fraction(pattern_size, 2) ** 2),
+        mean_energy=float(energy.mean),
+        num_patterns=energy.count,
     )

@@ -1,7 +1,8 @@
 """Patterns in a file, read when they are asked for.
 
-Nothing is mapped: the pages of a map that a process has touched count as its memory, and a run touches them all. What is read here is the
-caller's, and is gone with it; the page cache, which all processes of a node share, keeps what there is room for.
+Nothing is mapped: the pages of a map that a process has touched count as its memory, and a run
+touches them all. What is read here is the caller's, and is gone with it; the page cache, which all
+processes of a node share, keeps what there is room for.
 """
 
 from __future__ import annotations
@@ -39,7 +40,15 @@ class PatternFile:
     """
 
     def __init__(
-        self, path: Path, *, offset: int, shape: tuple[int, ...], dtype: np.dtype, pixels_transposed: bool, scan_path: Path, key: str
+        self,
+        path: Path,
+        *,
+        offset: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        pixels_transposed: bool,
+        scan_path: Path,
+        key: str,
     ) -> None:
         self.shape = shape
         self.dtype = dtype
@@ -50,7 +59,8 @@ class PatternFile:
         self._key = key
 
     def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
-        """Patterns by number, int64 (k,), in any order and also repeated: (k, N, N). Each is read once, neighbours together.
+        """Patterns by number, int64 (k,), in any order and also repeated: (k, N, N). Each is read
+        once, neighbours together.
 
         Raises
         ------
@@ -70,8 +80,10 @@ class PatternFile:
                 raise ScanError(
                     self._scan_path,
                     self._key,
-                    f"{os.fstat(self._stream.fileno()).st_size} bytes, which end within patterns {first} to {first + len(run) - 1}",
-                    f"{self.shape[0]} patterns, as when the file was opened: it was cut short or is being rewritten",
+                    f"{os.fstat(self._stream.fileno()).st_size} bytes, which end within patterns "
+                    f"{first} to {first + len(run) - 1}",
+                    f"{self.shape[0]} patterns, as when the file was opened: it was cut short or "
+                    "is being rewritten",
                 )
         if self._pixels_transposed:
             read = read.swapaxes(1, 2)
@@ -79,11 +91,18 @@ class PatternFile:
 
 
 def bring_patterns_first(
-    source: IO[bytes], offset: int, shape: tuple[int, int, int], dtype: np.dtype, target: IO[bytes], what: str
+    source: IO[bytes],
+    offset: int,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    target: IO[bytes],
+    what: str,
 ) -> None:
-    """Write an array (rows, columns, n) that lies in a file, C order, to another one as (n, rows, columns).
+    """Write an array (rows, columns, n) that lies in a file, C order, to another one as (n, rows,
+    columns).
 
-    Memory is bounded: of so many patterns at a time as fit into `BLOCK_BYTES` the pixels are gathered from all over the file.
+    Memory is bounded: of so many patterns at a time as fit into `BLOCK_BYTES` the pixels are
+    gathered from all over the file.
 
     Raises
     ------
@@ -98,7 +117,9 @@ def bring_patterns_first(
         count = min(a_block, num_patterns - first)
         block = np.empty((pixels, count), dtype)
         for pixel in range(pixels):
-            if not _read_into(source, block[pixel], offset + (pixel * num_patterns + first) * dtype.itemsize):
+            if not _read_into(
+                source, block[pixel], offset + (pixel * num_patterns + first) * dtype.itemsize
+            ):
                 raise EOFError(f"the file ends within pattern {first}")
         target.write(np.ascontiguousarray(block.T).data)
         progress(first + count, num_patterns)

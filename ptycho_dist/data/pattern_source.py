@@ -27,13 +27,19 @@ class PatternSource:
         numbers = np.unique(scan_of_pattern)
         if len(numbers) == 1:  # nothing to put together
             return self.scans[numbers[0]].amplitude(patterns - self.first_pattern[numbers[0]])
-        amplitude = np.empty((len(patterns), *self.scans[0].diffraction.shape[1:]), dtype=np.float32)
+        amplitude = np.empty(
+            (len(patterns), *self.scans[0].diffraction.shape[1:]), dtype=np.float32
+        )
         for number in numbers:
             belongs = scan_of_pattern == number
-            amplitude[belongs] = self.scans[number].amplitude(patterns[belongs] - self.first_pattern[number])
+            amplitude[belongs] = self.scans[number].amplitude(
+                patterns[belongs] - self.first_pattern[number]
+            )
         return amplitude
 
-    def chunks(self, patterns: np.ndarray, what: str = "reading this rank's shard") -> Iterator[np.ndarray]:
+    def chunks(
+        self, patterns: np.ndarray, what: str = "reading this rank's shard"
+    ) -> Iterator[np.ndarray]:
         """The amplitudes of `patterns` in pieces of bounded memory."""
         for piece in pieces(patterns, self.scans[0].pattern_size, CHUNK_PIXELS, what):
             yield self.amplitude(piece)

@@ -1,4 +1,5 @@
-"""Which samples each rank takes at each step: the same global batches, and the same blocks of validation, at any number of ranks."""
+"""Which samples each rank takes at each step: the same global batches, and the same blocks of
+validation, at any number of ranks."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from torch.utils.data import Sampler
 class GlobalBatchSampler(Sampler[list[int]]):
     """This rank's part of each global batch.
 
-    The order of the samples depends on seed and epoch alone. It is cut into global batches, the last one possibly smaller, and each
-    global batch is dealt to the ranks in turn: no sample twice, none left out, parts that differ by one sample at most. A part may be
-    empty; every rank takes the same number of steps. With gradient accumulation each global batch is first dealt to `num_micro_batches`
-    micro-batches, which come one after the other.
+    The order of the samples depends on seed and epoch alone. It is cut into global batches, the
+    last one possibly smaller, and each global batch is dealt to the ranks in turn: no sample twice,
+    none left out, parts that differ by one sample at most. A part may be empty; every rank takes
+    the same number of steps. With gradient accumulation each global batch is first dealt to
+    `num_micro_batches` micro-batches, which come one after the other.
 
     Parameters
     ----------
@@ -29,7 +31,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
     num_micro_batches
         Micro-batches a step.
     weights
-        int64 (num_samples,): terms that each sample brings to a mean over a step, e.g. pixels that count; None: all as many.
+        int64 (num_samples,): terms that each sample brings to a mean over a step, e.g. pixels that
+        count; None: all as many.
     """
 
     def __init__(
@@ -64,16 +67,20 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def go_on_after(self, num_steps: int) -> None:
-        """Begin the next pass where one that took `num_steps` steps of its epoch was interrupted."""
+        """Begin the next pass where one that took `num_steps` steps of its epoch was
+        interrupted."""
         self._batches_done = num_steps * self.num_micro_batches
 
     def weight_in(self, batch: int) -> tuple[int, int]:
-        """Samples, or their weights, over all ranks: in micro-batch number `batch` of an epoch, and in the whole step it belongs to."""
+        """Samples, or their weights, over all ranks: in micro-batch number `batch` of an epoch, and
+        in the whole step it belongs to."""
         step, micro_batch = divmod(batch, self.num_micro_batches)
         in_step = min(self.global_batch_size, self.num_samples - step * self.global_batch_size)
         if self.weights is None:
             return len(range(micro_batch, in_step, self.num_micro_batches)), in_step
-        weights = self.weights[self._order()[step * self.global_batch_size :][: self.global_batch_size]]
+        weights = self.weights[
+            self._order()[step * self.global_batch_size :][: self.global_batch_size]
+        ]
         return int(weights[micro_batch :: self.num_micro_batches].sum()), int(weights.sum())
 
     @property
@@ -88,8 +95,12 @@ class GlobalBatchSampler(Sampler[list[int]]):
         first, self._batches_done = self._batches_done, 0
         for batch in range(first, len(self)):
             step, micro_batch = divmod(batch, self.num_micro_batches)
-            global_batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-            yield global_batch[micro_batch :: self.num_micro_batches][self.rank :: self.world_size].tolist()
+            global_batch = order[
+                step * self.global_batch_size : (step + 1) * self.global_batch_size
+            ]
+            yield global_batch[micro_batch :: self.num_micro_batches][
+                self.rank :: self.world_size
+            ].tolist()
 
     def _order(self) -> np.ndarray:
         """Of the samples in this epoch; the last one asked for is kept."""
@@ -103,9 +114,10 @@ class GlobalBatchSampler(Sampler[list[int]]):
 class BlockSampler(Sampler[list[int]]):
     """Whole blocks of neighbouring samples, dealt to the ranks in turn, each sample once.
 
-    What a sample is computed together with decides its last bits (convolutions round differently in batches of other sizes). A block's
-    samples stay together, so a metric that is added up over blocks does not depend on the number of ranks. Every rank takes the same
-    number of steps; the last one may be empty.
+    What a sample is computed together with decides its last bits (convolutions round differently in
+    batches of other sizes). A block's samples stay together, so a metric that is added up over
+    blocks does not depend on the number of ranks. Every rank takes the same number of steps; the
+    last one may be empty.
     """
 
     def __init__(self, num_samples: int, *, block_size: int, rank: int, world_size: int) -> None:

@@ -1,4 +1,5 @@
-"""Which patterns of the scans are used at all, before the split and the grouping (`data.sampling`)."""
+"""Which patterns of the scans are used at all, before the split and the grouping
+(`data.sampling`)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Draw:
 def draw_patterns(scans: Sequence[Scan], config: DataConfig, random: np.random.Generator) -> Draw:
     """Draw the patterns of `scans` that `config` asks for.
 
-    Where a size is shared out among several scans, by `central_block` and `poisson_disc`, each gives the same fraction of its patterns.
+    Where a size is shared out among several scans, by `central_block` and `poisson_disc`, each
+    gives the same fraction of its patterns.
 
     Raises
     ------
@@ -52,7 +54,10 @@ def draw_patterns(scans: Sequence[Scan], config: DataConfig, random: np.random.G
     num_patterns = int(first_pattern[-1])
     size = config.subset_size
     if size is not None and size > num_patterns:
-        raise SubsetError(f"data.subset_size is {size}, but {', '.join(str(scan.path) for scan in scans)} has {num_patterns} patterns")
+        raise SubsetError(
+            f"data.subset_size is {size}, but {', '.join(str(scan.path) for scan in scans)} has "
+            f"{num_patterns} patterns"
+        )
     of_each_scan: list[np.ndarray]
     how = ""
     match config.sampling_mode:
@@ -61,7 +66,10 @@ def draw_patterns(scans: Sequence[Scan], config: DataConfig, random: np.random.G
         case "random":
             patterns = random.permutation(num_patterns)[:size]
         case "central_block":
-            of_each_scan = [_nearest_to_middle(scan.positions_px, share) for scan, share in zip(scans, _shares(scans, size), strict=True)]
+            of_each_scan = [
+                _nearest_to_middle(scan.positions_px, share)
+                for scan, share in zip(scans, _shares(scans, size), strict=True)
+            ]
             patterns = _shuffled(of_each_scan, first_pattern, random)
         case "every":
             of_each_scan = [np.arange(scan.num_patterns)[:: config.every] for scan in scans]
@@ -71,20 +79,28 @@ def draw_patterns(scans: Sequence[Scan], config: DataConfig, random: np.random.G
             shares = _shares(scans, num_patterns if size is None else size)
             min_distance_px = config.min_distance_px or 0.0
             of_each_scan = [
-                poisson_disc(scan.positions_px, share, min_distance_px, random) for scan, share in zip(scans, shares, strict=True)
+                poisson_disc(scan.positions_px, share, min_distance_px, random)
+                for scan, share in zip(scans, shares, strict=True)
             ]
             patterns = _shuffled(of_each_scan, first_pattern, random)
-            apart_px = min(_smallest_distance(scan.positions_px[chosen]) for scan, chosen in zip(scans, of_each_scan, strict=True))
+            apart_px = min(
+                _smallest_distance(scan.positions_px[chosen])
+                for scan, chosen in zip(scans, of_each_scan, strict=True)
+            )
             how = f", nearest two {apart_px:.1f} px apart"
         case "index_file":
             assert config.index_file is not None
             patterns = random.permutation(read_index_file(config.index_file, num_patterns))
             how = f" {config.index_file}"
-    return Draw(patterns=patterns, description=f"{len(patterns)} of {num_patterns} patterns, {config.sampling_mode}{how}")
+    return Draw(
+        patterns=patterns,
+        description=f"{len(patterns)} of {num_patterns} patterns, {config.sampling_mode}{how}",
+    )
 
 
 def _shares(scans: Sequence[Scan], size: int | None) -> np.ndarray:
-    """How many of `size` patterns each scan gives, in proportion to its own: the largest remainders are rounded up."""
+    """How many of `size` patterns each scan gives, in proportion to its own: the largest remainders
+    are rounded up."""
     assert size is not None
     counts = np.array([scan.num_patterns for scan in scans])
     shares, remainders = np.divmod(size * counts, counts.sum())
@@ -92,9 +108,19 @@ def _shares(scans: Sequence[Scan], size: int | None) -> np.ndarray:
     return shares
 
 
-def _shuffled(of_each_scan: Sequence[np.ndarray], first_pattern: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Counted through all scans. The order goes into the split, so it must not tell how they were found."""
-    return random.permutation(np.concatenate([first + np.sort(chosen) for first, chosen in zip(first_pattern, of_each_scan, strict=False)]))
+def _shuffled(
+    of_each_scan: Sequence[np.ndarray], first_pattern: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Counted through all scans. The order goes into the split, so it must not tell how they were
+    found."""
+    return random.permutation(
+        np.concatenate(
+            [
+                first + np.sort(chosen)
+                for first, chosen in zip(first_pattern, of_each_scan, strict=False)
+            ]
+        )
+    )
 
 
 def _nearest_to_middle(positions_px: np.ndarray, size: int) -> np.ndarray:
@@ -102,18 +128,22 @@ def _nearest_to_middle(positions_px: np.ndarray, size: int) -> np.ndarray:
     return np.argsort(np.hypot(*(positions_px - middle).T), kind="stable")[:size]
 
 
-def poisson_disc(positions_px: np.ndarray, size: int, min_distance_px: float, random: np.random.Generator) -> np.ndarray:
+def poisson_disc(
+    positions_px: np.ndarray, size: int, min_distance_px: float, random: np.random.Generator
+) -> np.ndarray:
     """Positions as far from each other as they can be thinned to, by number.
 
-    Dart throwing with a shrinking radius (McCool and Fiume, "Hierarchical Poisson disk sampling distributions", Graphics Interface 1992):
-    in random order, every position is taken that lies at least a radius from all taken before; then the radius shrinks.
+    Dart throwing with a shrinking radius (McCool and Fiume, "Hierarchical Poisson disk sampling
+    distributions", Graphics Interface 1992): in random order, every position is taken that lies at
+    least a radius from all taken before; then the radius shrinks.
 
     Parameters
     ----------
     positions_px
         (n, 2) float64.
     size
-        At most n: ends where so many are taken. Positions that repeat are taken twice only after all others.
+        At most n: ends where so many are taken. Positions that repeat are taken twice only after
+        all others.
     min_distance_px
         Ends where every position is taken or nearer than this to one that is.
 
@@ -124,7 +154,8 @@ def poisson_disc(positions_px: np.ndarray, size: int, min_distance_px: float, ra
     """
     tree = cKDTree(positions_px)
     taken: list[int] = []
-    distance = np.full(len(positions_px), np.inf)  # to the nearest that is taken; right where it is less than the radius
+    # to the nearest that is taken; right where it is less than the radius
+    distance = np.full(len(positions_px), np.inf)
     radius = np.inf
     while len(taken) < size and radius > min_distance_px:
         radius = max(min(RADIUS_STEP * radius, distance.max()), min_distance_px)
@@ -133,7 +164,9 @@ def poisson_disc(positions_px: np.ndarray, size: int, min_distance_px: float, ra
                 continue
             taken.append(number)
             near = tree.query_ball_point(positions_px[number], radius)
-            distance[near] = np.minimum(distance[near], np.hypot(*(positions_px[near] - positions_px[number]).T))
+            distance[near] = np.minimum(
+                distance[near], np.hypot(*(positions_px[near] - positions_px[number]).T)
+            )
             distance[number] = -1
     return np.array(taken, dtype=np.int64)
 

@@ -17,7 +17,8 @@ LARGEST_EXTENT_PX = 32_768
 
 
 class ScanError(ValueError):
-    """A scan file that can't be used; the message names the file, the key, what was found and what was expected."""
+    """A scan file that can't be used; the message names the file, the key, what was found and what
+    was expected."""
 
     def __init__(self, path: Path, key: str, found: object, expected: str) -> None:
         super().__init__(f"{path}: {key}: found {found}, expected {expected}")
@@ -33,7 +34,8 @@ class Patterns(Protocol):
     def dtype(self) -> np.dtype: ...
 
     def __getitem__(self, patterns: np.ndarray, /) -> np.ndarray:
-        """The patterns of these numbers, int64 (k,), in any order, repeated or not: (k, rows, columns)."""
+        """The patterns of these numbers, int64 (k,), in any order, repeated or not: (k, rows,
+        columns)."""
         ...
 
 
@@ -52,25 +54,31 @@ class Scan:
     measurement
         Whether `diffraction` holds amplitudes (sqrt of counts) or counts.
     positions_px
-        (n, 2) float64 as (y, x) = (row, column): patch centres, pixels of the object grid. A larger y lies further down the object.
+        (n, 2) float64 as (y, x) = (row, column): patch centres, pixels of the object grid. A larger
+        y lies further down the object.
     probe
-        (modes, N, N) complex64, in the file's units; no mode where neither the file nor the configuration has a probe.
+        (modes, N, N) complex64, in the file's units; no mode where neither the file nor the
+        configuration has a probe.
     object_guess
         (H, W) complex64 or None: a reference, whose pixel [0, 0] has the position (0, 0).
     nphotons
         Mean photons a pattern by the file's metadata, or None.
     fingerprint
-        Tells this content from another, at little cost: SHA-256 of the checksums that the file holds of its arrays, or of a sample.
+        Tells this content from another, at little cost: SHA-256 of the checksums that the file
+        holds of its arrays, or of a sample.
     mask
         (N, N) bool, True where a pixel counts, or None: all do. What the others hold is not read.
     geometry
         Where the file or the configuration says it, else None: a file may hold pixels alone.
     missing_geometry
-        Where `geometry` is None, the keys of the configuration that would complete it; of what neither it nor the file says.
+        Where `geometry` is None, the keys of the configuration that would complete it; of what
+        neither it nor the file says.
     object_pixel_m
-        Pixel of the object by which the file's metres became `positions_px`; None where it holds pixels.
+        Pixel of the object by which the file's metres became `positions_px`; None where it holds
+        pixels.
     origin_m
-        (y, x) in metres, as the file has them, of the position (0, 0) px; None where it holds pixels.
+        (y, x) in metres, as the file has them, of the position (0, 0) px; None where it holds
+        pixels.
     """
 
     path: Path
@@ -91,29 +99,49 @@ class Scan:
     def __post_init__(self) -> None:
         shape = self.diffraction.shape
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or shape[1] < 2:
-            raise ScanError(self.path, self.key, f"shape {shape}", "square patterns of an even size, (n, N, N); data.crop takes a part")
+            raise ScanError(
+                self.path,
+                self.key,
+                f"shape {shape}",
+                "square patterns of an even size, (n, N, N); data.crop takes a part",
+            )
         if self.diffraction.dtype.kind not in "fiu":
             raise ScanError(self.path, self.key, f"type {self.diffraction.dtype}", "real numbers")
         if shape[0] == 0:
             raise ScanError(self.path, self.key, "no pattern", "at least one")
         if self.positions_px.shape != (shape[0], 2):
-            raise ScanError(self.path, "positions", f"{len(self.positions_px)} positions", f"{shape[0]}, one a pattern of {self.key}")
+            raise ScanError(
+                self.path,
+                "positions",
+                f"{len(self.positions_px)} positions",
+                f"{shape[0]}, one a pattern of {self.key}",
+            )
         if not np.isfinite(self.positions_px).all():
             raise ScanError(self.path, "positions", "NaN or infinity", "finite pixels")
         extent = np.ptp(self.positions_px, axis=0).max()
         if max(extent, np.abs(self.positions_px).max()) > LARGEST_EXTENT_PX:
             raise ScanError(
-                self.path, "positions", f"a scan over {extent:.3g} pixels", f"pixels of the object grid, at most {LARGEST_EXTENT_PX}"
+                self.path,
+                "positions",
+                f"a scan over {extent:.3g} pixels",
+                f"pixels of the object grid, at most {LARGEST_EXTENT_PX}",
             )
         if self.probe.ndim != 3 or self.probe.shape[1:] != shape[1:]:
-            raise ScanError(self.path, "probe", f"shape {self.probe.shape}", f"the patterns' size, (modes, {shape[1]}, {shape[2]})")
+            raise ScanError(
+                self.path,
+                "probe",
+                f"shape {self.probe.shape}",
+                f"the patterns' size, (modes, {shape[1]}, {shape[2]})",
+            )
         if not np.isfinite(self.probe).all():
             raise ScanError(self.path, "probe", "NaN or infinity", "finite values")
         if len(self.probe) and not np.any(self.probe):
             raise ScanError(self.path, "probe", "zeros only", "a probe with light in it")
         if self.mask is not None:
             if self.mask.shape != shape[1:] or self.mask.dtype != bool:
-                raise ScanError(self.path, "mask", f"{self.mask.dtype} {self.mask.shape}", f"bool {shape[1:]}")
+                raise ScanError(
+                    self.path, "mask", f"{self.mask.dtype} {self.mask.shape}", f"bool {shape[1:]}"
+                )
             if not self.mask.any():
                 raise ScanError(self.path, "mask", "no pixel that counts", "some")
 
@@ -139,10 +167,16 @@ class Scan:
     def require_probe(self) -> None:
         """Raise where there is none: nothing can be trained or reconstructed without."""
         if len(self.probe) == 0:
-            raise ScanError(self.path, "probe", "none in the file and no data.probe", "--data.probe FILE (.npy, .npz or file.h5:/dataset)")
+            raise ScanError(
+                self.path,
+                "probe",
+                "none in the file and no data.probe",
+                "--data.probe FILE (.npy, .npz or file.h5:/dataset)",
+            )
 
     def amplitude(self, patterns: np.ndarray) -> np.ndarray:
-        """Measured amplitude X of some patterns, by number: (k, N, N) float32, 0 where the mask says no.
+        """Measured amplitude X of some patterns, by number: (k, N, N) float32, 0 where the mask
+        says no.
 
         Raises
         ------
@@ -152,15 +186,20 @@ class Scan:
         measured = self.diffraction[patterns]
         if self.mask is not None:
             measured = np.where(self.mask, measured, measured.dtype.type(0))
-        # float32 where it holds every value of the type: its square root rounds as that in float64 would, then rounded to float32.
+        # float32 where it holds every value of the type: its square root rounds as that in float64
+        # would, then rounded to float32.
         dtype = np.float32 if np.can_cast(measured.dtype, np.float32) else np.float64
         with np.errstate(invalid="ignore", over="ignore"):  # said below, with file and pixel
             amplitude = np.sqrt(measured, dtype=dtype) if self.measurement == "counts" else measured
             amplitude = amplitude.astype(np.float32, copy=False)
-            is_valid = measured.min(initial=0) >= 0 and amplitude.max(initial=0) < np.inf  # NaN is neither
+            # NaN is neither
+            is_valid = measured.min(initial=0) >= 0 and amplitude.max(initial=0) < np.inf
         if not is_valid:
             where = tuple(np.argwhere(~(np.isfinite(amplitude) & (measured >= 0)))[0])
-            found = f"{float(measured[where])} at pixel [{where[1]}, {where[2]}] of pattern {np.asarray(patterns)[where[0]]}"
+            found = (
+                f"{float(measured[where])} at pixel [{where[1]}, {where[2]}] of pattern "
+                f"{np.asarray(patterns)[where[0]]}"
+            )
             raise ScanError(self.path, self.key, found, f"finite {self.measurement} of at least 0")
         return amplitude
 
@@ -169,15 +208,38 @@ def stack_masks(scans: Sequence[Scan]) -> np.ndarray | None:
     """The scans' masks, bool (scans, N, N), or None: no scan has one."""
     if all(scan.mask is None for scan in scans):
         return None
-    return np.stack([np.ones((scan.pattern_size, scan.pattern_size), dtype=bool) if scan.mask is None else scan.mask for scan in scans])
+    return np.stack(
+        [
+            np.ones((scan.pattern_size, scan.pattern_size), dtype=bool)
+            if scan.mask is None
+            else scan.mask
+            for scan in scans
+        ]
+    )
 
 
-def resolve_measurement(path: Path, in_file: object, asked: Measurement | None, default: Measurement | None = None) -> Measurement:
+def resolve_measurement(
+    path: Path, in_file: object, asked: Measurement | None, default: Measurement | None = None
+) -> Measurement:
     """What the diffraction numbers are: the file says it, or the user; never guessed."""
     if in_file and asked and in_file != asked:
-        raise ScanError(path, "measurement", f"{in_file!r} in the file's metadata but {asked!r} in data.measurement", "one answer")
+        raise ScanError(
+            path,
+            "measurement",
+            f"{in_file!r} in the file's metadata but {asked!r} in data.measurement",
+            "one answer",
+        )
     measurement = in_file or asked or default
     if measurement not in ("amplitude", "counts"):
-        found = repr(measurement) if measurement else "nothing in the file's metadata nor in data.measurement"
-        raise ScanError(path, "measurement", found, "amplitude (the diffraction array holds sqrt of counts) or counts")
+        found = (
+            repr(measurement)
+            if measurement
+            else "nothing in the file's metadata nor in data.measurement"
+        )
+        raise ScanError(
+            path,
+            "measurement",
+            found,
+            "amplitude (the diffraction array holds sqrt of counts) or counts",
+        )
     return measurement

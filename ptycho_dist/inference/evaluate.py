@@ -22,11 +22,13 @@ _KEYS = ("object", "origin_px", "positions_px", "valid", "illumination")
 
 
 def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> dict[str, Any]:
-    """Compare `reconstruction.npz` with the object in a scan file; write `metrics.json` and `comparison.png`.
+    """Compare `reconstruction.npz` with the object in a scan file; write `metrics.json` and
+    `comparison.png`.
 
-    What ptychography can't tell is fitted first: see `compare_with_reference`. The deviance is not of this comparison: it is that of the
-    stitched object against all measured patterns, which inference found with the bundle's photon scale and left in `summary.json` beside
-    the reconstruction; the reference's file need not hold those patterns, and does not hold that scale.
+    What ptychography can't tell is fitted first: see `compare_with_reference`. The deviance is not
+    of this comparison: it is that of the stitched object against all measured patterns, which
+    inference found with the bundle's photon scale and left in `summary.json` beside the
+    reconstruction; the reference's file need not hold those patterns, and does not hold that scale.
 
     Raises
     ------
@@ -56,10 +58,12 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
         comparison.box_px,
         comparison.ring_correlations(),
         out_dir / "comparison.png",
-        title=f"correlation of phase {comparison.phase.correlation:.3f}, of amplitude {comparison.amplitude.correlation:.3f}",
+        title=f"correlation of phase {comparison.phase.correlation:.3f}, of amplitude "
+        f"{comparison.amplitude.correlation:.3f}",
     )
     logger.info(
-        "against %s: correlation of phase %.4f, of amplitude %.4f; resolution %.2f px (Fourier ring correlation, 1/2 bit); "
+        "against %s: correlation of phase %.4f, of amplitude %.4f; resolution %.2f px (Fourier "
+        "ring correlation, 1/2 bit); "
         "moved by (%.2f, %.2f) px; wrote metrics.json and comparison.png to %s",
         reference_path,
         comparison.phase.correlation,
@@ -79,7 +83,8 @@ def _deviance_per_pixel(summary_path: Path) -> float | None:
         return float(json.loads(summary_path.read_text())["deviance_per_pixel"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{summary_path}: found no deviance_per_pixel in it ({error}); expected the summary that inference writes"
+            f"{summary_path}: found no deviance_per_pixel in it ({error}); expected the summary "
+            "that inference writes"
         ) from error
 
 
@@ -87,8 +92,20 @@ def _read_reconstruction(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in _KEYS}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a reconstruction ({error}); expected the arrays {', '.join(_KEYS)}") from error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise ValueError(
+            f"{path}: not a reconstruction ({error}); expected the arrays {', '.join(_KEYS)}"
+        ) from error
     for key in ("origin_px", "positions_px"):
         if arrays[key].dtype.kind not in "fiu":
             raise ValueError(f"{path}: {key} is {arrays[key].dtype}; expected real numbers")

@@ -1,6 +1,8 @@
-"""A reconstruction as a ptychodus product: HDF5 with probe, object, positions in metres, energy, distance and losses.
+"""A reconstruction as a ptychodus product: HDF5 with probe, object, positions in metres, energy,
+distance and losses.
 
-The layout is that of ptychodus' `save_product` (github.com/AdvancedPhotonSource/ptychodus); docs/file_formats.md tells it.
+The layout is that of ptychodus' `save_product` (github.com/AdvancedPhotonSource/ptychodus);
+docs/file_formats.md tells it.
 """
 
 from __future__ import annotations
@@ -31,14 +33,20 @@ def require_geometry(scan: Scan) -> None:
     if scan.geometry is None:
         missing = ", ".join(f"no {name}" for name in scan.missing_geometry)
         options = " ".join(f"--read.{name} NUMBER" for name in scan.missing_geometry)
-        raise ScanError(scan.path, "geometry", missing, f"the numbers that give a ptychodus product its metres: {options}")
+        raise ScanError(
+            scan.path,
+            "geometry",
+            missing,
+            f"the numbers that give a ptychodus product its metres: {options}",
+        )
 
 
 def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, path: Path) -> None:
     """Write a product, or replace one.
 
-    `|FFT(probe * patch)|**2`, FFT norm "ortho", predicts photons: the probe holds the square root of counts, so its energy, over all modes,
-    is the photons that a pattern has where the object is transparent, nphotons by the scale's definition. The object is unchanged.
+    `|FFT(probe * patch)|**2`, FFT norm "ortho", predicts photons: the probe holds the square root
+    of counts, so its energy, over all modes, is the photons that a pattern has where the object is
+    transparent, nphotons by the scale's definition. The object is unchanged.
 
     Parameters
     ----------
@@ -59,7 +67,9 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
     pixel_m = scan.object_pixel_m or scan.geometry.object_pixel_m(scan.pattern_size)
     origin_m = np.array(scan.origin_m or (0.0, 0.0))
     positions_m = origin_m + pixel_m * reconstruction.positions_px
-    centre_m = origin_m + pixel_m * (reconstruction.origin_px + np.array(reconstruction.object.shape) / 2)
+    centre_m = origin_m + pixel_m * (
+        reconstruction.origin_px + np.array(reconstruction.object.shape) / 2
+    )
     scale = bundle.predicted_scale(reconstruction.summary["normalization"]["factor"])
     losses = _losses(reconstruction.summary)
     pixel = {"pixel_width_m": pixel_m, "pixel_height_m": pixel_m}
@@ -67,7 +77,8 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
         file.attrs.update(
             {
                 "name": scan.path.stem,
-                "comments": f"ptycho_dist {version('ptycho_dist')}, network trained on the subset {bundle.subset_fingerprint}",
+                "comments": f"ptycho_dist {version('ptycho_dist')}, network trained on the subset "
+                f"{bundle.subset_fingerprint}",
                 "photon_energy_eV": scan.geometry.energy_eV,
                 "probe_energy_eV": scan.geometry.energy_eV,  # its older name
                 "detector_object_distance_m": scan.geometry.distance_m,
@@ -86,6 +97,11 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
 
 
 def _losses(summary: dict[str, Any]) -> list[float]:
-    """Deviance per pixel: after each iteration of the refinement, else after each correction of the network, else of the object alone."""
-    passes = summary.get("refinement") or summary.get("corrections") or {"deviance_per_pixel": [summary["deviance_per_pixel"]]}
+    """Deviance per pixel: after each iteration of the refinement, else after each correction of the
+    network, else of the object alone."""
+    passes = (
+        summary.get("refinement")
+        or summary.get("corrections")
+        or {"deviance_per_pixel": [summary["deviance_per_pixel"]]}
+    )
     return passes["deviance_per_pixel"]

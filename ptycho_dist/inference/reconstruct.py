@@ -52,9 +52,11 @@ class PhotonComparison:
     Attributes
     ----------
     mean_measured_pattern, mean_predicted_pattern
-        float64 (N, N): counts a pixel, mean over patterns, zero frequency at [N // 2, N // 2]; NaN at pixels that do not count.
+        float64 (N, N): counts a pixel, mean over patterns, zero frequency at [N // 2, N // 2]; NaN
+        at pixels that do not count.
     pattern_deviance_per_pixel
-        float32 (n,): twice the mean Poisson deviance over the pixels of each pattern that count, in the order of the scan.
+        float32 (n,): twice the mean Poisson deviance over the pixels of each pattern that count, in
+        the order of the scan.
     deviance_per_pixel
         Its mean.
     """
@@ -82,7 +84,8 @@ class Reconstruction:
     object
         complex64 (H, W).
     origin_px
-        float64 (2,) as (y, x): scan coordinate of object[0, 0]; the patch centred at y covers rows y - N/2 - origin_y onward.
+        float64 (2,) as (y, x): scan coordinate of object[0, 0]; the patch centred at y covers rows
+        y - N/2 - origin_y onward.
     positions_px
         float64 (n, 2) as (y, x).
     valid
@@ -90,8 +93,8 @@ class Reconstruction:
     illumination
         float32 (H, W): the probe's intensity summed over all positions, normalised units.
     initial_probe, probe
-        complex64 (modes, N, N), normalised units: the scan's own, and the one that was used in the end; equal where neither training nor
-        inference refined it.
+        complex64 (modes, N, N), normalised units: the scan's own, and the one that was used in the
+        end; equal where neither training nor inference refined it.
     photons
         The photons that the object predicts against those measured.
     summary
@@ -122,27 +125,43 @@ def infer(
     refine_probe: bool = False,
     product: bool = False,
 ) -> Reconstruction:
-    """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and `report.html`; see `reconstruct`.
+    """Reconstruct a scan file with a bundle, and write what `write_reconstruction` writes and
+    `report.html`; see `reconstruct`.
 
-    With `product`, write a ptychodus product too, `product.h5`; a scan without geometry is then refused before anything is computed.
+    With `product`, write a ptychodus product too, `product.h5`; a scan without geometry is then
+    refused before anything is computed.
 
-    What the scan file does not say of itself (`data.energy_eV`, `data.hdf5` and so on) is what the bundle was trained with, but for the
-    keys in `read`, a nested mapping. `data.diffraction` is of one scan alone, and `data.measurement` only a default.
+    What the scan file does not say of itself (`data.energy_eV`, `data.hdf5` and so on) is what the
+    bundle was trained with, but for the keys in `read`, a nested mapping. `data.diffraction` is of
+    one scan alone, and `data.measurement` only a default.
     """
     started = time.perf_counter()
     bundle = load_bundle(bundle_path)
     trained_with = bundle.require_config(bundle_path).data
     given = dict(read or {})
     hdf5 = dataclasses.replace(trained_with.hdf5, **given.pop("hdf5", {}))
-    options = dataclasses.replace(trained_with, **{"path": str(scan_path), "measurement": None, "diffraction": None, **given, "hdf5": hdf5})
-    scan = read_scan(scan_path, measurement, options=options, default_measurement=trained_with.measurement)
+    options = dataclasses.replace(
+        trained_with,
+        **{"path": str(scan_path), "measurement": None, "diffraction": None, **given, "hdf5": hdf5},
+    )
+    scan = read_scan(
+        scan_path, measurement, options=options, default_measurement=trained_with.measurement
+    )
     if product:
         require_geometry(scan)
         if (out_dir / PRODUCT).exists() and (out_dir / PRODUCT).samefile(scan_path):
-            raise ValueError(f"{scan_path}: found the file that the product would replace, expected another directory to write to")
+            raise ValueError(
+                f"{scan_path}: found the file that the product would replace, expected another "
+                "directory to write to"
+            )
     seconds_read = time.perf_counter() - started
     reconstruction = reconstruct(
-        bundle, scan, normalization=normalization, probe=probe, refine_iterations=refine_iterations, refine_probe=refine_probe
+        bundle,
+        scan,
+        normalization=normalization,
+        probe=probe,
+        refine_iterations=refine_iterations,
+        refine_probe=refine_probe,
     )
     summary = reconstruction.summary
     summary["bundle"], summary["data"] = str(bundle_path), str(scan_path)
@@ -159,9 +178,12 @@ def infer(
         run={
             "scan": scan_path.resolve(),
             "bundle": bundle_path.resolve(),
-            "normalization": f"factor {summary['normalization']['factor']!r}, of the {normalization}",
+            "normalization": f"factor {summary['normalization']['factor']!r}, of the "
+            f"{normalization}",
             "device": summary["device"],
-            "seconds": ", ".join(f"{stage} {seconds}" for stage, seconds in summary["seconds"].items()),
+            "seconds": ", ".join(
+                f"{stage} {seconds}" for stage, seconds in summary["seconds"].items()
+            ),
         },
     )
     logger.info("wrote %s", out_dir / "report.html")
@@ -180,8 +202,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained network, on a GPU if there is one.
 
-    The photon scale is the bundle's; none is derived. Patterns are held where they take a small part of the memory that is left; else they
-    are streamed, and memory is that of the stitched object and some batches.
+    The photon scale is the bundle's; none is derived. Patterns are held where they take a small
+    part of the memory that is left; else they are streamed, and memory is that of the stitched
+    object and some batches.
 
     Parameters
     ----------
@@ -190,13 +213,15 @@ def reconstruct(
     scan
         Its pattern size must be the bundle's.
     normalization
-        Whose RMS factor, and so in whose light the object's amplitude is told: that of the patterns trained on, or of the scan. Phases and
-        counts are the same either way.
+        Whose RMS factor, and so in whose light the object's amplitude is told: that of the patterns
+        trained on, or of the scan. Phases and counts are the same either way.
     probe
-        `bundle` takes the bundle's probe: the one of this scan where training refined it, else that of the first scan trained on. `scan`
-        takes the scan's own. None is `bundle` where training refined the probe, else `scan`; a scan without one needs the bundle's.
+        `bundle` takes the bundle's probe: the one of this scan where training refined it, else that
+        of the first scan trained on. `scan` takes the scan's own. None is `bundle` where training
+        refined the probe, else `scan`; a scan without one needs the bundle's.
     refine_iterations
-        Maximum-likelihood updates of the stitched object, each a pass over the patterns; see `refine`.
+        Maximum-likelihood updates of the stitched object, each a pass over the patterns; see
+        `refine`.
     refine_probe
         Update the probe in them too.
 
@@ -208,7 +233,10 @@ def reconstruct(
     if refine_iterations < 0:
         raise ValueError(f"refine_iterations is {refine_iterations}, expected at least 0")
     if refine_probe and not refine_iterations:
-        raise ValueError("refine_probe is set and refine_iterations is 0, expected at least 1: the probe is updated in these iterations")
+        raise ValueError(
+            "refine_probe is set and refine_iterations is 0, expected at least 1: the probe is "
+            "updated in these iterations"
+        )
     config = bundle.require_config()
     if scan.pattern_size != bundle.pattern_size:
         raise ValueError(
@@ -221,7 +249,9 @@ def reconstruct(
     started = time.perf_counter()
     rms_factor = bundle.rms_factor
     if normalization == "scan":
-        rms_factor = derive_rms_normalization(PatternSource([scan]).chunks(np.arange(scan.num_patterns)), scan.pattern_size).factor
+        rms_factor = derive_rms_normalization(
+            PatternSource([scan]).chunks(np.arange(scan.num_patterns)), scan.pattern_size
+        ).factor
     logger.info("normalization: the %s's factor %r", normalization, rms_factor)
     patterns = ScanPatterns(scan, rms_factor)
     seconds["normalize"] = _since(started)
@@ -232,16 +262,27 @@ def reconstruct(
     mask = None if scan.mask is None else torch.from_numpy(scan.mask).to(device)
     modes, probe_record = _choose_probe(bundle, scan, probe)
     known_probe = normalize_probe(torch.from_numpy(modes)).to(device)
-    # The network reads patterns relative to their light, so the light must be this scan's. What comes of it is told in the light of the
-    # patterns that the normalisation was derived from: there a probe has the energy (N/2)^2.
-    brightness = 1.0 if normalization == "scan" else math.sqrt(patterns.mean_energy()) / (scan.pattern_size / 2)
+    # The network reads patterns relative to their light, so the light must be this scan's. What
+    # comes of it is told in the light of the patterns that the normalisation was derived from:
+    # there a probe has the energy (N/2)^2.
+    brightness = (
+        1.0
+        if normalization == "scan"
+        else math.sqrt(patterns.mean_energy()) / (scan.pattern_size / 2)
+    )
     if normalization == "bundle":
-        logger.info("brightness: the scan's light has %.4g times the amplitude of that of the patterns trained on", brightness)
+        logger.info(
+            "brightness: the scan's light has %.4g times the amplitude of that of the patterns "
+            "trained on",
+            brightness,
+        )
     stitched = StitchedObject(scan.positions_px, brightness * known_probe)
-    # Intensities are in units of the normalisation that was used; what is stored counts photons in those of the stored one.
+    # Intensities are in units of the normalisation that was used; what is stored counts photons in
+    # those of the stored one.
     in_stored_units = (bundle.rms_factor / rms_factor) ** 2
     predicted_photons = bundle.predicted_scale(rms_factor) ** 2
-    # Of the training set, so what counts photons that were measured does not depend on the scale that predicts.
+    # Of the training set, so what counts photons that were measured does not depend on the scale
+    # that predicts.
     measured_photons = bundle.scale.nphotons / bundle.scale.mean_energy * in_stored_units
 
     corrections = {}
@@ -263,7 +304,10 @@ def reconstruct(
     if refine_iterations:
         refined = refine(
             stitched,
-            lambda: ((positions_px, measured_photons * x_norm.square()) for positions_px, x_norm in patterns.batches()),
+            lambda: (
+                (positions_px, measured_photons * x_norm.square())
+                for positions_px, x_norm in patterns.batches()
+            ),
             num_patterns=scan.num_patterns,
             photons_per_intensity=predicted_photons,
             iterations=refine_iterations,
@@ -271,7 +315,9 @@ def reconstruct(
             mask=mask,
         )
         if refine_probe:
-            stitched.replace(refined.object, refined.probe, torch.from_numpy(scan.positions_px).to(device))
+            stitched.replace(
+                refined.object, refined.probe, torch.from_numpy(scan.positions_px).to(device)
+            )
         else:
             stitched.hold(refined.object)
         refinement = {"refinement": refined.summary}
@@ -308,28 +354,48 @@ def reconstruct(
         positions_px=scan.positions_px,
         valid=stitched.valid(),
         illumination=stitched.illumination() / brightness**2,
-        initial_probe=normalize_probe(torch.from_numpy(scan.probe if len(scan.probe) else modes)).numpy(),
+        initial_probe=normalize_probe(
+            torch.from_numpy(scan.probe if len(scan.probe) else modes)
+        ).numpy(),
         probe=(stitched.probe / brightness if refine_probe else known_probe).cpu().numpy(),
         photons=photons,
         summary=summary,
     )
 
 
-def _choose_probe(bundle: Bundle, scan: Scan, source: ProbeSource | None) -> tuple[np.ndarray, dict[str, Any]]:
+def _choose_probe(
+    bundle: Bundle, scan: Scan, source: ProbeSource | None
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The probe to reconstruct with, (modes, N, N), and what `summary.json` tells of it."""
     source = source or ("bundle" if bundle.refined_probes else "scan")
     if source == "scan":
         scan.require_probe()
     of_this_scan = source == "scan" or scan.fingerprint in bundle.refined_probes
-    modes = scan.probe if source == "scan" else bundle.refined_probes.get(scan.fingerprint, bundle.probe)
+    modes = (
+        scan.probe
+        if source == "scan"
+        else bundle.refined_probes.get(scan.fingerprint, bundle.probe)
+    )
     refined = source == "bundle" and bool(bundle.refined_probes)
     whose = "of this scan" if of_this_scan else "of the first scan that was trained on"
-    logger.info("probe: the %s's, %s%s, %d mode(s)", source, "refined, " if refined else "", whose, len(modes))
-    return modes, {"source": source, "refined": refined, "of_this_scan": of_this_scan, "modes": len(modes)}
+    logger.info(
+        "probe: the %s's, %s%s, %d mode(s)",
+        source,
+        "refined, " if refined else "",
+        whose,
+        len(modes),
+    )
+    return modes, {
+        "source": source,
+        "refined": refined,
+        "of_this_scan": of_this_scan,
+        "modes": len(modes),
+    }
 
 
 def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
-    """Write `reconstruction.npz`, `summary.json` and pictures of amplitude, phase and probe to a directory, which is made if missing."""
+    """Write `reconstruction.npz`, `summary.json` and pictures of amplitude, phase and probe to a
+    directory, which is made if missing."""
     started = time.perf_counter()
     with replacing(out_dir / "reconstruction.npz") as temporary:
         np.savez(
@@ -342,31 +408,51 @@ def write_reconstruction(reconstruction: Reconstruction, out_dir: Path) -> None:
             probe=reconstruction.probe,
             pattern_deviance_per_pixel=reconstruction.photons.pattern_deviance_per_pixel,
         )
-    draw_amplitude(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "amplitude.png")
-    draw_phase(reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "phase.png")
+    draw_amplitude(
+        reconstruction.object,
+        reconstruction.origin_px,
+        reconstruction.valid,
+        out_dir / "amplitude.png",
+    )
+    draw_phase(
+        reconstruction.object, reconstruction.origin_px, reconstruction.valid, out_dir / "phase.png"
+    )
     before, after = reconstruction.initial_probe, reconstruction.probe
     draw_probe(before, None if np.array_equal(before, after) else after, out_dir / "probe.png")
     reconstruction.summary["seconds"]["write"] = _since(started)
     with replacing(out_dir / "summary.json") as temporary:
         temporary.write_text(json.dumps(reconstruction.summary, indent=2) + "\n")
-    logger.info("wrote reconstruction.npz, amplitude.png, phase.png, probe.png and summary.json to %s", out_dir)
+    logger.info(
+        "wrote reconstruction.npz, amplitude.png, phase.png, probe.png and summary.json to %s",
+        out_dir,
+    )
 
 
 def _compare_photons(
-    patterns: ScanPatterns, stitched: StitchedObject, predicted_photons: float, measured_photons: float, mask: Tensor | None
+    patterns: ScanPatterns,
+    stitched: StitchedObject,
+    predicted_photons: float,
+    measured_photons: float,
+    mask: Tensor | None,
 ) -> PhotonComparison:
-    """Photons that the stitched object predicts against those that were measured, over the whole scan; both a unit of intensity."""
+    """Photons that the stitched object predicts against those that were measured, over the whole
+    scan; both a unit of intensity."""
     size, device = stitched.patch_size, stitched.probe.device
     measured, predicted = torch.zeros(2, size, size, dtype=torch.float64, device=device)
-    # All at once: small arrays that stay, between the large ones of each batch, would keep the allocator from using the room again.
+    # All at once: small arrays that stay, between the large ones of each batch, would keep the
+    # allocator from using the room again.
     deviance, done = torch.empty(patterns.num_patterns, dtype=torch.float64, device=device), 0
     for positions_px, x_norm in patterns.batches():
         corners, shifted_probe = stitched.place(positions_px)
         counts = measured_photons * x_norm.square()
-        rate = predicted_photons * diffracted_intensity(stitched.extract(corners), shifted_probe, mask)
+        rate = predicted_photons * diffracted_intensity(
+            stitched.extract(corners), shifted_probe, mask
+        )
         measured += counts.sum(dim=0, dtype=torch.float64)
         predicted += rate.sum(dim=0, dtype=torch.float64)
-        deviance[done : done + len(x_norm)] = poisson_deviance(rate, counts).sum(dim=(1, 2), dtype=torch.float64)
+        deviance[done : done + len(x_norm)] = poisson_deviance(rate, counts).sum(
+            dim=(1, 2), dtype=torch.float64
+        )
         done += len(x_norm)
     deviance_per_pixel = deviance.cpu().numpy() * (2 / num_counted(measured, mask))
     if mask is not None:

@@ -1,4 +1,5 @@
-"""What `report.html` shows of a reconstruction, gathered from the bundle, the scan and what was reconstructed."""
+"""What `report.html` shows of a reconstruction, gathered from the bundle, the scan and what was
+reconstructed."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def report_reconstruction(
         versions=bundle.versions,
         metrics=metrics,
         refined_probe=None if np.array_equal(probe, refined_probe) else refined_probe,
-        refinement_deviance_per_pixel=reconstruction.summary.get("refinement", {}).get("deviance_per_pixel", ()),
+        refinement_deviance_per_pixel=reconstruction.summary.get("refinement", {}).get(
+            "deviance_per_pixel", ()
+        ),
         note=note,
     )
     write_report(report, path)

@@ -20,11 +20,13 @@ from ptycho_dist.progress import Progress
 logger = logging.getLogger(__name__)
 
 BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
-"""Of the patterns that are computed together: what keeps a GPU busy, and what a core's cache bears."""
+"""Of the patterns that are computed together: what keeps a GPU busy, and what a core's cache bears.
+"""
 
 
 class ScanPatterns:
-    """Reads a scan once, where its patterns can be held as in training (`placement`); else anew for each pass, ahead of the computation.
+    """Reads a scan once, where its patterns can be held as in training (`placement`); else anew for
+    each pass, ahead of the computation.
 
     Parameters
     ----------
@@ -42,7 +44,11 @@ class ScanPatterns:
         placement = choose_placement_alone(4 * math.prod(scan.diffraction.shape))
         logger.info("patterns: %s", placement)
         self.device = placement.device
-        self._held = HeldPatterns(self._source, np.arange(scan.num_patterns), rms_factor, self.device) if placement.held else None
+        self._held = (
+            HeldPatterns(self._source, np.arange(scan.num_patterns), rms_factor, self.device)
+            if placement.held
+            else None
+        )
 
     def mean_energy(self) -> float:
         """Mean over the patterns of sum X_norm**2; one pass.
@@ -56,11 +62,17 @@ class ScanPatterns:
         for _, x_norm in self.batches():
             total += x_norm.double().square().sum()
         if not total:
-            raise ScanError(self._scan.path, self._scan.key, f"{self.num_patterns} patterns, all zero", "some light")
+            raise ScanError(
+                self._scan.path,
+                self._scan.key,
+                f"{self.num_patterns} patterns, all zero",
+                "some light",
+            )
         return float(total) / self.num_patterns
 
     def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: positions float64 (k, 2) as (y, x), pixels, and X_norm (k, N, N); a long one says how far it is.
+        """One pass: positions float64 (k, 2) as (y, x), pixels, and X_norm (k, N, N); a long one
+        says how far it is.
 
         Parameters
         ----------
@@ -77,7 +89,10 @@ class ScanPatterns:
             batches = HeldBatches(self._held, self._source, groups, blocks)
         progress, done = Progress(self._scan.path.name), 0
         for samples in batches:
-            positions_px, x_norm = (field.to(self.device, non_blocking=True) for field in (samples.positions_px, samples.x_norm))
+            positions_px, x_norm = (
+                field.to(self.device, non_blocking=True)
+                for field in (samples.positions_px, samples.x_norm)
+            )
             yield positions_px[:, 0], x_norm[:, 0]
             done += len(samples.x_norm)
             progress(done, self.num_patterns)

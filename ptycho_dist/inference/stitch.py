@@ -10,11 +10,13 @@ from ptycho_dist.physics.patches import add_patches, extract_patches
 from ptycho_dist.physics.probe import illumination, shift_probe, whole_pixel_and_rest
 
 VALID_WEIGHT = 0.01
-"""Pixels that got less than this part of a probe's peak intensity, in all, are not reconstructed."""
+"""Pixels that got less than this part of a probe's peak intensity, in all, are not reconstructed.
+"""
 
 
 class StitchedObject:
-    """An object and the light that it was seen in, on a canvas that covers a scan. Memory does not depend on the number of patches.
+    """An object and the light that it was seen in, on a canvas that covers a scan. Memory does not
+    depend on the number of patches.
 
     Empty and dark at first.
 
@@ -45,16 +47,19 @@ class StitchedObject:
         self._object = torch.zeros_like(self.light[0], dtype=torch.complex64)
 
     def place(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel positions, complex64 (k, modes, N, N)."""
+        """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel
+        positions, complex64 (k, modes, N, N)."""
         corners, rest_px = self.corners(positions_px)
         return corners, shift_probe(self.probe, rest_px)
 
     def corners(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners of patches on the canvas, int64 (k, 2), and what is left of the positions (k, 2) below a pixel, float64 (k, 2)."""
+        """Corners of patches on the canvas, int64 (k, 2), and what is left of the positions (k, 2)
+        below a pixel, float64 (k, 2)."""
         return whole_pixel_and_rest(positions_px - self.patch_size // 2 - self._origin_px)
 
     def hold(self, object_: Tensor) -> None:
-        """Hold an object (H, W) that was seen in the light that lies on the canvas. Where none lies, it is zero."""
+        """Hold an object (H, W) that was seen in the light that lies on the canvas. Where none
+        lies, it is zero."""
         self._object = torch.where(self.light[0] > 0, object_, 0)
 
     def replace(self, object_: Tensor, probe: Tensor, positions_px: Tensor) -> None:

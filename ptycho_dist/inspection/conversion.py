@@ -21,13 +21,19 @@ _WRITERS = {".npz": rewrite_scan, ".h5": write_hdf5_scan, ".hdf5": write_hdf5_sc
 def require_new_output(path: Path) -> None:
     """Raise where the name tells no format, or something has it: a scan is never written over."""
     if path.suffix not in _WRITERS:
-        raise ValueError(f"--convert: {path} ends in {path.suffix!r}, expected {', '.join(_WRITERS)}")
+        raise ValueError(
+            f"--convert: {path} ends in {path.suffix!r}, expected {', '.join(_WRITERS)}"
+        )
     if path.exists():
-        raise ValueError(f"--convert: found {path}, expected a new name: nothing is overwritten; remove it, or choose another")
+        raise ValueError(
+            f"--convert: found {path}, expected a new name: nothing is overwritten; remove it, or "
+            "choose another"
+        )
 
 
 def convert(scan: Scan, options: DataConfig, path: Path) -> None:
-    """Write a scan as it was read, window, mask and probe of the options included, whole or not at all.
+    """Write a scan as it was read, window, mask and probe of the options included, whole or not at
+    all.
 
     A dose that the options say as a number is written where the file had none.
 
@@ -44,4 +50,6 @@ def convert(scan: Scan, options: DataConfig, path: Path) -> None:
     started = time.monotonic()
     with replacing(path) as temporary:
         _WRITERS[path.suffix](scan, temporary)
-    logger.info("wrote %s: %.1f MB in %.1f s", path, path.stat().st_size / 1e6, time.monotonic() - started)
+    logger.info(
+        "wrote %s: %.1f MB in %.1f s", path, path.stat().st_size / 1e6, time.monotonic() - started
+    )

@@ -6,48 +6,83 @@ import numpy as np
 
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inspection.findings import looks_like
-from ptycho_dist.inspection.illumination import far_field_correlation, fit_object, nearest_distances_px
+from ptycho_dist.inspection.illumination import (
+    far_field_correlation,
+    fit_object,
+    nearest_distances_px,
+)
 from ptycho_dist.inspection.statistics import PatternStatistics
 from ptycho_dist.memory_supply import size_in_words
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
 
 
-def describe_scan(scan: Scan, statistics: PatternStatistics | None, *, measurement_is_said: bool) -> dict[str, str]:
-    """What a person asks of a scan, by name; without `statistics` what needs no pass over the patterns."""
+def describe_scan(
+    scan: Scan, statistics: PatternStatistics | None, *, measurement_is_said: bool
+) -> dict[str, str]:
+    """What a person asks of a scan, by name; without `statistics` what needs no pass over the
+    patterns."""
     size = scan.pattern_size
     described = {
-        "patterns": f"{scan.num_patterns} of {size} x {size} px, {scan.diffraction.dtype}, {size_in_words(scan.num_bytes)} unpacked",
+        "patterns": f"{scan.num_patterns} of {size} x {size} px, {scan.diffraction.dtype}, "
+        f"{size_in_words(scan.num_bytes)} unpacked",
         "measurement": _measurement(scan, statistics, measurement_is_said),
     }
     if statistics is not None:
         counts = statistics.counts
-        described["counts a pattern"] = f"mean {counts.mean():.6g}, from {counts.min():.6g} to {counts.max():.6g}"
+        described["counts a pattern"] = (
+            f"mean {counts.mean():.6g}, from {counts.min():.6g} to {counts.max():.6g}"
+        )
         largest = statistics.largest.max()
         in_counts = largest**2 if scan.measurement == "amplitude" else largest
-        described["counts a pixel"] = f"largest {in_counts:.6g}; {100 * statistics.zero_fraction:.3g} % are 0"
-    described["nphotons"] = "the file does not say" if scan.nphotons is None else f"{scan.nphotons:.6g} by the file"
+        described["counts a pixel"] = (
+            f"largest {in_counts:.6g}; {100 * statistics.zero_fraction:.3g} % are 0"
+        )
+    described["nphotons"] = (
+        "the file does not say" if scan.nphotons is None else f"{scan.nphotons:.6g} by the file"
+    )
     if scan.mask is None:
         described["mask"] = "none: all pixels count"
     else:
-        described["mask"] = f"{np.count_nonzero(~scan.mask)} of {scan.mask.size} pixels do not count"
-    return described | _geometry(scan) | _positions(scan) | _probe(scan, statistics) | _object(scan, statistics)
+        described["mask"] = (
+            f"{np.count_nonzero(~scan.mask)} of {scan.mask.size} pixels do not count"
+        )
+    return (
+        described
+        | _geometry(scan)
+        | _positions(scan)
+        | _probe(scan, statistics)
+        | _object(scan, statistics)
+    )
 
 
 def _measurement(scan: Scan, statistics: PatternStatistics | None, is_said: bool) -> str:
     looks = None if statistics is None else looks_like(statistics)
-    suggestion = f"the numbers are {'whole' if looks == 'counts' else 'roots of whole numbers'}: they look like {looks}" if looks else ""
+    suggestion = (
+        f"the numbers are {'whole' if looks == 'counts' else 'roots of whole numbers'}: they look "
+        f"like {looks}"
+        if looks
+        else ""
+    )
     if is_said:
         return f"{scan.measurement}{f'; {suggestion}' if suggestion else ''}"
-    return f"nobody says; {suggestion or 'the numbers do not tell'}. Shown here as {scan.measurement}"
+    return (
+        f"nobody says; {suggestion or 'the numbers do not tell'}. Shown here as {scan.measurement}"
+    )
 
 
 def _geometry(scan: Scan) -> dict[str, str]:
     geometry = scan.geometry
     if geometry is None:
         return {"geometry": "the file does not say: pixels alone, which is enough for training"}
-    detector = f"{geometry.distance_m:.6g} m to a detector of {1e6 * geometry.detector_pixel_m:.6g} um pixels"
+    detector = (
+        f"{geometry.distance_m:.6g} m to a detector of "
+        f"{1e6 * geometry.detector_pixel_m:.6g} um pixels"
+    )
     pixel = f"pixel of the object {1e9 * geometry.object_pixel_m(scan.pattern_size):.6g} nm"
-    return {"geometry": f"{geometry.energy_eV:.6g} eV ({1e9 * geometry.wavelength_m:.4g} nm), {detector}; {pixel}"}
+    return {
+        "geometry": f"{geometry.energy_eV:.6g} eV ({1e9 * geometry.wavelength_m:.4g} nm), "
+        f"{detector}; {pixel}"
+    }
 
 
 def _positions(scan: Scan) -> dict[str, str]:
@@ -59,11 +94,15 @@ def _positions(scan: Scan) -> dict[str, str]:
     distances = nearest_distances_px(scan.positions_px)
     if len(distances) == 0:
         return {"positions": "one"}
-    described = {"positions": f"{extent}; nearest neighbours {distances.mean():.4g} px apart in the mean, up to {distances.max():.4g}"}
+    described = {
+        "positions": f"{extent}; nearest neighbours {distances.mean():.4g} px apart in the mean, "
+        f"up to {distances.max():.4g}"
+    }
     if len(scan.probe):
         diameter = beam_diameter_px(scan.probe)
         described["overlap"] = (
-            f"{100 * (1 - distances.mean() / diameter):.0f} %: {distances.mean():.4g} px a step, beam of {diameter:.4g} px"
+            f"{100 * (1 - distances.mean() / diameter):.0f} %: {distances.mean():.4g} px a step, "
+            f"beam of {diameter:.4g} px"
         )
     return described
 
@@ -73,10 +112,14 @@ def _probe(scan: Scan, statistics: PatternStatistics | None) -> dict[str, str]:
         return {"probe": "none in the file and no data.probe"}
     energies = (np.abs(scan.probe.astype(np.complex128)) ** 2).sum(axis=(1, 2))
     shares = ", ".join(f"{100 * share:.3g} %" for share in energies / energies.sum())
-    said = f"{len(scan.probe)} mode{'s' if len(scan.probe) > 1 else ''} ({shares}), diameter {beam_diameter_px(scan.probe):.4g} px"
+    said = (
+        f"{len(scan.probe)} mode{'s' if len(scan.probe) > 1 else ''} ({shares}), diameter "
+        f"{beam_diameter_px(scan.probe):.4g} px"
+    )
     if statistics is not None and statistics.mean_pattern.any():
         said += (
-            f"; far field like the mean pattern: correlation {far_field_correlation(scan.probe, statistics.mean_pattern, scan.mask):.3f}"
+            "; far field like the mean pattern: correlation "
+            f"{far_field_correlation(scan.probe, statistics.mean_pattern, scan.mask):.3f}"
         )
     return {"probe": said}
 
@@ -89,6 +132,7 @@ def _object(scan: Scan, statistics: PatternStatistics | None) -> dict[str, str]:
     said = (
         ""
         if fit is None
-        else f"; explains the patterns to {fit.residual:.3f} (with other patterns' positions {fit.residual_exchanged:.3f})"
+        else f"; explains the patterns to {fit.residual:.3f} (with other patterns' positions "
+        f"{fit.residual_exchanged:.3f})"
     )
     return {"object": f"{rows} x {columns} px{said}"}

@@ -1,4 +1,5 @@
-"""How probe, positions, object and patterns fit together: step against beam, far field against mean pattern, object against patterns."""
+"""How probe, positions, object and patterns fit together: step against beam, far field against mean
+pattern, object against patterns."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ def nearest_distances_px(positions_px: np.ndarray) -> np.ndarray:
     return cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]
 
 
-def far_field_correlation(probe: np.ndarray, mean_pattern: np.ndarray, mask: np.ndarray | None) -> float:
-    """Pearson's r of the amplitudes of the probe's far field and of the mean pattern: the object blurs one into the other.
+def far_field_correlation(
+    probe: np.ndarray, mean_pattern: np.ndarray, mask: np.ndarray | None
+) -> float:
+    """Pearson's r of the amplitudes of the probe's far field and of the mean pattern: the object
+    blurs one into the other.
 
     Parameters
     ----------
@@ -52,11 +56,14 @@ class ObjectFit:
     Attributes
     ----------
     residual
-        Sum of abs(predicted amplitude, scaled to fit - measured amplitude) over the sum of the measured ones.
+        Sum of abs(predicted amplitude, scaled to fit - measured amplitude) over the sum of the
+        measured ones.
     residual_exchanged
-        The same where each pattern has another one's position: what the positions have nothing to do with.
+        The same where each pattern has another one's position: what the positions have nothing to
+        do with.
     residual_turned
-        The same by what was done to the positions, for the seven other orientations of the axes, as far as they lie on the object.
+        The same by what was done to the positions, for the seven other orientations of the axes, as
+        far as they lie on the object.
     """
 
     residual: float
@@ -65,7 +72,8 @@ class ObjectFit:
 
 
 def fit_object(scan: Scan) -> ObjectFit | None:
-    """Compare some patterns with what object and probe predict; None where one of them is missing, or too few patches lie on the object."""
+    """Compare some patterns with what object and probe predict; None where one of them is missing,
+    or too few patches lie on the object."""
     if scan.object_guess is None or len(scan.probe) == 0:
         return None
     height, width = scan.object_guess.shape
@@ -89,7 +97,9 @@ def fit_object(scan: Scan) -> ObjectFit | None:
             turned[words] = _residual(scan, other[lies_on], measured[lies_on])
     return ObjectFit(
         residual=_residual(scan, positions, measured),
-        residual_exchanged=_residual(scan, np.roll(positions, len(positions) // 2, axis=0), measured),
+        residual_exchanged=_residual(
+            scan, np.roll(positions, len(positions) // 2, axis=0), measured
+        ),
         residual_turned=turned,
     )
 
@@ -106,13 +116,17 @@ _ORIENTATIONS = {
 
 
 def lies_on_object(scan: Scan) -> np.ndarray:
-    """Whether the patch of each pattern lies wholly on the file's object: bool (n,); the scan has one."""
+    """Whether the patch of each pattern lies wholly on the file's object: bool (n,); the scan has
+    one."""
     assert scan.object_guess is not None
     return _lies_on(scan.positions_px, scan.object_guess.shape, scan.pattern_size)
 
 
 def _corners(positions_px: np.ndarray, size: int) -> np.ndarray:
-    return whole_pixel_and_rest(torch.from_numpy(np.ascontiguousarray(positions_px)))[0].numpy() - size // 2
+    return (
+        whole_pixel_and_rest(torch.from_numpy(np.ascontiguousarray(positions_px)))[0].numpy()
+        - size // 2
+    )
 
 
 def _lies_on(positions_px: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
@@ -123,8 +137,15 @@ def _lies_on(positions_px: np.ndarray, shape: tuple[int, ...], size: int) -> np.
 def _residual(scan: Scan, positions_px: np.ndarray, measured: np.ndarray) -> float:
     assert scan.object_guess is not None
     corners = torch.from_numpy(_corners(positions_px, scan.pattern_size))
-    patches = extract_patches(torch.from_numpy(scan.object_guess)[None], corners[None], scan.pattern_size)[0]
-    predicted = diffracted_intensity(patches, torch.from_numpy(scan.probe)).sqrt().numpy().astype(np.float64)
+    patches = extract_patches(
+        torch.from_numpy(scan.object_guess)[None], corners[None], scan.pattern_size
+    )[0]
+    predicted = (
+        diffracted_intensity(patches, torch.from_numpy(scan.probe))
+        .sqrt()
+        .numpy()
+        .astype(np.float64)
+    )
     if scan.mask is not None:
         predicted *= scan.mask
     scale = (predicted * measured).sum() / max((predicted**2).sum(), 1e-300)

@@ -1,4 +1,5 @@
-"""Tables and a picture of each scan (`ptycho-inspect`). What training would take is found by the code that training runs."""
+"""Tables and a picture of each scan (`ptycho-inspect`). What training would take is found by the
+code that training runs."""
 
 from __future__ import annotations
 
@@ -67,8 +68,11 @@ class Inspection:
     nphotons: float | None
 
 
-def inspect(config: Config, paths: Sequence[Path], out_dir: Path, convert_to: Path | None = None) -> None:
-    """Print what there is to know of each scan, draw it to `NAME.inspect.png` in a folder, and convert it if asked to.
+def inspect(
+    config: Config, paths: Sequence[Path], out_dir: Path, convert_to: Path | None = None
+) -> None:
+    """Print what there is to know of each scan, draw it to `NAME.inspect.png` in a folder, and
+    convert it if asked to.
 
     Parameters
     ----------
@@ -90,7 +94,10 @@ def inspect(config: Config, paths: Sequence[Path], out_dir: Path, convert_to: Pa
     """
     if convert_to is not None:
         if len(paths) != 1:
-            raise ValueError(f"--convert {convert_to}: found {len(paths)} scans, expected one: convert them one by one")
+            raise ValueError(
+                f"--convert {convert_to}: found {len(paths)} scans, expected one: convert them "
+                "one by one"
+            )
         require_new_output(convert_to)
     failed = []
     for path, picture in zip(paths, _picture_names(paths), strict=True):
@@ -110,7 +117,10 @@ def inspect(config: Config, paths: Sequence[Path], out_dir: Path, convert_to: Pa
             options = _options(config, path).data
             convert(read_scan(path, options=options), options, convert_to)
     if failed:
-        raise UntrainableError(f"{len(failed)} of {len(paths)} scans can't be trained on with these options: {', '.join(failed)}")
+        raise UntrainableError(
+            f"{len(failed)} of {len(paths)} scans can't be trained on with these options: "
+            f"{', '.join(failed)}"
+        )
 
 
 def inspect_scan(path: Path, config: Config) -> Inspection:
@@ -122,7 +132,9 @@ def inspect_scan(path: Path, config: Config) -> Inspection:
         There is no such file.
     """
     if not path.is_file():
-        raise ScanError(path, "file", "no such file" if not path.exists() else "not a file", "a scan file")
+        raise ScanError(
+            path, "file", "no such file" if not path.exists() else "not a file", "a scan file"
+        )
     config = _options(config, path)
     contents, findings = [], []
     try:
@@ -134,14 +146,26 @@ def inspect_scan(path: Path, config: Config) -> Inspection:
     statistics = None
     failures = [row for row in rows if row.verdict == "FAIL"]
     findings = [_error(row, path) for row in failures]
-    nphotons = data.nphotons.value if hasattr(data, "nphotons") else scan.nphotons if scan is not None else None
+    nphotons = (
+        data.nphotons.value
+        if hasattr(data, "nphotons")
+        else scan.nphotons
+        if scan is not None
+        else None
+    )
     description = {}
     if scan is not None:
         try:
             statistics = pattern_statistics(scan)
         except ScanError as error:
             if all(finding.what not in str(error) for finding in findings):
-                findings.append(Finding(severity="warning", what=str(error), mend="Repair the file, or leave these patterns out."))
+                findings.append(
+                    Finding(
+                        severity="warning",
+                        what=str(error),
+                        mend="Repair the file, or leave these patterns out.",
+                    )
+                )
         else:
             meets_invalid = any(row.what in _READS_PATTERNS for row in failures)
             findings += find(scan, statistics, nphotons=nphotons, training_fails=meets_invalid)
@@ -161,7 +185,12 @@ def inspect_scan(path: Path, config: Config) -> Inspection:
 def show(inspection: Inspection) -> None:
     """Print the tables: in colour on a terminal, plain text of a fixed width in a file."""
     path = inspection.path
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG, markup=False, highlight=False, emoji=False)
+    console = Console(
+        width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
     try:
         kind = format_name(path)
     except ScanError:
@@ -180,7 +209,12 @@ def show(inspection: Inspection) -> None:
     table = _table("training", "found")
     for row in inspection.training:
         table.add_row(row.what, row.found)
-    parts.append(("what training would take from it", table if inspection.training else "it would not run: see the errors"))
+    parts.append(
+        (
+            "what training would take from it",
+            table if inspection.training else "it would not run: see the errors",
+        )
+    )
     table = _table("severity", "found, and what to do")
     for finding in inspection.findings:
         table.add_row(finding.severity, finding.what, style=_STYLES[finding.severity])
@@ -188,7 +222,9 @@ def show(inspection: Inspection) -> None:
             table.add_row("", f"  do: {finding.mend}")
     parts.append(("what to look at", table if inspection.findings else "nothing"))
     with console.capture() as captured:
-        console.print(f"{printable_path(path)}: {size_in_words(path.stat().st_size)}, {kind}", style="bold")
+        console.print(
+            f"{printable_path(path)}: {size_in_words(path.stat().st_size)}, {kind}", style="bold"
+        )
         for title, part in parts:
             console.print(f"\n{title}", style="bold")
             console.print(part)
@@ -202,10 +238,13 @@ def draw(inspection: Inspection, path: Path) -> None:
     assert statistics is not None
     size = scan.pattern_size
     draw_scan_overview(
-        title=f"{printable(scan.path.name)}: {scan.num_patterns} patterns of {size} x {size} px, {scan.measurement}",
+        title=f"{printable(scan.path.name)}: {scan.num_patterns} patterns of {size} x {size} px, "
+        f"{scan.measurement}",
         mean_pattern=statistics.mean_pattern,
         mask=scan.mask,
-        centre_of_mass=centre_of_mass(statistics.mean_pattern) if statistics.mean_pattern.any() else None,
+        centre_of_mass=centre_of_mass(statistics.mean_pattern)
+        if statistics.mean_pattern.any()
+        else None,
         positions_px=scan.positions_px,
         object_guess=scan.object_guess,
         probe=scan.probe,
@@ -227,7 +266,8 @@ def _error(row: Row, path: Path) -> Finding:
 
 
 def _read_without_measurement(path: Path, options: DataConfig) -> Scan | None:
-    """The scan where only `measurement` is missing, taken for what its numbers look like: to be looked at, no more; else None."""
+    """The scan where only `measurement` is missing, taken for what its numbers look like: to be
+    looked at, no more; else None."""
     try:
         scan = read_scan(path, options=options, default_measurement="counts")
         if looks_like(pattern_statistics(scan)) == "amplitude":
@@ -242,7 +282,9 @@ def _picture_names(paths: Sequence[Path]) -> list[str]:
     names: list[str] = []
     for path in paths:
         earlier = sum(other.name == path.name for other in paths[: len(names)])
-        names.append(f"{path.name}.{earlier + 1}.inspect.png" if earlier else f"{path.name}.inspect.png")
+        names.append(
+            f"{path.name}.{earlier + 1}.inspect.png" if earlier else f"{path.name}.inspect.png"
+        )
     return names
 
 

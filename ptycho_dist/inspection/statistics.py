@@ -1,4 +1,5 @@
-"""One pass over the patterns of a scan, in pieces of bounded memory: what is needed to describe them and to find what is wrong."""
+"""One pass over the patterns of a scan, in pieces of bounded memory: what is needed to describe
+them and to find what is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _TELLING_PATTERNS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatternStatistics:
-    """Of all patterns; pixels that the mask leaves out, and numbers that are no measurement, count as 0.
+    """Of all patterns; pixels that the mask leaves out, and numbers that are no measurement, count
+    as 0.
 
     Attributes
     ----------
@@ -30,7 +32,8 @@ class PatternStatistics:
     num_at_largest
         How many numbers equal the largest of all.
     at_type_limit
-        int64 (N, N): how many numbers at each pixel are the largest that an integer type holds; 0 for other types.
+        int64 (N, N): how many numbers at each pixel are the largest that an integer type holds; 0
+        for other types.
     num_invalid
         How many numbers are NaN, infinite or negative, by these words; only those there are.
     first_invalid
@@ -38,7 +41,8 @@ class PatternStatistics:
     zero_fraction
         Of the pixels that count.
     num_telling, num_whole, num_whole_squares
-        Positive numbers that were asked whether they are whole, and those that are, or whose squares are.
+        Positive numbers that were asked whether they are whole, and those that are, or whose
+        squares are.
     """
 
     counts: np.ndarray
@@ -64,19 +68,30 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
     """
     size = scan.pattern_size
     counted = np.ones((size, size), dtype=bool) if scan.mask is None else scan.mask
-    type_limit = np.iinfo(scan.diffraction.dtype).max if scan.diffraction.dtype.kind in "iu" else None
+    type_limit = (
+        np.iinfo(scan.diffraction.dtype).max if scan.diffraction.dtype.kind in "iu" else None
+    )
     counts = np.empty(scan.num_patterns)
     total, largest = np.zeros((size, size)), np.zeros((size, size))
-    at_largest, at_type_limit = np.zeros((size, size), dtype=np.int64), np.zeros((size, size), dtype=np.int64)
+    at_largest, at_type_limit = (
+        np.zeros((size, size), dtype=np.int64),
+        np.zeros((size, size), dtype=np.int64),
+    )
     num_invalid: dict[str, int] = {}
     first_invalid: dict[str, tuple[int, int, int]] = {}
     num_zero = num_telling = num_whole = num_whole_squares = 0
-    for numbers in pieces(np.arange(scan.num_patterns), size, CHUNK_PIXELS, f"inspecting {scan.path.name}"):
+    for numbers in pieces(
+        np.arange(scan.num_patterns), size, CHUNK_PIXELS, f"inspecting {scan.path.name}"
+    ):
         stored = np.asarray(scan.diffraction[numbers])
         if type_limit is not None:
             at_type_limit += ((stored == type_limit) & counted).sum(axis=0)
         values = np.where(counted, stored.astype(np.float64), 0.0)
-        for word, is_so in (("NaN", np.isnan(values)), ("infinite", np.isinf(values)), ("negative", (values < 0) & np.isfinite(values))):
+        for word, is_so in (
+            ("NaN", np.isnan(values)),
+            ("infinite", np.isinf(values)),
+            ("negative", (values < 0) & np.isfinite(values)),
+        ):
             if is_so.any():
                 pattern, row, column = (int(place) for place in np.argwhere(is_so)[0])
                 num_invalid[word] = num_invalid.get(word, 0) + int(is_so.sum())
@@ -84,14 +99,18 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
                 values[is_so] = 0
         highest = values.max(axis=0)
         at_highest = (values == highest).sum(axis=0)
-        at_largest = np.where(highest > largest, at_highest, at_largest + np.where(highest == largest, at_highest, 0))
+        at_largest = np.where(
+            highest > largest, at_highest, at_largest + np.where(highest == largest, at_highest, 0)
+        )
         largest = np.maximum(largest, highest)
         num_zero += int(((values == 0) & counted).sum())
         telling = _telling(values[:_TELLING_PATTERNS])
         num_telling += len(telling)
         num_whole += int((telling == np.round(telling)).sum())
         # The root of a whole number, rounded to float32, has a square that is off by 2^-23 of it.
-        num_whole_squares += int((np.abs(telling**2 - np.round(telling**2)) <= 2.0**-22 * telling**2).sum())
+        num_whole_squares += int(
+            (np.abs(telling**2 - np.round(telling**2)) <= 2.0**-22 * telling**2).sum()
+        )
         if scan.measurement == "amplitude":
             values **= 2
         counts[numbers] = values.sum(axis=(1, 2))

@@ -1,9 +1,12 @@
-"""The network applied again and again: each time it corrects the patches that the patterns of a group agreed on the time before.
+"""The network applied again and again: each time it corrects the patches that the patterns of a
+group agreed on the time before.
 
-One correction mends what a pattern and its estimate show. What neighbours then agree on is news to each of them, from which the next
-correction starts. So the network learns a step that can be repeated, as in unrolled optimisation (Monga, Li & Eldar 2021,
-doi:10.1109/MSP.2020.3016905), and a scan can be corrected as one whole, more often than any group was in training. A single pattern has no
-neighbours and gets one correction: more would only confirm what it can't tell, its twin image where that explains it as well.
+One correction mends what a pattern and its estimate show. What neighbours then agree on is news to
+each of them, from which the next correction starts. So the network learns a step that can be
+repeated, as in unrolled optimisation (Monga, Li & Eldar 2021, doi:10.1109/MSP.2020.3016905), and a
+scan can be corrected as one whole, more often than any group was in training. A single pattern has
+no neighbours and gets one correction: more would only confirm what it can't tell, its twin image
+where that explains it as well.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ MOST_CORRECTIONS = 3
 
 
 def corrections_at(step: int) -> int:
-    """How many corrections a group gets at a training step: one, two, three, and from the beginning.
+    """How many corrections a group gets at a training step: one, two, three, and from the
+    beginning.
 
-    The network so learns from every estimate that it will be given, and the first correction is held to the patterns by a loss of its own.
-    With three at every step nothing did: networks drifted to where their own first corrections led them, and did not come back. Training's
-    deviance is therefore a mean over the three kinds of steps, and above that of validation, which takes all corrections.
+    The network so learns from every estimate that it will be given, and the first correction is
+    held to the patterns by a loss of its own. With three at every step nothing did: networks
+    drifted to where their own first corrections led them, and did not come back. Training's
+    deviance is therefore a mean over the three kinds of steps, and above that of validation, which
+    takes all corrections.
     """
     return 1 + step % MOST_CORRECTIONS
 
@@ -38,10 +44,12 @@ def corrected_patches(
     *,
     corrections: int = MOST_CORRECTIONS,
 ) -> Tensor:
-    """Patches of groups of patterns: their first estimate, corrected several times, neighbours made to agree each time.
+    """Patches of groups of patterns: their first estimate, corrected several times, neighbours made
+    to agree each time.
 
-    Groups of one pattern are corrected once. The gradient goes through the last correction alone: the ones before it only make the
-    estimates that it must learn to correct. With a gradient through all of three a step takes twice as long and three times the memory.
+    Groups of one pattern are corrected once. The gradient goes through the last correction alone:
+    the ones before it only make the estimates that it must learn to correct. With a gradient
+    through all of three a step takes twice as long and three times the memory.
 
     Parameters
     ----------

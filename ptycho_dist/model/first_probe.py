@@ -1,8 +1,10 @@
-"""A probe to begin with: of a scan's own and two that its patterns suggest, the one that explains some of them best, and a little better.
+"""A probe to begin with: of a scan's own and two that its patterns suggest, the one that explains
+some of them best, and a little better.
 
-A network reads its patterns through the probe (`back_propagate`), so one that is far off can't be learned along with it: the network
-sees noise until the probe is nearly right, and the probe gets no useful gradient until the network sees something. A few sweeps of ePIE,
-which needs no network, over the middle of the scan come before.
+A network reads its patterns through the probe (`back_propagate`), so one that is far off can't be
+learned along with it: the network sees noise until the probe is nearly right, and the probe gets no
+useful gradient until the network sees something. A few sweeps of ePIE, which needs no network, over
+the middle of the scan come before.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from torch import Tensor
 from ptycho_dist.model.probe_modes import add_modes
 from ptycho_dist.physics.mask import masked, num_counted
 from ptycho_dist.physics.patches import extract_patches
-from ptycho_dist.physics.probe import centre_of_light, illumination, normalize_probe, shift_probe, whole_pixel_and_rest
+from ptycho_dist.physics.probe import (
+    centre_of_light,
+    illumination,
+    normalize_probe,
+    shift_probe,
+    whole_pixel_and_rest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +41,15 @@ PROBE_STEP = 0.5
 
 
 def middle_of_scan(positions_px: np.ndarray) -> np.ndarray:
-    """Numbers of the patterns nearest to the middle of a scan, ascending: positions (n, 2) to at most (NUM_PATTERNS,)."""
+    """Numbers of the patterns nearest to the middle of a scan, ascending: positions (n, 2) to at
+    most (NUM_PATTERNS,)."""
     distance = np.square(positions_px - positions_px.mean(axis=0)).sum(axis=1)
     return np.sort(np.argsort(distance, kind="stable")[:NUM_PATTERNS])
 
 
-def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: Tensor | None = None) -> Tensor:
+def find_first_probe(
+    x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Choose and roughly refine a probe.
 
     Parameters
@@ -58,16 +69,23 @@ def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: 
         complex64 (modes, N, N), normalised units.
     """
     beams = lens_beams(_filled(x_norm.square().mean(dim=0).sqrt(), mask), probe)
-    names = ("the file's", "a lens's beam, defocused one way", "a lens's beam, defocused the other way")
+    names = (
+        "the file's",
+        "a lens's beam, defocused one way",
+        "a lens's beam, defocused the other way",
+    )
     candidates = [probe, *(add_modes(beam[None], len(probe)) for beam in beams)]
-    trials = [JointReconstruction(x_norm, positions_px, candidate, mask) for candidate in candidates]
+    trials = [
+        JointReconstruction(x_norm, positions_px, candidate, mask) for candidate in candidates
+    ]
     residuals = [[trial.sweep() for _ in range(SWEEPS_TO_CHOOSE)][-1] for trial in trials]
     best = min(range(len(trials)), key=residuals.__getitem__)
     best = best if residuals[best] < CLEARLY_BETTER * residuals[0] else 0
     for _ in range(SWEEPS_TO_REFINE):
         residual = trials[best].sweep()
     logger.info(
-        "first probe: %s; residual of the amplitudes after %d sweeps over %d patterns %s; after %d more %.4f",
+        "first probe: %s; residual of the amplitudes after %d sweeps over %d patterns %s; after "
+        "%d more %.4f",
         names[best],
         SWEEPS_TO_CHOOSE,
         len(x_norm),
@@ -79,9 +97,11 @@ def find_first_probe(x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: 
 
 
 def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
-    """The beams of a lens that has the measured far field, out of focus as far as a probe's width tells, on either side.
+    """The beams of a lens that has the measured far field, out of focus as far as a probe's width
+    tells, on either side.
 
-    With the far field A(q) exp(i c q^2), q in detector pixels, a beam's second moment is by Parseval's theorem::
+    With the far field A(q) exp(i c q^2), q in detector pixels, a beam's second moment is by
+    Parseval's theorem::
 
         <r^2> = (N / 2 pi)^2 (int |grad A|^2 + 4 c^2 int q^2 A^2) / int A^2
 
@@ -103,22 +123,35 @@ def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
     far_field = torch.fft.ifftshift(mean_amplitude, dim=(-2, -1)).to(torch.complex128)
     q = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64, device=probe.device)
     q_squared = q[:, None].square() + q.square()
-    moment_a_curvature = (size / (2 * math.pi)) ** 2 * 4 * (q_squared * far_field.abs().square()).sum() / far_field.abs().square().sum()
-    centred = far_field * torch.polar(torch.ones_like(q_squared), -math.pi * (q[:, None] + q))  # from [0, 0] to [N//2, N//2]
+    moment_a_curvature = (
+        (size / (2 * math.pi)) ** 2
+        * 4
+        * (q_squared * far_field.abs().square()).sum()
+        / far_field.abs().square().sum()
+    )
+    # from [0, 0] to [N//2, N//2]
+    centred = far_field * torch.polar(torch.ones_like(q_squared), -math.pi * (q[:, None] + q))
     focused = torch.fft.ifft2(centred)
-    curvature = ((_second_moment(probe) - _second_moment(focused[None])).clamp_min(0) / moment_a_curvature).sqrt()
+    curvature = (
+        (_second_moment(probe) - _second_moment(focused[None])).clamp_min(0) / moment_a_curvature
+    ).sqrt()
     phases = torch.stack((curvature, -curvature))[:, None, None] * q_squared
-    return torch.fft.ifft2(centred * torch.polar(torch.ones_like(phases), phases)).to(torch.complex64)
+    return torch.fft.ifft2(centred * torch.polar(torch.ones_like(phases), phases)).to(
+        torch.complex64
+    )
 
 
 def _filled(pattern: Tensor, mask: Tensor | None) -> Tensor:
-    """A pattern (N, N) in which a pixel that does not count has the value of the nearest one that does.
+    """A pattern (N, N) in which a pixel that does not count has the value of the nearest one that
+    does.
 
     A hole would be a structure of the far field, and so light far from the focus.
     """
     if mask is None:
         return pattern
-    nearest = ndimage.distance_transform_edt(~mask.cpu().numpy(), return_distances=False, return_indices=True)
+    nearest = ndimage.distance_transform_edt(
+        ~mask.cpu().numpy(), return_distances=False, return_indices=True
+    )
     row, column = torch.from_numpy(nearest).to(pattern.device, torch.int64)
     return pattern[row, column]
 
@@ -132,8 +165,9 @@ def _second_moment(probe: Tensor) -> Tensor:
 
 
 class JointReconstruction:
-    """Object pixels and probe of neighbouring patterns, refined together: ePIE (Maiden & Rodenburg 2009,
-    doi:10.1016/j.ultramic.2009.05.012), with incoherent modes (Thibault & Menzel, Nature 494, 68 (2013)).
+    """Object pixels and probe of neighbouring patterns, refined together: ePIE (Maiden & Rodenburg
+    2009, doi:10.1016/j.ultramic.2009.05.012), with incoherent modes (Thibault & Menzel, Nature 494,
+    68 (2013)).
 
     Parameters
     ----------
@@ -144,10 +178,13 @@ class JointReconstruction:
     probe
         complex64 (modes, N, N), any units; scaled to the energy of the patterns.
     mask
-        bool (N, N), True where a pixel counts; None: all do. At the others the far field stays as it is.
+        bool (N, N), True where a pixel counts; None: all do. At the others the far field stays as
+        it is.
     """
 
-    def __init__(self, x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: Tensor | None = None) -> None:
+    def __init__(
+        self, x_norm: Tensor, positions_px: Tensor, probe: Tensor, mask: Tensor | None = None
+    ) -> None:
         self.amplitude = torch.fft.ifftshift(x_norm, dim=(-2, -1))
         self.mask = None if mask is None else torch.fft.ifftshift(mask, dim=(-2, -1))
         whole_px, self.rest_px = whole_pixel_and_rest(positions_px)
@@ -158,22 +195,31 @@ class JointReconstruction:
         self._order = torch.Generator().manual_seed(0)
 
     def sweep(self) -> float:
-        """Take every pattern once, in random order; the mean squared residual of the amplitudes on the way, a pixel that counts."""
+        """Take every pattern once, in random order; the mean squared residual of the amplitudes on
+        the way, a pixel that counts."""
         residual = self.amplitude.new_zeros(())
         for number in torch.randperm(len(self.amplitude), generator=self._order).tolist():
             residual += self._take(number)
         return float(residual) / num_counted(self.amplitude, self.mask)
 
     def _take(self, number: int) -> Tensor:
-        amplitude, rest_px, corner = self.amplitude[number], self.rest_px[number], self.corners[number]
+        amplitude, rest_px, corner = (
+            self.amplitude[number],
+            self.rest_px[number],
+            self.corners[number],
+        )
         size = amplitude.shape[-1]
         probe = shift_probe(self.probe, rest_px)
         patch = extract_patches(self.object[None], corner[None, None], size)[0, 0]
         far_fields = torch.fft.fft2(probe * patch, norm="ortho")
         predicted = illumination(far_fields).sqrt()
-        change = torch.fft.ifft2(masked(amplitude / predicted.clamp_min(1e-6) - 1, self.mask) * far_fields, norm="ortho")
+        change = torch.fft.ifft2(
+            masked(amplitude / predicted.clamp_min(1e-6) - 1, self.mask) * far_fields, norm="ortho"
+        )
         row, column = corner.tolist()
-        self.object[row : row + size, column : column + size] += (probe.conj() * change).sum(dim=0) / illumination(probe).max()
+        self.object[row : row + size, column : column + size] += (probe.conj() * change).sum(
+            dim=0
+        ) / illumination(probe).max()
         probe_change = patch.conj() * change / patch.abs().square().max()
         self.probe = self.probe + PROBE_STEP * shift_probe(probe_change, -rest_px)
         return masked(predicted - amplitude, self.mask).square().sum()

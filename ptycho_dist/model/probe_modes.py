@@ -1,4 +1,5 @@
-"""More incoherent modes of a probe: what a beam's partial coherence, its jitter and the detector's blur add to its one strongest mode."""
+"""More incoherent modes of a probe: what a beam's partial coherence, its jitter and the detector's
+blur add to its one strongest mode."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ SHARE_OF_A_NEW_MODE = 0.02
 
 
 def add_modes(probe: Tensor, num_modes: int) -> Tensor:
-    """Add modes to a probe: its strongest one times polynomials in y and x, orthogonal to all before, as in a Gaussian Schell-model beam.
+    """Add modes to a probe: its strongest one times polynomials in y and x, orthogonal to all
+    before, as in a Gaussian Schell-model beam.
 
-    The first two are what a small movement of the beam along y and x adds to it (Starikov & Wolf, J. Opt. Soc. Am. 72, 923 (1982)).
+    The first two are what a small movement of the beam along y and x adds to it (Starikov & Wolf,
+    J. Opt. Soc. Am. 72, 923 (1982)).
 
     Parameters
     ----------
@@ -49,7 +52,8 @@ def add_modes(probe: Tensor, num_modes: int) -> Tensor:
 
 
 def _orthogonal_part(mode: Tensor, basis: list[Tensor]) -> list[Tensor]:
-    """What of a mode is new to an orthonormal basis, at norm 1; nothing where it is made of the basis."""
+    """What of a mode is new to an orthonormal basis, at norm 1; nothing where it is made of the
+    basis."""
     mode = mode / mode.norm().clamp_min(torch.finfo(torch.float64).tiny)
     for _ in range(2):  # once would leave the rounding of what it takes away
         for other in basis:
@@ -58,7 +62,8 @@ def _orthogonal_part(mode: Tensor, basis: list[Tensor]) -> list[Tensor]:
 
 
 def _polynomials(mode: Tensor) -> Iterator[Tensor]:
-    """y, x, y^2, y x, x^2, y^3, ..., about the centre of light, in units of the window: each (N, N)."""
+    """y, x, y^2, y x, x^2, y^3, ..., about the centre of light, in units of the window: each (N,
+    N)."""
     y, x = centre_of_light(mode[None])
     pixel = torch.arange(mode.shape[-1], dtype=torch.float64, device=mode.device)
     y, x = ((pixel - y) / mode.shape[-1])[:, None], (pixel - x) / mode.shape[-1]

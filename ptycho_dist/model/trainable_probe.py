@@ -11,9 +11,10 @@ from ptycho_dist.physics.probe import centre_of_light, normalize_probe, shift_pr
 class TrainableProbe(nn.Module):
     """One probe a scan, refined with the network.
 
-    Patterns don't tell a brighter probe and a darker object from their opposites, nor a common shift of the two. So the energy over all
-    modes is (N/2)^2 whatever the parameters are, and the centre of light goes back, after each step, to where it was at the beginning.
-    A phase ramp of the probe against one of the object stays open; comparisons with a reference fit it.
+    Patterns don't tell a brighter probe and a darker object from their opposites, nor a common
+    shift of the two. So the energy over all modes is (N/2)^2 whatever the parameters are, and the
+    centre of light goes back, after each step, to where it was at the beginning. A phase ramp of
+    the probe against one of the object stays open; comparisons with a reference fit it.
 
     Parameters
     ----------
@@ -27,8 +28,8 @@ class TrainableProbe(nn.Module):
 
     def __init__(self, probes: Tensor, centres_px: Tensor) -> None:
         super().__init__()
-        # Pairs of reals: not every backend can average complex gradients. One parameter for all scans: a rank whose batch has no pattern
-        # of a scan still gives it a gradient, zero.
+        # Pairs of reals: not every backend can average complex gradients. One parameter for all
+        # scans: a rank whose batch has no pattern of a scan still gives it a gradient, zero.
         self.modes = nn.Parameter(torch.view_as_real(normalize_probe(probes)).clone())
         self.register_buffer("centres_px", centres_px, persistent=False)
 
@@ -40,6 +41,9 @@ class TrainableProbe(nn.Module):
 
     @torch.no_grad()
     def return_to_gauge(self) -> None:
-        """Scale and shift the parameters back. A shift by the Fourier theorem is unitary: nothing is lost, however often it is done."""
+        """Scale and shift the parameters back. A shift by the Fourier theorem is unitary: nothing
+        is lost, however often it is done."""
         probes = self()
-        self.modes.copy_(torch.view_as_real(shift_probe(probes, self.centres_px - centre_of_light(probes))))
+        self.modes.copy_(
+            torch.view_as_real(shift_probe(probes, self.centres_px - centre_of_light(probes)))
+        )

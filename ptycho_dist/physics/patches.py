@@ -1,7 +1,7 @@
 """Patches on a common canvas.
 
-A corner (y, x) is the canvas pixel that a patch's pixel [0, 0] lies on. What is left of a position below a pixel moves the probe
-(`probe.whole_pixel_and_rest`), so nothing is interpolated here.
+A corner (y, x) is the canvas pixel that a patch's pixel [0, 0] lies on. What is left of a position
+below a pixel moves the probe (`probe.whole_pixel_and_rest`), so nothing is interpolated here.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ def extract_patches(canvas: Tensor, corners: Tensor, patch_size: int) -> Tensor:
 
 
 def add_patches(canvas: Tensor, patches: Tensor, corners: Tensor) -> Tensor:
-    """Add patches (B, C, N, N) to canvases (B, H, W) in place, at corners (B, C, 2): the transpose of `extract_patches`."""
-    canvas.view(-1).index_add_(0, _canvas_index(canvas.shape, corners, patches.shape[-1]).flatten(), patches.flatten())
+    """Add patches (B, C, N, N) to canvases (B, H, W) in place, at corners (B, C, 2): the transpose
+    of `extract_patches`."""
+    canvas.view(-1).index_add_(
+        0, _canvas_index(canvas.shape, corners, patches.shape[-1]).flatten(), patches.flatten()
+    )
     return canvas
 
 
@@ -56,7 +59,8 @@ class GroupCanvas:
         self._index = _canvas_index(self._shape, corners, patch_size)
 
     def mean(self, patches: Tensor, weights: Tensor) -> Tensor:
-        """Make overlapping patches of a group agree: their weighted mean on the canvas, read back at each position.
+        """Make overlapping patches of a group agree: their weighted mean on the canvas, read back
+        at each position.
 
         Parameters
         ----------
@@ -83,5 +87,7 @@ def _canvas_index(canvas_shape: Sequence[int], corners: Tensor, patch_size: int)
     side = torch.arange(patch_size, device=corners.device)
     row = corners[..., 0, None] + side
     column = corners[..., 1, None] + side
-    first_of_canvas = torch.arange(batch, device=corners.device).mul(height * width).view(-1, 1, 1, 1)
+    first_of_canvas = (
+        torch.arange(batch, device=corners.device).mul(height * width).view(-1, 1, 1, 1)
+    )
     return first_of_canvas + row[..., :, None] * width + column[..., None, :]

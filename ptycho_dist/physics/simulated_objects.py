@@ -1,7 +1,9 @@
-"""Objects for synthetic scans: contrast images in [0, 1], and the complex transmission made of two of them.
+"""Objects for synthetic scans: contrast images in [0, 1], and the complex transmission made of two
+of them.
 
-Every contrast comes as a pair, one image for the amplitude and one for the phase. Drawn objects give the two different values on (partly)
-the same shapes, so that a reconstruction that leaks amplitude into phase, or the reverse, is seen to do so.
+Every contrast comes as a pair, one image for the amplitude and one for the phase. Drawn objects
+give the two different values on (partly) the same shapes, so that a reconstruction that leaks
+amplitude into phase, or the reverse, is seen to do so.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-# An edge blurred by this much has 0.7 % of its amplitude left at the Nyquist frequency: the drawing is band-limited for all
-# practical purposes, and moving the probe by a fraction of a pixel is the same as moving the object the other way.
+# An edge blurred by this much has 0.7 % of its amplitude left at the Nyquist frequency: the drawing
+# is band-limited for all practical purposes, and moving the probe by a fraction of a pixel is the
+# same as moving the object the other way.
 EDGE_SIGMA_PX = 1.0
 LEAF_RADIUS_RANGE_PX = (4.0, 40.0)
 
@@ -36,7 +39,8 @@ def make_object(
     shape
         Rows and columns of the canvas, pixels.
     amplitude_range, phase_range_rad
-        Smallest and largest amplitude (dimensionless) and phase (radians) on the canvas; both are reached.
+        Smallest and largest amplitude (dimensionless) and phase (radians) on the canvas; both are
+        reached.
     rng
         Draws the shapes and their values; an image file uses none of it.
 
@@ -47,13 +51,23 @@ def make_object(
     Raises
     ------
     ValueError
-        The source is unknown or unreadable, or a range is not an ordered pair of finite numbers (amplitudes of at least 0).
+        The source is unknown or unreadable, or a range is not an ordered pair of finite numbers
+        (amplitudes of at least 0).
     """
-    for name, (low, high) in (("amplitude range", amplitude_range), ("phase range", phase_range_rad)):
+    for name, (low, high) in (
+        ("amplitude range", amplitude_range),
+        ("phase range", phase_range_rad),
+    ):
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"object: {name} is ({low}, {high}), expected two finite numbers, the smaller one first")
+            raise ValueError(
+                f"object: {name} is ({low}, {high}), expected two finite numbers, the smaller one "
+                "first"
+            )
     if amplitude_range[0] < 0:
-        raise ValueError(f"object: amplitude range is {tuple(amplitude_range)}, expected amplitudes of at least 0")
+        raise ValueError(
+            f"object: amplitude range is {tuple(amplitude_range)}, expected amplitudes of at "
+            "least 0"
+        )
     if source == "dead_leaves":
         contrast = dead_leaves(shape, rng)
     elif source == "lines":
@@ -66,17 +80,21 @@ def make_object(
 
 
 def dead_leaves(
-    shape: tuple[int, int], rng: np.random.Generator, *, radius_range_px: tuple[float, float] = LEAF_RADIUS_RANGE_PX
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    radius_range_px: tuple[float, float] = LEAF_RADIUS_RANGE_PX,
 ) -> NDArray[np.float64]:
     """Dead leaves: opaque discs of all sizes that fell on each other until they cover the canvas.
 
-    The occlusion model of natural images: radii with density r^-3 make it look alike at every magnification (Lee, Mumford and Huang,
-    Int. J. Comput. Vision 41, 35, 2001). The discs are laid from the top of the heap down, each one seen where nothing lies above it; that
-    ends when no pixel is left, and is then an exact sample of the endless heap (Kendall and Thonnes, Pattern Recognition 32, 1569, 1999).
+    The occlusion model of natural images: radii with density r^-3 make it look alike at every
+    magnification (Lee, Mumford and Huang, Int. J. Comput. Vision 41, 35, 2001). The discs are laid
+    from the top of the heap down, each one seen where nothing lies above it; that ends when no
+    pixel is left, and is then an exact sample of the endless heap (Kendall and Thonnes, Pattern
+    Recognition 32, 1569, 1999).
 
-    Returns
-    -------
-    float64 array (2, rows, columns) in [0, 1]: contrast of amplitude and of phase, independent values on the same leaves.
+    Returns ------- float64 array (2, rows, columns) in [0, 1]: contrast of amplitude and of phase,
+    independent values on the same leaves.
     """
     smallest, largest = radius_range_px
     contrast = np.zeros((2, *shape))
@@ -88,8 +106,13 @@ def dead_leaves(
         centre_y, centre_x = rng.uniform(-largest, np.add(shape, largest))
         values = rng.random((2, 1))
         top, left = max(math.floor(centre_y - radius), 0), max(math.floor(centre_x - radius), 0)
-        bottom, right = max(math.ceil(centre_y + radius) + 1, 0), max(math.ceil(centre_x + radius) + 1, 0)
-        inside = (rows[top:bottom] - centre_y) ** 2 + (columns[:, left:right] - centre_x) ** 2 <= radius**2
+        bottom, right = (
+            max(math.ceil(centre_y + radius) + 1, 0),
+            max(math.ceil(centre_x + radius) + 1, 0),
+        )
+        inside = (rows[top:bottom] - centre_y) ** 2 + (
+            columns[:, left:right] - centre_x
+        ) ** 2 <= radius**2
         seen = inside & free[top:bottom, left:right]
         contrast[:, top:bottom, left:right][:, seen] = values
         free[top:bottom, left:right] &= ~seen
@@ -97,20 +120,23 @@ def dead_leaves(
 
 
 def lines(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Random one-pixel lines, blurred at several scales: G(1) + 2 G(5) + 5 G(10), G a Gaussian blur by sigma in pixels.
+    """Random one-pixel lines, blurred at several scales: G(1) + 2 G(5) + 5 G(10), G a Gaussian blur
+    by sigma in pixels.
 
-    Drawn between uniformly random end points on a canvas of twice the object's side, of which the centre is kept; as many lines for the
-    side as 400 on 784 pixels. This is the `lines` data set of PtychoPINN (Hoidn, Mishra and Mehta, Sci. Rep. 13, 22789, 2023).
+    Drawn between uniformly random end points on a canvas of twice the object's side, of which the
+    centre is kept; as many lines for the side as 400 on 784 pixels. This is the `lines` data set of
+    PtychoPINN (Hoidn, Mishra and Mehta, Sci. Rep. 13, 22789, 2023).
 
-    Returns
-    -------
-    float64 array (2, rows, columns), scaled to [0, 1]: contrast of amplitude and of phase. They share half of their lines.
+    Returns ------- float64 array (2, rows, columns), scaled to [0, 1]: contrast of amplitude and of
+    phase. They share half of their lines.
     """
     side = 2 * max(shape)
     count = max(round(400 * side / 784), 2)
     end_points = rng.integers(side, size=(count + count // 2, 2, 2))
     chosen = (end_points[:count], end_points[-count:])
-    return np.stack([_stretch(blurred_lines(shape, lines_drawn), (0.0, 1.0)) for lines_drawn in chosen])
+    return np.stack(
+        [_stretch(blurred_lines(shape, lines_drawn), (0.0, 1.0)) for lines_drawn in chosen]
+    )
 
 
 def blurred_lines(shape: tuple[int, int], end_points: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -134,18 +160,24 @@ def blurred_lines(shape: tuple[int, int], end_points: NDArray[np.integer]) -> ND
         points = int(np.abs(end - start).max()) + 1
         row, column = np.linspace(start, end, points).round().astype(np.intp).T
         drawing[row, column] = 1.0
-    blurred = gaussian_filter(drawing, 1.0) + 2 * gaussian_filter(drawing, 5.0) + 5 * gaussian_filter(drawing, 10.0)
+    blurred = (
+        gaussian_filter(drawing, 1.0)
+        + 2 * gaussian_filter(drawing, 5.0)
+        + 5 * gaussian_filter(drawing, 10.0)
+    )
     return blurred[top : top + shape[0], left : left + shape[1]]
 
 
 def image_contrast(path: str | Path, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Contrast from an image file, resampled to the canvas: its centre is kept where the proportions differ.
+    """Contrast from an image file, resampled to the canvas: its centre is kept where the
+    proportions differ.
 
     Parameters
     ----------
     path
-        PNG, JPEG, TIFF (colours become grey), or `.npy` with a two-dimensional array. A real image gives amplitude and phase the same
-        contrast, as an object of one material does; a complex `.npy` gives each its own.
+        PNG, JPEG, TIFF (colours become grey), or `.npy` with a two-dimensional array. A real image
+        gives amplitude and phase the same contrast, as an object of one material does; a complex
+        `.npy` gives each its own.
     shape
         Rows and columns of the canvas, pixels.
 
@@ -160,29 +192,40 @@ def image_contrast(path: str | Path, shape: tuple[int, int]) -> NDArray[np.float
     """
     image = _read_image(Path(path))
     if image.ndim != 2 or min(image.shape) < 2:
-        raise ValueError(f"object: {path} holds an array of shape {image.shape}, expected two dimensions of at least 2 pixels each")
+        raise ValueError(
+            f"object: {path} holds an array of shape {image.shape}, expected two dimensions of at "
+            "least 2 pixels each"
+        )
     if not np.isfinite(image).all():
         raise ValueError(f"object: {path} holds values that are not finite")
     pair = (np.abs(image), np.angle(image)) if np.iscomplexobj(image) else (image, image)
     if all(np.ptp(part) == 0 for part in pair):
-        raise ValueError(f"object: {path} has the same value in every pixel, expected an image with contrast")
+        raise ValueError(
+            f"object: {path} has the same value in every pixel, expected an image with contrast"
+        )
     return np.stack([_stretch(_resample(part, shape), (0.0, 1.0)) for part in pair])
 
 
 def _read_image(path: Path) -> NDArray:
     if not path.is_file():
-        raise ValueError(f"object: {str(path)!r} is neither 'dead_leaves' nor 'lines' nor an image file that exists")
+        raise ValueError(
+            f"object: {str(path)!r} is neither 'dead_leaves' nor 'lines' nor an image file that "
+            "exists"
+        )
     try:
         if path.suffix == ".npy":
             image = np.load(path, allow_pickle=False)
             # Signed differences of unsigned or boolean pixels would wrap round.
             return image if np.iscomplexobj(image) else image.astype(np.float64)
         with Image.open(path) as picture:
-            # 16-bit and float pixels would lose their digits on the way to the 8 bits of "L"; they are grey already, and kept.
+            # 16-bit and float pixels would lose their digits on the way to the 8 bits of "L"; they
+            # are grey already, and kept.
             one_channel = picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16")
             return np.asarray(picture if one_channel else picture.convert("L")).astype(np.float64)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"object: cannot read the image {path} (expected PNG, JPEG, TIFF or .npy): {error}") from error
+        raise ValueError(
+            f"object: cannot read the image {path} (expected PNG, JPEG, TIFF or .npy): {error}"
+        ) from error
 
 
 def _resample(image: NDArray, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -190,15 +233,19 @@ def _resample(image: NDArray, shape: tuple[int, int]) -> NDArray[np.float64]:
     zoom = min(rows / shape[0], columns / shape[1])
     height, width = zoom * shape[0], zoom * shape[1]
     top, left = (rows - height) / 2, (columns - width) / 2
-    # float32 has too few digits for a small contrast on a large background: take the background off first.
+    # float32 has too few digits for a small contrast on a large background: take the background off
+    # first.
     picture = Image.fromarray(_stretch(image, (0.0, 1.0)).astype(np.float32))
     # Pillow widens the kernel when it makes an image smaller, so nothing aliases.
-    small = picture.resize(shape[::-1], Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+    small = picture.resize(
+        shape[::-1], Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
+    )
     return np.asarray(small, dtype=np.float64)
 
 
 def _stretch(image: NDArray, value_range: tuple[float, float]) -> NDArray[np.float64]:
-    """Map the image's smallest value to the first and its largest to the second of `value_range`; a flat image to the first."""
+    """Map the image's smallest value to the first and its largest to the second of `value_range`; a
+    flat image to the first."""
     low, high = value_range
     spread = np.ptp(image)
     if spread == 0:

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from scipy.special import erfc
 
 DISK_EDGE_SIGMA_PX = 1.0
-# Of the lens's aperture, relative to its radius: soft enough that the beam has faint Fresnel fringes, not speckle or a long tail.
+# Of the lens's aperture, relative to its radius: soft enough that the beam has faint Fresnel
+# fringes, not speckle or a long tail.
 APERTURE_EDGE_SIGMA = 0.1
-# The outer sixteenth of the window on every side. Energy there would come back on the other side, when the probe moves or when an
-# exit wave meets the window's periodic border.
+# The outer sixteenth of the window on every side. Energy there would come back on the other side,
+# when the probe moves or when an exit wave meets the window's periodic border.
 FRAME_FRACTION = 1 / 16
 FRAME_ENERGY_LIMIT = 5e-3
 
 
-def make_probe(source: str, pattern_size: int, diameter_px: float, defocus_rad: float) -> NDArray[np.complex128]:
+def make_probe(
+    source: str, pattern_size: int, diameter_px: float, defocus_rad: float
+) -> NDArray[np.complex128]:
     """Probe `(modes, N, N)`, complex128; drawn ones are centred on [N//2, N//2].
 
     Parameters
@@ -32,8 +35,8 @@ def make_probe(source: str, pattern_size: int, diameter_px: float, defocus_rad: 
     pattern_size
         N, pixels.
     diameter_px
-        Diameter of the disk at half its amplitude, or of the area that the defocused beam illuminates (see `beam_diameter_px`);
-        a probe from a file has its own.
+        Diameter of the disk at half its amplitude, or of the area that the defocused beam
+        illuminates (see `beam_diameter_px`); a probe from a file has its own.
     defocus_rad
         Quadratic phase at the edge of the lens's aperture; for `defocused` only.
 
@@ -50,7 +53,8 @@ def make_probe(source: str, pattern_size: int, diameter_px: float, defocus_rad: 
 
 
 def disk_probe(pattern_size: int, diameter_px: float) -> NDArray[np.complex128]:
-    """Flat disk with a soft edge (a step blurred by a Gaussian of sigma = 1 px), phase zero: the ideal probe.
+    """Flat disk with a soft edge (a step blurred by a Gaussian of sigma = 1 px), phase zero: the
+    ideal probe.
 
     Returns
     -------
@@ -60,12 +64,16 @@ def disk_probe(pattern_size: int, diameter_px: float) -> NDArray[np.complex128]:
     return _contained(probe, f"a disk of {diameter_px} px")
 
 
-def defocused_probe(pattern_size: int, diameter_px: float, defocus_rad: float) -> NDArray[np.complex128]:
-    """Beam of a lens, some way off its focus: the Fourier transform of a round aperture with a quadratic phase.
+def defocused_probe(
+    pattern_size: int, diameter_px: float, defocus_rad: float
+) -> NDArray[np.complex128]:
+    """Beam of a lens, some way off its focus: the Fourier transform of a round aperture with a
+    quadratic phase.
 
-    The aperture a(q) exp(i phi (q/R)^2), q in detector pixels, has the radius R that gives the asked diameter. A beam's second moment is
-    that of its aperture's gradient (Parseval's theorem), `<r^2> = (N / 2 pi)^2 int |grad A|^2 / int |A|^2`, and the diameter is
-    `D = 2 sqrt(2 <r^2>)` (`beam_diameter_px`). Far from focus this becomes ray optics, D / 2 = N phi / (pi R).
+    The aperture a(q) exp(i phi (q/R)^2), q in detector pixels, has the radius R that gives the
+    asked diameter. A beam's second moment is that of its aperture's gradient (Parseval's theorem),
+    `<r^2> = (N / 2 pi)^2 int |grad A|^2 / int |A|^2`, and the diameter is `D = 2 sqrt(2 <r^2>)`
+    (`beam_diameter_px`). Far from focus this becomes ray optics, D / 2 = N phi / (pi R).
 
     Returns
     -------
@@ -76,7 +84,8 @@ def defocused_probe(pattern_size: int, diameter_px: float, defocus_rad: float) -
     ValueError
         The aperture does not fit on the detector, or the beam not into the window.
     """
-    # The moment is proportional to 1 / R^2: integrate over an aperture of radius 1, and solve for R.
+    # The moment is proportional to 1 / R^2: integrate over an aperture of radius 1, and solve for
+    # R.
     q = np.linspace(0, 1 + 6 * APERTURE_EDGE_SIGMA, 1000)
     amplitude = _soft_step(q - 1, APERTURE_EDGE_SIGMA)
     squared_gradient = np.gradient(amplitude, q) ** 2 + (2 * defocus_rad * q * amplitude) ** 2
@@ -85,7 +94,8 @@ def defocused_probe(pattern_size: int, diameter_px: float, defocus_rad: float) -
     asked = f"a defocused beam of {diameter_px} px with {defocus_rad} rad"
     if aperture_radius * (1 + 3 * APERTURE_EDGE_SIGMA) > pattern_size / 2:
         raise ValueError(
-            f"probe: {asked} needs an aperture of radius {aperture_radius:.1f} px, more than a detector of {pattern_size} px holds; "
+            f"probe: {asked} needs an aperture of radius {aperture_radius:.1f} px, more than a "
+            f"detector of {pattern_size} px holds; "
             f"expected less defocus, a larger diameter or a larger pattern"
         )
     radius_px = _radius_px(pattern_size)
@@ -108,7 +118,9 @@ def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"probe: {str(path)!r} is neither 'disk' nor 'defocused' nor a file that exists")
+        raise ValueError(
+            f"probe: {str(path)!r} is neither 'disk' nor 'defocused' nor a file that exists"
+        )
     try:
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
@@ -117,10 +129,17 @@ def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
                     raise ValueError(f"it has no probeGuess, only {sorted(content.files)}")
                 content = content["probeGuess"]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"probe: cannot read {path} (expected .npz with probeGuess, or .npy): {error}") from error
+        raise ValueError(
+            f"probe: cannot read {path} (expected .npz with probeGuess, or .npy): {error}"
+        ) from error
     expected = (pattern_size, pattern_size)
     probe = content[..., 0] if content.shape == (*expected, 1) else content
-    if content.dtype.kind not in "fc" or probe.ndim not in (2, 3) or probe.shape[-2:] != expected or probe.shape[0] == 0:
+    if (
+        content.dtype.kind not in "fc"
+        or probe.ndim not in (2, 3)
+        or probe.shape[-2:] != expected
+        or probe.shape[0] == 0
+    ):
         raise ValueError(
             f"probe: {path} holds {content.dtype} {content.shape}, expected real or complex "
             f"({pattern_size}, {pattern_size}) or (modes, {pattern_size}, {pattern_size})"
@@ -131,7 +150,8 @@ def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
 
 
 def beam_diameter_px(probe: NDArray) -> float:
-    """Second-moment diameter of a beam (D4sigma of ISO 11146), pixels: that of the uniform disk with the same second moment.
+    """Second-moment diameter of a beam (D4sigma of ISO 11146), pixels: that of the uniform disk
+    with the same second moment.
 
     Parameters
     ----------
@@ -167,7 +187,9 @@ def _contained(probe: NDArray[np.complex128], asked: str) -> NDArray[np.complex1
     in_frame = 1 - energy[width:-width, width:-width].sum() / energy.sum()
     if in_frame > FRAME_ENERGY_LIMIT:
         raise ValueError(
-            f"probe: {asked} has {100 * in_frame:.2g} % of its energy within {width} px of the border of {size} x {size} px, "
-            f"expected at most {100 * FRAME_ENERGY_LIMIT:.2g} %: less diameter, more defocus or a larger pattern"
+            f"probe: {asked} has {100 * in_frame:.2g} % of its energy within {width} px of the "
+            f"border of {size} x {size} px, "
+            f"expected at most {100 * FRAME_ENERGY_LIMIT:.2g} %: less diameter, more defocus or a "
+            "larger pattern"
         )
     return probe

@@ -1,9 +1,11 @@
 """A synthetic scan: object, probe, raster, far-field intensities in photons, Poisson noise.
 
-A patch centred at y covers rows y - N/2 ... y + N/2 - 1 of the object. Where y is not a whole number, the patch is read at the nearest
-whole pixel and the *probe* moves by the rest, as a Fourier shift. The probe is smooth and dark at the border of its window, so the shift
-is exact and keeps every photon; interpolating the object would blur it differently at every position, and shifting it in Fourier space
-would ring at its edges. With the object fixed to its grid, all patterns see the same truth.
+A patch centred at y covers rows y - N/2 ... y + N/2 - 1 of the object. Where y is not a whole
+number, the patch is read at the nearest whole pixel and the *probe* moves by the rest, as a Fourier
+shift. The probe is smooth and dark at the border of its window, so the shift is exact and keeps
+every photon; interpolating the object would blur it differently at every position, and shifting it
+in Fourier space would ring at its edges. With the object fixed to its grid, all patterns see the
+same truth.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Simulation:
     positions_px
         float64 (n, 2): (y, x) of the patch centres in the object's pixels.
     probe
-        complex128 (modes, N, N), in sqrt(photons): an object of 1 passes sum(abs(probe)^2) photons a pattern.
+        complex128 (modes, N, N), in sqrt(photons): an object of 1 passes sum(abs(probe)^2) photons
+        a pattern.
     object
         complex128 (rows, columns): transmission.
     nphotons
@@ -81,7 +84,8 @@ def simulate_scan(
     nphotons
         Mean photons a pattern before the noise.
     seed
-        Of object, jitter and noise, each from a stream of its own: a change of the photons leaves object and positions alone.
+        Of object, jitter and noise, each from a stream of its own: a change of the photons leaves
+        object and positions alone.
     report_progress
         Called with (patterns done, patterns in all) after every chunk.
 
@@ -93,20 +97,36 @@ def simulate_scan(
     object_rng, jitter_rng, noise_rng = np.random.default_rng(seed).spawn(3)
     modes = make_probe(probe, pattern_size, probe_diameter_px, probe_defocus_rad)
     positions_px = raster_positions(scan_shape, step_px, jitter_px, pattern_size, jitter_rng)
-    transmission = make_object(object, canvas_shape(positions_px, pattern_size), amplitude_range, phase_range_rad, object_rng)
+    transmission = make_object(
+        object,
+        canvas_shape(positions_px, pattern_size),
+        amplitude_range,
+        phase_range_rad,
+        object_rng,
+    )
     modes = scale_probe(modes, transmission, positions_px, nphotons)
     diffraction = noisy_diffraction(modes, transmission, positions_px, noise_rng, report_progress)
-    return Simulation(diffraction=diffraction, positions_px=positions_px, probe=modes, object=transmission, nphotons=nphotons)
+    return Simulation(
+        diffraction=diffraction,
+        positions_px=positions_px,
+        probe=modes,
+        object=transmission,
+        nphotons=nphotons,
+    )
 
 
 def raster_positions(
-    scan_shape: tuple[int, int], step_px: float, jitter_px: float, pattern_size: int, rng: np.random.Generator
+    scan_shape: tuple[int, int],
+    step_px: float,
+    jitter_px: float,
+    pattern_size: int,
+    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Positions of a raster, row by row, each moved by a uniform random offset of up to `jitter_px` either way along y and x.
+    """Positions of a raster, row by row, each moved by a uniform random offset of up to `jitter_px`
+    either way along y and x.
 
-    Returns
-    -------
-    float64 array (n, 2) of (y, x), pixels, moved by whole pixels such that the first patches start in the canvas's first row and column.
+    Returns ------- float64 array (n, 2) of (y, x), pixels, moved by whole pixels such that the
+    first patches start in the canvas's first row and column.
 
     Raises
     ------
@@ -116,7 +136,9 @@ def raster_positions(
     if pattern_size < 2 or pattern_size % 2:
         raise ValueError(f"scan: pattern size is {pattern_size}, expected an even number")
     if min(scan_shape) < 1:
-        raise ValueError(f"scan: shape is {tuple(scan_shape)}, expected at least one row and one column")
+        raise ValueError(
+            f"scan: shape is {tuple(scan_shape)}, expected at least one row and one column"
+        )
     if not (math.isfinite(step_px) and step_px > 0):
         raise ValueError(f"scan: step is {step_px} px, expected a positive number")
     if not (math.isfinite(jitter_px) and jitter_px >= 0):
@@ -127,13 +149,17 @@ def raster_positions(
 
 
 def canvas_shape(positions_px: NDArray[np.float64], pattern_size: int) -> tuple[int, int]:
-    """Rows and columns of the smallest canvas that holds every patch, with the neighbours that interpolation between pixels would read."""
+    """Rows and columns of the smallest canvas that holds every patch, with the neighbours that
+    interpolation between pixels would read."""
     rows, columns = np.ceil(positions_px.max(axis=0)).astype(int) + pattern_size // 2
     return int(rows), int(columns)
 
 
-def shift_probe(probe: NDArray[np.complex128], shift_px: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """Move a probe by fractions of a pixel: one copy a shift, by the Fourier shift theorem, with periodic borders.
+def shift_probe(
+    probe: NDArray[np.complex128], shift_px: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Move a probe by fractions of a pixel: one copy a shift, by the Fourier shift theorem, with
+    periodic borders.
 
     Every frequency is multiplied by a number of modulus 1, so the energy is kept.
 
@@ -154,9 +180,12 @@ def shift_probe(probe: NDArray[np.complex128], shift_px: NDArray[np.float64]) ->
 
 
 def exit_waves(
-    probe: NDArray[np.complex128], transmission: NDArray[np.complex128], positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex128],
+    transmission: NDArray[np.complex128],
+    positions_px: NDArray[np.float64],
 ) -> NDArray[np.complex128]:
-    """Waves behind the object, complex128 (n, modes, N, N): the object's patch at each position times the probe.
+    """Waves behind the object, complex128 (n, modes, N, N): the object's patch at each position
+    times the probe.
 
     Parameters
     ----------
@@ -179,17 +208,23 @@ def exit_waves(
     if outside.any():
         worst = positions_px[np.argmax(outside)]
         raise ValueError(
-            f"scan: {outside.sum()} of {len(positions_px)} patches of {size} px reach beyond the object of {transmission.shape} px, "
+            f"scan: {outside.sum()} of {len(positions_px)} patches of {size} px reach beyond the "
+            f"object of {transmission.shape} px, "
             f"the first one at (y, x) = ({worst[0]:.1f}, {worst[1]:.1f})"
         )
-    patches = np.lib.stride_tricks.sliding_window_view(transmission, (size, size))[corner[:, 0], corner[:, 1]]
+    patches = np.lib.stride_tricks.sliding_window_view(transmission, (size, size))[
+        corner[:, 0], corner[:, 1]
+    ]
     return shift_probe(probe, positions_px - centre) * patches[:, None]
 
 
 def expected_intensity(
-    probe: NDArray[np.complex128], transmission: NDArray[np.complex128], positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex128],
+    transmission: NDArray[np.complex128],
+    positions_px: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Far-field intensity, the sum over modes of abs(FFT2(exit wave))^2 with the FFT norm "ortho": it keeps the number of photons.
+    """Far-field intensity, the sum over modes of abs(FFT2(exit wave))^2 with the FFT norm "ortho":
+    it keeps the number of photons.
 
     Parameters are those of `exit_waves`.
 
@@ -202,9 +237,13 @@ def expected_intensity(
 
 
 def scale_probe(
-    probe: NDArray[np.complex128], transmission: NDArray[np.complex128], positions_px: NDArray[np.float64], nphotons: float
+    probe: NDArray[np.complex128],
+    transmission: NDArray[np.complex128],
+    positions_px: NDArray[np.float64],
+    nphotons: float,
 ) -> NDArray[np.complex128]:
-    """Multiply the probe into sqrt(photons), such that a pattern has `nphotons` in the mean over the positions.
+    """Multiply the probe into sqrt(photons), such that a pattern has `nphotons` in the mean over
+    the positions.
 
     Raises
     ------
@@ -215,7 +254,8 @@ def scale_probe(
         raise ValueError(f"scan: nphotons is {nphotons}, expected a positive number")
     # By Parseval's theorem the photons behind the object are those on the detector.
     total = sum(
-        float(np.sum(np.abs(exit_waves(probe, transmission, positions_px[chunk])) ** 2)) for chunk in _chunks(len(positions_px), probe.size)
+        float(np.sum(np.abs(exit_waves(probe, transmission, positions_px[chunk])) ** 2))
+        for chunk in _chunks(len(positions_px), probe.size)
     )
     if not total > 0:
         raise ValueError("scan: no light passes the object, so no scale gives the patterns photons")
@@ -229,10 +269,12 @@ def noisy_diffraction(
     rng: np.random.Generator,
     report_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Measured amplitudes: square roots of Poisson counts with the expected intensities for their means.
+    """Measured amplitudes: square roots of Poisson counts with the expected intensities for their
+    means.
 
-    Works in chunks, so that beside the result memory does not grow with the number of patterns; the noise does not depend on their size.
-    Squaring and rounding gives the counts back up to about 4e6 photons a pixel (float32 has 24 bits), and beyond that within 2e-7 of them.
+    Works in chunks, so that beside the result memory does not grow with the number of patterns; the
+    noise does not depend on their size. Squaring and rounding gives the counts back up to about 4e6
+    photons a pixel (float32 has 24 bits), and beyond that within 2e-7 of them.
 
     Parameters
     ----------
@@ -256,7 +298,10 @@ def noisy_diffraction(
     for chunk in _chunks(count, probe.size):
         intensity = expected_intensity(probe, transmission, positions_px[chunk])
         if intensity.max() > LARGEST_PHOTONS:
-            raise ValueError(f"scan: {intensity.max():.3g} photons in a pixel, expected at most {LARGEST_PHOTONS:.0e}: lower nphotons")
+            raise ValueError(
+                f"scan: {intensity.max():.3g} photons in a pixel, expected at most "
+                f"{LARGEST_PHOTONS:.0e}: lower nphotons"
+            )
         diffraction[chunk] = np.sqrt(rng.poisson(intensity))
         if report_progress is not None:
             report_progress(min(chunk.stop, count), count)

@@ -1,4 +1,5 @@
-"""What intensities of diffraction patterns leave open, fitted: global phase, phase ramp, scale and common shift of an object."""
+"""What intensities of diffraction patterns leave open, fitted: global phase, phase ramp, scale and
+common shift of an object."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 FARTHEST_SHIFT_PX = 5
-"""Along either axis. Probe and positions leave a shift of a few pixels open; a wider search would find chance likenesses."""
+"""Along either axis. Probe and positions leave a shift of a few pixels open; a wider search would
+find chance likenesses."""
 
 WHOLE_PIXEL_WITHIN_PX = 1e-6
 _SHIFT_WITHIN_PX = 1e-3
@@ -17,7 +19,8 @@ _REFINEMENTS = 10
 
 
 class OnReference(NamedTuple):
-    """An object on the pixels of a reference: `field` complex128 (H, W), zero where `mask`, bool (H, W), says that nothing is known."""
+    """An object on the pixels of a reference: `field` complex128 (H, W), zero where `mask`, bool
+    (H, W), says that nothing is known."""
 
     field: NDArray[np.complexfloating]
     mask: NDArray[np.bool_]
@@ -38,7 +41,11 @@ class Resampler:
     """
 
     def __init__(
-        self, object_: NDArray[np.complexfloating], valid: NDArray[np.bool_], offset_px: NDArray[np.float64], shape: tuple[int, int]
+        self,
+        object_: NDArray[np.complexfloating],
+        valid: NDArray[np.bool_],
+        offset_px: NDArray[np.float64],
+        shape: tuple[int, int],
     ) -> None:
         self.object_ = np.where(valid, object_, 0).astype(np.complex128)
         self.valid = valid
@@ -46,9 +53,14 @@ class Resampler:
         self.shape = shape
         # A cubic spline reads four pixels along each axis: all of them must be valid.
         self._inner = ndimage.binary_erosion(valid, structure=np.ones((3, 3))).astype(np.float64)
-        # The spline's filter reaches past the mask: continue the valid pixels there, lest a jump to zero ring inside.
-        nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
-        self._coefficients = ndimage.spline_filter(self.object_[tuple(nearest)], order=3, output=np.complex128)
+        # The spline's filter reaches past the mask: continue the valid pixels there, lest a jump to
+        # zero ring inside.
+        nearest = ndimage.distance_transform_edt(
+            ~valid, return_distances=False, return_indices=True
+        )
+        self._coefficients = ndimage.spline_filter(
+            self.object_[tuple(nearest)], order=3, output=np.complex128
+        )
 
     def moved(self, shift_px: NDArray[np.float64]) -> OnReference:
         """The object moved by (y, x), pixels, towards larger rows and columns."""
@@ -60,17 +72,27 @@ class Resampler:
             field = ndimage.affine_transform(field, [1, 1], whole, self.shape, order=0)
             mask = ndimage.affine_transform(mask, [1, 1], whole, self.shape, order=0)
         else:
-            field = ndimage.affine_transform(self._coefficients, [1, 1], offset, self.shape, order=3, prefilter=False, mode="nearest")
+            field = ndimage.affine_transform(
+                self._coefficients,
+                [1, 1],
+                offset,
+                self.shape,
+                order=3,
+                prefilter=False,
+                mode="nearest",
+            )
             mask = ndimage.affine_transform(self._inner, [1, 1], offset, self.shape, order=1)
         known = mask > 1 - WHOLE_PIXEL_WITHIN_PX
         return OnReference(np.where(known, field, 0), known)
 
 
 def register(resampler: Resampler, reference: OnReference) -> NDArray[np.float64]:
-    """Find the shift (y, x), pixels, that brings an object closest to a reference, whatever its ramp, global phase and scale.
+    """Find the shift (y, x), pixels, that brings an object closest to a reference, whatever its
+    ramp, global phase and scale.
 
-    It minimises `residual`. A whole-pixel search gives the start, unless no shift at all is the better one; steps of Gauss and Newton in
-    shift, ramp and complex factor together do the rest. Where a shift makes no difference, as for a flat object, it is zero.
+    It minimises `residual`. A whole-pixel search gives the start, unless no shift at all is the
+    better one; steps of Gauss and Newton in shift, ramp and complex factor together do the rest.
+    Where a shift makes no difference, as for a flat object, it is zero.
     """
 
     def residual_after(shift_px: NDArray[np.float64]) -> float:
@@ -88,10 +110,12 @@ def register(resampler: Resampler, reference: OnReference) -> NDArray[np.float64
 
 
 def residual(object_: OnReference, reference: OnReference) -> float:
-    """RMS of what is left of a reference after the best ramp and complex factor for an object, over the RMS of the reference.
+    """RMS of what is left of a reference after the best ramp and complex factor for an object, over
+    the RMS of the reference.
 
-    ``min over a, b, c of |c exp(-i (a y + b x)) object - reference| / |reference|`` (Fienup, Appl. Opt. 36, 8352, 1997) over the pixels
-    known of both: 0 is equal, 1 is what an unrelated field gets. An object or a reference of zero gets 1.
+    ``min over a, b, c of |c exp(-i (a y + b x)) object - reference| / |reference|`` (Fienup, Appl.
+    Opt. 36, 8352, 1997) over the pixels known of both: 0 is equal, 1 is what an unrelated field
+    gets. An object or a reference of zero gets 1.
     """
     both = object_.mask & reference.mask
     field, target = np.where(both, object_.field, 0), np.where(both, reference.field, 0)
@@ -106,9 +130,10 @@ def residual(object_: OnReference, reference: OnReference) -> float:
 def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
     """Find the ramp (a, b) that maximises ``|sum product exp(-i(a y + b x))|``.
 
-    The peak of the zero-padded spectrum gives the ramp to a quarter of a fringe across the image, however often the
-    phase wraps. It is refined on the wrapped phase residuals by steps that minimise the quadratic bound
-    ``-cos(t + d) <= -cos(t) + d sin(t) + d^2 / 2``, so that no step can lower the sum and no phase is ever unwrapped.
+    The peak of the zero-padded spectrum gives the ramp to a quarter of a fringe across the image,
+    however often the phase wraps. It is refined on the wrapped phase residuals by steps that
+    minimise the quadratic bound ``-cos(t + d) <= -cos(t) + d sin(t) + d^2 / 2``, so that no step
+    can lower the sum and no phase is ever unwrapped.
 
     Parameters
     ----------
@@ -139,7 +164,8 @@ def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
             [weight_x @ x, cross, weight_x @ x**2],
         ]
     )
-    # The pseudo-inverse leaves the ramp alone along an axis that a single row or column of pixels says nothing about.
+    # The pseudo-inverse leaves the ramp alone along an axis that a single row or column of pixels
+    # says nothing about.
     inverse = np.linalg.pinv(normal, hermitian=True)
     for _ in range(100):
         residual = product * np.exp(-1j * ramp_y * y)[:, None] * np.exp(-1j * ramp_x * x)
@@ -152,9 +178,14 @@ def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
     return float(ramp_y), float(ramp_x)
 
 
-def remove_phase_ramp(field: NDArray[np.complexfloating], ramp_rad_per_px: tuple[float, float]) -> NDArray[np.complexfloating]:
+def remove_phase_ramp(
+    field: NDArray[np.complexfloating], ramp_rad_per_px: tuple[float, float]
+) -> NDArray[np.complexfloating]:
     """Return ``field`` (H, W) without the ramp (y, x), whose phase is zero at ``field[0, 0]``."""
-    y, x = (np.exp(-1j * ramp * np.arange(size)) for ramp, size in zip(ramp_rad_per_px, field.shape, strict=True))
+    y, x = (
+        np.exp(-1j * ramp * np.arange(size))
+        for ramp, size in zip(ramp_rad_per_px, field.shape, strict=True)
+    )
     return field * y[:, None] * x
 
 
@@ -170,7 +201,8 @@ def relative_phase(field: NDArray[np.complexfloating], zero_rad: float) -> NDArr
 
 
 def _whole_pixel_shift(resampler: Resampler, reference: OnReference) -> NDArray[np.float64]:
-    """Whole-pixel shift from the products of neighbouring pixels, in which a ramp is but a constant phase.
+    """Whole-pixel shift from the products of neighbouring pixels, in which a ramp is but a constant
+    phase.
 
     So no ramp need be known, as it is when the shift is not, however strong the object's own phase.
     """
@@ -193,23 +225,28 @@ def _whole_pixel_shift(resampler: Resampler, reference: OnReference) -> NDArray[
 
 
 def _refinement(object_: OnReference, reference: OnReference) -> NDArray[np.float64]:
-    """Step of Gauss and Newton in the shift: least squares in it, the ramp and the complex factor at once."""
+    """Step of Gauss and Newton in the shift: least squares in it, the ramp and the complex factor
+    at once."""
     # The gradient is taken between neighbours.
     both = ndimage.binary_erosion(object_.mask & reference.mask, structure=np.ones((3, 3)))
     if not both.any():
         return np.zeros(2)
     product = np.where(both, object_.field * reference.field.conj(), 0)
     fitted = remove_phase_ramp(object_.field, fit_phase_ramp(product))
-    fitted = fitted * (np.vdot(fitted[both], reference.field[both]) / max(np.vdot(fitted[both], fitted[both]).real, 1e-300))
+    fitted = fitted * (
+        np.vdot(fitted[both], reference.field[both])
+        / max(np.vdot(fitted[both], fitted[both]).real, 1e-300)
+    )
     along_y, along_x = (derivative[both] for derivative in np.gradient(fitted))
     y, x = (coordinate - coordinate.mean() for coordinate in np.nonzero(both))
     model = fitted[both]
     columns = np.stack([-along_y, -along_x, model, 1j * model, 1j * y * model, 1j * x * model])
     difference = reference.field[both] - model
-    # Real unknowns: the normal equations hold the real parts. The pseudo-inverse leaves alone what makes no difference.
+    # Real unknowns: the normal equations hold the real parts. The pseudo-inverse leaves alone what
+    # makes no difference.
     normal = (columns.conj() @ columns.T).real
     scale = np.sqrt(np.maximum(normal.diagonal(), 1e-300))
-    step: NDArray[np.float64] = np.linalg.pinv(normal / scale / scale[:, None], rcond=1e-9, hermitian=True) @ (
-        (columns.conj() @ difference).real / scale
-    )
+    step: NDArray[np.float64] = np.linalg.pinv(
+        normal / scale / scale[:, None], rcond=1e-9, hermitian=True
+    ) @ ((columns.conj() @ difference).real / scale)
     return (step / scale)[:2]

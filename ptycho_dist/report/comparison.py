@@ -1,8 +1,10 @@
-"""How close a reconstructed object is to a reference, once the ambiguities of ptychography are fitted.
+"""How close a reconstructed object is to a reference, once the ambiguities of ptychography are
+fitted.
 
-Diffraction intensities leave the object's global phase open; a shift of the patterns on the detector adds a linear phase ramp, an error
-of the probe's energy a gain, and a shift of the probe in its window a shift of the object. These are fitted (`alignment`); what is left is
-scored for amplitude and phase apart, where the scan really looked.
+Diffraction intensities leave the object's global phase open; a shift of the patterns on the
+detector adds a linear phase ramp, an error of the probe's energy a gain, and a shift of the probe
+in its window a shift of the object. These are fitted (`alignment`); what is left is scored for
+amplitude and phase apart, where the scan really looked.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from ptycho_dist.report.metrics import (
 )
 
 LIT_FRACTION = 0.1
-"""Of the median illumination inside the scanned box: what got less light was not really looked at, and is not compared."""
+"""Of the median illumination inside the scanned box: what got less light was not really looked at,
+and is not compared."""
 
-# Far above the rounding of complex64 (6e-8), far below any contrast one would call an image: of the mean amplitude, and in radians.
+# Far above the rounding of complex64 (6e-8), far below any contrast one would call an image: of the
+# mean amplitude, and in radians.
 _ROUNDING = 1e-6
 _FARTHEST_PX = 1e9
 
@@ -47,7 +51,8 @@ _FARTHEST_PX = 1e9
 class ImageScores:
     """Agreement of two real images, in the unit of the images where there is one.
 
-    NaN is what is undefined: every score but the errors where the reference is constant, a similarity where no window fits.
+    NaN is what is undefined: every score but the errors where the reference is constant, a
+    similarity where no window fits.
 
     Attributes
     ----------
@@ -79,7 +84,8 @@ class ObjectComparison:
     Attributes
     ----------
     phase : ImageScores
-        Radians. Errors are those of the phase difference, which does not see where either phase wraps.
+        Radians. Errors are those of the phase difference, which does not see where either phase
+        wraps.
     amplitude : ImageScores
         In the reference's unit.
     frc : FourierRingCorrelation
@@ -101,7 +107,8 @@ class ObjectComparison:
     num_pixels : int
         Pixels in the box that every number above is taken over.
     aligned : ndarray, complex64, (y1 - y0, x1 - x0)
-        The object in the box, shift, ramp, global phase and gain fitted to `reference`; NaN outside the compared pixels.
+        The object in the box, shift, ramp, global phase and gain fitted to `reference`; NaN outside
+        the compared pixels.
     reference : ndarray, complex64, (y1 - y0, x1 - x0)
         The reference in the box, without its own phase ramp.
     """
@@ -125,7 +132,8 @@ class ObjectComparison:
         return {"object": self.frc, "phase": self.phase.frc, "amplitude": self.amplitude.frc}
 
     def numbers(self) -> dict[str, float | int | list[float] | list[int] | None]:
-        """Everything but the arrays, ready for JSON, which has neither NaN nor infinity: a number that is undefined or infinite is None.
+        """Everything but the arrays, ready for JSON, which has neither NaN nor infinity: a number
+        that is undefined or infinite is None.
 
         A resolution is a full period; None says that not even the longest is resolved.
         """
@@ -161,7 +169,10 @@ class ObjectComparison:
         for name, curve in curves.items():
             numbers[f"{name}_frc"] = curve.correlation.tolist()
             numbers[f"{name}_frc_half_bit"] = curve.half_bit.tolist()
-        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in numbers.items()}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in numbers.items()
+        }
 
 
 def compare_with_reference(
@@ -175,14 +186,17 @@ def compare_with_reference(
 ) -> ObjectComparison:
     """Align a reconstructed object with a reference and score it where the scan looked.
 
-    Compared are the pixels inside the positions' bounding box that are valid and got at least `LIT_FRACTION` of the median illumination
-    of the box's valid pixels. Beyond the outermost positions a pixel is seen by few patterns, and by the probe's rim.
+    Compared are the pixels inside the positions' bounding box that are valid and got at least
+    `LIT_FRACTION` of the median illumination of the box's valid pixels. Beyond the outermost
+    positions a pixel is seen by few patterns, and by the probe's rim.
 
-    The object is moved by the `alignment.register` shift. Phases are taken without the reference's own ramp, which a scan can't tell, so
-    that an object without contrast can't score by being given that ramp; and relative to the mean phase of the reference. Where the
-    reference's phase stays within pi of its mean nothing wraps. Where it does not, both images are cut at the same phase, opposite to the
-    mean, and only pixels close to that cut can lower the correlation. The gain makes the mean amplitudes equal, so that amplitudes
-    are compared as such however bad the phase is.
+    The object is moved by the `alignment.register` shift. Phases are taken without the reference's
+    own ramp, which a scan can't tell, so that an object without contrast can't score by being given
+    that ramp; and relative to the mean phase of the reference. Where the reference's phase stays
+    within pi of its mean nothing wraps. Where it does not, both images are cut at the same phase,
+    opposite to the mean, and only pixels close to that cut can lower the correlation. The gain
+    makes the mean amplitudes equal, so that amplitudes are compared as such however bad the phase
+    is.
 
     Parameters
     ----------
@@ -206,39 +220,60 @@ def compare_with_reference(
     Warns
     -----
     RuntimeWarning
-        Amplitude or phase of the reference is constant: correlation, SSIM and MS-SSIM with it are undefined (NaN).
+        Amplitude or phase of the reference is constant: correlation, SSIM and MS-SSIM with it are
+        undefined (NaN).
 
     Raises
     ------
     ValueError
-        Wrong shapes or types; values that are not finite; no pixel to compare; a field that is zero throughout.
+        Wrong shapes or types; values that are not finite; no pixel to compare; a field that is zero
+        throughout.
     """
     object_ = _complex_image("the object", object_)
     reference = _complex_image("the reference", reference)
     valid, illumination = np.asarray(valid), np.asarray(illumination)
     if valid.dtype != np.bool_ or valid.shape != object_.shape:
-        raise ValueError(f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the shape of the object")
+        raise ValueError(
+            f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the "
+            "shape of the object"
+        )
     if illumination.dtype.kind not in "fiu" or illumination.shape != object_.shape:
-        raise ValueError(f"the illumination is {illumination.dtype} {illumination.shape}; expected real numbers {object_.shape}")
+        raise ValueError(
+            f"the illumination is {illumination.dtype} {illumination.shape}; expected real "
+            f"numbers {object_.shape}"
+        )
     origin = np.asarray(origin_px, dtype=np.float64)
     if origin.shape != (2,) or not np.isfinite(origin).all() or np.abs(origin).max() > _FARTHEST_PX:
-        raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x), pixels")
+        raise ValueError(
+            f"origin_px is {origin.tolist()}; expected two finite numbers (y, x), pixels"
+        )
     positions = np.asarray(positions_px, dtype=np.float64)
     if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
-        raise ValueError(f"positions_px has shape {positions.shape}; expected (n, 2) with n >= 1, (y, x) a row")
+        raise ValueError(
+            f"positions_px has shape {positions.shape}; expected (n, 2) with n >= 1, (y, x) a row"
+        )
     _require_finite("positions_px", positions)
     if np.abs(positions).max() > _FARTHEST_PX:
-        raise ValueError(f"positions_px reach {np.abs(positions).max():.3g}; expected pixels, at most {_FARTHEST_PX:.0e}")
+        raise ValueError(
+            f"positions_px reach {np.abs(positions).max():.3g}; expected pixels, at most "
+            f"{_FARTHEST_PX:.0e}"
+        )
     _require_finite("the object, where it is valid,", object_[valid])
     _require_finite("the illumination, where the object is valid,", illumination[valid])
 
     y0, y1, x0, x1 = box = _common_box(positions, object_.shape, origin, reference.shape)
     first = np.array([y0, x0])
-    looked_at = valid & (illumination >= LIT_FRACTION * _median_illumination(illumination, valid, first - origin, (y1 - y0, x1 - x0)))
+    looked_at = valid & (
+        illumination
+        >= LIT_FRACTION
+        * _median_illumination(illumination, valid, first - origin, (y1 - y0, x1 - x0))
+    )
     resampler = Resampler(object_, looked_at, first - origin, (y1 - y0, x1 - x0))
     compared = resampler.moved(np.zeros(2)).mask
     if not compared.any():
-        raise ValueError(f"no pixel of the box (y0, y1, x0, x1) = {box} is valid; expected at least one")
+        raise ValueError(
+            f"no pixel of the box (y0, y1, x0, x1) = {box} is valid; expected at least one"
+        )
     in_box = reference[y0:y1, x0:x1]
     _require_finite("the reference, where it is compared,", in_box[compared])
     target = OnReference(np.where(compared, in_box, 0).astype(np.complex128), compared)
@@ -264,7 +299,15 @@ def compare_with_reference(
     phases = [relative_phase(on_box, mean_rad) for on_box in (aligned, target.field)]
     amplitudes = [np.abs(on_box) for on_box in (aligned, target.field)]
     return ObjectComparison(
-        phase=_scores("phase", phases[0], phases[1], difference, mask, zero=phases[1][mask].min(), rounding=_ROUNDING),
+        phase=_scores(
+            "phase",
+            phases[0],
+            phases[1],
+            difference,
+            mask,
+            zero=phases[1][mask].min(),
+            rounding=_ROUNDING,
+        ),
         amplitude=_scores(
             "amplitude",
             amplitudes[0],
@@ -298,17 +341,23 @@ def _scores(
     zero: float,
     rounding: float,
 ) -> ImageScores:
-    """Scores of an image; errors are those of `difference`, and SSIM, whose luminance needs one, takes `zero` for zero."""
+    """Scores of an image; errors are those of `difference`, and SSIM, whose luminance needs one,
+    takes `zero` for zero."""
     data_range = float(np.ptp(reference[mask]))
     undefined = reference[mask].std() <= rounding
     if undefined:
-        message = f"{name} correlation, PSNR and similarities are undefined (NaN): the {name} of the reference is constant"
+        message = (
+            f"{name} correlation, PSNR and similarities are undefined (NaN): the {name} of "
+            "the reference is constant"
+        )
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     above_zero = (image - zero, reference - zero, data_range, mask)
     return ImageScores(
         correlation=correlation(image, reference, mask, rounding=rounding),
         mae=mean_absolute_error(reference + difference, reference, mask),
-        psnr_db=math.nan if undefined else peak_signal_noise_ratio(reference + difference, reference, data_range, mask),
+        psnr_db=math.nan
+        if undefined
+        else peak_signal_noise_ratio(reference + difference, reference, data_range, mask),
         ssim=math.nan if undefined else structural_similarity(*above_zero),
         ms_ssim=math.nan if undefined else multiscale_structural_similarity(*above_zero),
         data_range=data_range,
@@ -317,7 +366,10 @@ def _scores(
 
 
 def _median_illumination(
-    illumination: NDArray[np.floating], valid: NDArray[np.bool_], box_in_object: NDArray[np.float64], box_shape: tuple[int, int]
+    illumination: NDArray[np.floating],
+    valid: NDArray[np.bool_],
+    box_in_object: NDArray[np.float64],
+    box_shape: tuple[int, int],
 ) -> float:
     """Median illumination of the valid pixels in the box; 0 where there are none."""
     (top, left), (rows, columns) = np.rint(box_in_object).astype(int), box_shape
@@ -327,20 +379,28 @@ def _median_illumination(
 
 def _require_light(name: str, image: OnReference) -> None:
     if not image.field.any():
-        raise ValueError(f"{name} is zero at all {np.count_nonzero(image.mask)} compared pixels; expected a field to align")
+        raise ValueError(
+            f"{name} is zero at all {np.count_nonzero(image.mask)} compared pixels; expected a "
+            "field to align"
+        )
 
 
 def _complex_image(name: str, image: ArrayLike) -> NDArray[np.complexfloating]:
     image = np.asarray(image)
     if image.ndim != 2 or image.dtype.kind != "c":
-        raise ValueError(f"{name} is {image.dtype} {image.shape}; expected a complex array (rows, columns)")
+        raise ValueError(
+            f"{name} is {image.dtype} {image.shape}; expected a complex array (rows, columns)"
+        )
     return image
 
 
 def _require_finite(name: str, values: NDArray[np.number]) -> None:
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
-        raise ValueError(f"{name} holds NaN or infinity at {bad} of {values.size} values; expected finite numbers")
+        raise ValueError(
+            f"{name} holds NaN or infinity at {bad} of {values.size} values; expected finite "
+            "numbers"
+        )
 
 
 def _common_box(
@@ -352,16 +412,24 @@ def _common_box(
     """Rows and columns, half-open, that the scanned box, the object and the reference share."""
     bounds: list[int] = []
     for axis, name in enumerate(("rows", "columns")):
-        scanned = (math.ceil(positions_px[:, axis].min()), math.floor(positions_px[:, axis].max()) + 1)
+        scanned = (
+            math.ceil(positions_px[:, axis].min()),
+            math.floor(positions_px[:, axis].max()) + 1,
+        )
         covered = (
             math.ceil(origin_px[axis] - WHOLE_PIXEL_WITHIN_PX),
             math.floor(origin_px[axis] + WHOLE_PIXEL_WITHIN_PX) + object_shape[axis],
         )
-        start, stop = max(scanned[0], covered[0], 0), min(scanned[1], covered[1], reference_shape[axis])
+        start, stop = (
+            max(scanned[0], covered[0], 0),
+            min(scanned[1], covered[1], reference_shape[axis]),
+        )
         if start >= stop:
             raise ValueError(
-                f"no {name} to compare: the positions span {scanned[0]}..{scanned[1]}, the object {covered[0]}.."
-                f"{covered[1]} and the reference 0..{reference_shape[axis]} (half-open, scan coordinates); "
+                f"no {name} to compare: the positions span {scanned[0]}..{scanned[1]}, the object "
+                f"{covered[0]}.."
+                f"{covered[1]} and the reference 0..{reference_shape[axis]} (half-open, scan "
+                "coordinates); "
                 "expected them to overlap"
             )
         bounds += [start, stop]

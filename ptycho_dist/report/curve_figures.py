@@ -13,19 +13,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.report.drawing import PngTarget, write_png
 
-_CURVES = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange"), "step": ("training, single steps", "0.75")}
+_CURVES = {
+    "train": ("training", "tab:blue"),
+    "val": ("validation", "tab:orange"),
+    "step": ("training, single steps", "0.75"),
+}
 
 
 def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> None:
-    """Draw training and validation deviance per pixel, and the loss, which is half of it, against the optimiser step, logarithmically.
+    """Draw training and validation deviance per pixel, and the loss, which is half of it, against
+    the optimiser step, logarithmically.
 
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of ``metrics.csv``: ``train_deviance_per_pixel``, ``val_deviance_per_pixel`` and ``step_deviance_per_pixel`` (no unit;
-        any may be absent) over ``step``, or over ``epoch`` where no row has a step. Cells may be numbers or text; a missing or
-        empty cell is passed over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and
-        the legend counts them.
+        Rows of ``metrics.csv``: ``train_deviance_per_pixel``, ``val_deviance_per_pixel`` and
+        ``step_deviance_per_pixel`` (no unit; any may be absent) over ``step``, or over ``epoch``
+        where no row has a step. Cells may be numbers or text; a missing or empty cell is passed
+        over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and the
+        legend counts them.
     path : str or os.PathLike
         PNG file to write, or to replace; its directory is made if missing.
 
@@ -34,9 +40,14 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
     ValueError
         No deviance to draw; text that is no number; a path that does not end in .png.
     """
-    abscissa = next((name for name in ("step", "epoch") if any(_cell(row, name) is not None for row in rows)), None)
+    abscissa = next(
+        (name for name in ("step", "epoch") if any(_cell(row, name) is not None for row in rows)),
+        None,
+    )
     if abscissa is None:
-        raise ValueError(f"none of the {len(rows)} rows has a step or an epoch; expected a column of either name")
+        raise ValueError(
+            f"none of the {len(rows)} rows has a step or an epoch; expected a column of either name"
+        )
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     ax = figure.subplots()
     for prefix, (name, colour) in _CURVES.items():
@@ -49,13 +60,25 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
         if not shown.all():
             name += f" ({np.count_nonzero(~shown)} of {len(values)} values not shown)"
         if shown.any():
-            # A line through hundreds of markers is a band: markers only where each can be told from the next.
+            # A line through hundreds of markers is a band: markers only where each can be told from
+            # the next.
             marker = "o" if len(values) <= 60 and prefix != "step" else ""
             zorder = 1 if prefix == "step" else 2
-            ax.plot(at, np.where(shown, values, np.nan), color=colour, marker=marker, markersize=4, label=name, zorder=zorder)
+            ax.plot(
+                at,
+                np.where(shown, values, np.nan),
+                color=colour,
+                marker=marker,
+                markersize=4,
+                label=name,
+                zorder=zorder,
+            )
     if not ax.lines:
         expected = " or ".join(f"{prefix}_deviance_per_pixel" for prefix in _CURVES)
-        raise ValueError(f"none of the {len(rows)} rows has a positive, finite {expected}; expected at least one value")
+        raise ValueError(
+            f"none of the {len(rows)} rows has a positive, finite {expected}; expected at least "
+            "one value"
+        )
     _finish_deviance_axes(ax, abscissa)
     loss = ax.secondary_yaxis("right", functions=(_half, _double))
     loss.set_ylabel("loss (half the deviance)", fontsize=11)
@@ -64,7 +87,8 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
 
 
 def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) -> None:
-    """Draw the deviance per pixel after each iteration of a refinement, the first value its start's, logarithmically.
+    """Draw the deviance per pixel after each iteration of a refinement, the first value its
+    start's, logarithmically.
 
     Raises
     ------
@@ -73,10 +97,20 @@ def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) 
     """
     values = np.asarray(deviance_per_pixel, dtype=np.float64)
     if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"the deviances of the refinement are {values.tolist()}; expected positive, finite numbers, at least one")
+        raise ValueError(
+            f"the deviances of the refinement are {values.tolist()}; expected positive, finite "
+            "numbers, at least one"
+        )
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     ax = figure.subplots()
-    ax.plot(np.arange(len(values)), values, color="tab:green", marker="o" if len(values) <= 60 else "", markersize=4, label="whole scan")
+    ax.plot(
+        np.arange(len(values)),
+        values,
+        color="tab:green",
+        marker="o" if len(values) <= 60 else "",
+        markersize=4,
+        label="whole scan",
+    )
     _finish_deviance_axes(ax, "iteration")
     write_png(figure, path)
 

@@ -12,7 +12,8 @@ TAPER_FRACTION = 0.25
 """Of the shorter side: how far from the edge of the compared region an image is faded out."""
 
 RINGS_BELOW = 3
-"""One ring may fall below by chance; and the longest periods, a few waves across the image, are the ones that a scan tells worst."""
+"""One ring may fall below by chance; and the longest periods, a few waves across the image, are the
+ones that a scan tells worst."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,30 +35,42 @@ class FourierRingCorrelation:
     half_bit: NDArray[np.float64]
 
     def resolution_px(self, threshold: float | NDArray[np.float64]) -> float:
-        """Full period, pixels, at which the curve falls below a threshold, between rings linearly, and stays there for `RINGS_BELOW`.
+        """Full period, pixels, at which the curve falls below a threshold, between rings linearly,
+        and stays there for `RINGS_BELOW`.
 
-        It is 2, the shortest period there is, where the curve never does, and infinite where it starts so: the images share nothing.
+        It is 2, the shortest period there is, where the curve never does, and infinite where it
+        starts so: the images share nothing.
         """
         above = self.correlation - threshold
-        # Beyond the last ring nothing is known: what holds to the end counts as a run, however short.
+        # Beyond the last ring nothing is known: what holds to the end counts as a run, however
+        # short.
         below = np.append(above < 0, np.ones(RINGS_BELOW - 1, dtype=bool))
-        run_starts = np.flatnonzero(np.lib.stride_tricks.sliding_window_view(below, RINGS_BELOW).all(axis=1))
+        run_starts = np.flatnonzero(
+            np.lib.stride_tricks.sliding_window_view(below, RINGS_BELOW).all(axis=1)
+        )
         if len(run_starts) == 0:
             return 2.0
         ring = run_starts[0]
         if ring == 0:
             return np.inf
-        frequency = np.interp(0, above[[ring, ring - 1]], self.frequency_cycles_per_px[[ring, ring - 1]])
+        frequency = np.interp(
+            0, above[[ring, ring - 1]], self.frequency_cycles_per_px[[ring, ring - 1]]
+        )
         return float(1 / frequency)
 
 
-def fourier_ring_correlation(image: NDArray, reference: NDArray, mask: NDArray[np.bool_]) -> FourierRingCorrelation:
-    """Correlate two images ring by ring of their Fourier transforms: ``Re sum F G* / sqrt(sum |F|^2 sum |G|^2)``.
+def fourier_ring_correlation(
+    image: NDArray, reference: NDArray, mask: NDArray[np.bool_]
+) -> FourierRingCorrelation:
+    """Correlate two images ring by ring of their Fourier transforms: ``Re sum F G* / sqrt(sum |F|^2
+    sum |G|^2)``.
 
-    The mean is taken off and both are faded out towards the edge of the region, or the edge would be a detail that they share. The
-    1/2-bit threshold (van Heel and Schatz, J. Struct. Biol. 151, 250, 2005) is that of two images with equal noise; against a reference
-    without noise it is a strict one, and 0.5 the usual. It asks for the number of independent values in a ring: half of them for real
-    images, whose transforms are symmetric, and of those the part that the fading leaves, ``(mean w^2)^2 / mean w^4``.
+    The mean is taken off and both are faded out towards the edge of the region, or the edge would
+    be a detail that they share. The 1/2-bit threshold (van Heel and Schatz, J. Struct. Biol. 151,
+    250, 2005) is that of two images with equal noise; against a reference without noise it is a
+    strict one, and 0.5 the usual. It asks for the number of independent values in a ring: half of
+    them for real images, whose transforms are symmetric, and of those the part that the fading
+    leaves, ``(mean w^2)^2 / mean w^4``.
 
     Parameters
     ----------
@@ -79,7 +92,9 @@ def fourier_ring_correlation(image: NDArray, reference: NDArray, mask: NDArray[n
     rings = slice(1, min(shape) // 2 + 1)
 
     def over_rings(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        sums: NDArray[np.float64] = np.bincount(ring, weights=values.ravel())[rings].astype(np.float64)
+        sums: NDArray[np.float64] = np.bincount(ring, weights=values.ravel())[rings].astype(
+            np.float64
+        )
         return sums
 
     cross = over_rings((spectra[0] * spectra[1].conj()).real)
@@ -90,6 +105,8 @@ def fourier_ring_correlation(image: NDArray, reference: NDArray, mask: NDArray[n
     root = np.sqrt(np.maximum(independent, 1.0))
     return FourierRingCorrelation(
         frequency_cycles_per_px=np.arange(rings.start, rings.stop) / min(shape),
-        correlation=np.divide(cross, np.sqrt(energies), out=np.zeros_like(cross), where=energies > 0),
+        correlation=np.divide(
+            cross, np.sqrt(energies), out=np.zeros_like(cross), where=energies > 0
+        ),
         half_bit=(0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root),
     )

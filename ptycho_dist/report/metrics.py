@@ -1,7 +1,7 @@
 """How much two images of real numbers agree: errors, structural similarity, correlation.
 
-Every function takes the two images as they are: nothing is scaled, shifted or clipped. What a reconstruction may be given first, and in
-which gauge, is `comparison`'s affair.
+Every function takes the two images as they are: nothing is scaled, shifted or clipped. What a
+reconstruction may be given first, and in which gauge, is `comparison`'s affair.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ GAUSSIAN_WINDOW_PX = 11
 """Side of the window that is cut from a Gaussian of sigma = 1.5 px, as in Wang et al. (2004)."""
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the scales of MS-SSIM, finest first: Wang, Simoncelli and Bovik, Asilomar Conf. Signals 37, 1398 (2003)."""
+"""Of the scales of MS-SSIM, finest first: Wang, Simoncelli and Bovik, Asilomar Conf. Signals 37,
+1398 (2003)."""
 
 
-def mean_absolute_error(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
+def mean_absolute_error(
+    image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None
+) -> float:
     """Mean of ``|image - reference|`` over the pixels of a mask, in the images' unit.
 
     Parameters
@@ -40,7 +43,9 @@ def mean_absolute_error(image: ArrayLike, reference: ArrayLike, mask: ArrayLike 
     return float(np.mean(np.abs(image - reference)[mask]))
 
 
-def peak_signal_noise_ratio(image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None) -> float:
+def peak_signal_noise_ratio(
+    image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None
+) -> float:
     """``10 log10(data_range^2 / mean squared error)`` in dB; infinite for equal images.
 
     Parameters
@@ -48,7 +53,8 @@ def peak_signal_noise_ratio(image: ArrayLike, reference: ArrayLike, data_range: 
     image, reference, mask
         As for `mean_absolute_error`.
     data_range : float
-        The "peak": what range the values could take. Without it the number means nothing, so it has no default.
+        The "peak": what range the values could take. Without it the number means nothing, so it has
+        no default.
 
     Raises
     ------
@@ -58,13 +64,18 @@ def peak_signal_noise_ratio(image: ArrayLike, reference: ArrayLike, data_range: 
     image, reference, mask = _checked(image, reference, mask)
     _require_positive(data_range)
     mean_squared_error = float(np.mean(np.square(image - reference)[mask]))
-    return math.inf if mean_squared_error == 0 else 10 * math.log10(data_range**2 / mean_squared_error)
+    return (
+        math.inf if mean_squared_error == 0 else 10 * math.log10(data_range**2 / mean_squared_error)
+    )
 
 
-def correlation(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None, *, rounding: float = 0.0) -> float:
+def correlation(
+    image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None, *, rounding: float = 0.0
+) -> float:
     """Pearson correlation over the pixels of a mask, -1 to 1.
 
-    An image without contrast tells nothing of the reference: its correlation is 0. Against a reference without contrast it is NaN.
+    An image without contrast tells nothing of the reference: its correlation is 0. Against a
+    reference without contrast it is NaN.
 
     Parameters
     ----------
@@ -87,9 +98,15 @@ def correlation(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None =
 
 
 def structural_similarity(
-    image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None, *, uniform_window_px: int | None = None
+    image: ArrayLike,
+    reference: ArrayLike,
+    data_range: float,
+    mask: ArrayLike | None = None,
+    *,
+    uniform_window_px: int | None = None,
 ) -> float:
-    """Mean SSIM (Wang et al., IEEE Trans. Image Process. 13, 600, 2004; K1 = .01, K2 = .03), at most 1.
+    """Mean SSIM (Wang et al., IEEE Trans. Image Process. 13, 600, 2004; K1 = .01, K2 = .03), at
+    most 1.
 
     The mean is taken where the whole window lies in the mask, so that nothing outside of it counts.
 
@@ -100,7 +117,8 @@ def structural_similarity(
     data_range : float
         L of the stabilising constants (K L)^2.
     uniform_window_px : int, optional
-        Side of a square window of equal weights, odd. By default the window is the Gaussian of the paper.
+        Side of a square window of equal weights, odd. By default the window is the Gaussian of the
+        paper.
 
     Returns
     -------
@@ -122,12 +140,16 @@ def structural_similarity(
     return float(similarity[whole].mean())
 
 
-def multiscale_structural_similarity(image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None) -> float:
+def multiscale_structural_similarity(
+    image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None
+) -> float:
     """MS-SSIM (Wang, Simoncelli and Bovik, Asilomar Conf. Signals 37, 1398, 2003), 0 to 1.
 
-    With the Gaussian window of `structural_similarity`: the product over scales of mean contrast and structure, and at the coarsest scale
-    of mean SSIM, each to the power of its weight; from scale to scale 2 x 2 pixels are averaged. A negative mean counts as 0. Where the
-    mask is too small for the five scales of the paper (`num_scales`), the weights of those that fit are scaled to the same sum.
+    With the Gaussian window of `structural_similarity`: the product over scales of mean contrast
+    and structure, and at the coarsest scale of mean SSIM, each to the power of its weight; from
+    scale to scale 2 x 2 pixels are averaged. A negative mean counts as 0. Where the mask is too
+    small for the five scales of the paper (`num_scales`), the weights of those that fit are scaled
+    to the same sum.
 
     Parameters
     ----------
@@ -153,17 +175,20 @@ def multiscale_structural_similarity(image: ArrayLike, reference: ArrayLike, dat
     weights = np.array(SCALE_WEIGHTS[:scales]) * (sum(SCALE_WEIGHTS) / sum(SCALE_WEIGHTS[:scales]))
     product = 1.0
     for scale, weight in enumerate(weights, start=1):
-        # The library's own multi-scale function takes no mask, and gives no map of contrast and structure. A huge K1 makes the luminance
-        # term 1, which leaves the two.
+        # The library's own multi-scale function takes no mask, and gives no map of contrast and
+        # structure. A huge K1 makes the luminance term 1, which leaves the two.
         similarity = _similarity_map(*pair, data_range, k1=0.01 if scale == scales else 1e8)
-        product *= max(float(similarity[_whole_windows(mask, GAUSSIAN_WINDOW_PX)].mean()), 0.0) ** weight
+        product *= (
+            max(float(similarity[_whole_windows(mask, GAUSSIAN_WINDOW_PX)].mean()), 0.0) ** weight
+        )
         pair = (avg_pool2d(pair[0], 2), avg_pool2d(pair[1], 2))
         mask = _halved(mask)
     return product
 
 
 def num_scales(mask: ArrayLike) -> int:
-    """At how many of the five scales of MS-SSIM a whole window fits into a mask (H, W). All five need at least 176 px a side."""
+    """At how many of the five scales of MS-SSIM a whole window fits into a mask (H, W). All five
+    need at least 176 px a side."""
     mask = np.asarray(mask)
     scales = 0
     while scales < len(SCALE_WEIGHTS) and _whole_windows(mask, GAUSSIAN_WINDOW_PX).any():
@@ -173,9 +198,15 @@ def num_scales(mask: ArrayLike) -> int:
 
 
 def _similarity_map(
-    image: torch.Tensor, reference: torch.Tensor, data_range: float, *, k1: float = 0.01, uniform_window_px: int | None = None
+    image: torch.Tensor,
+    reference: torch.Tensor,
+    data_range: float,
+    *,
+    k1: float = 0.01,
+    uniform_window_px: int | None = None,
 ) -> NDArray[np.float64]:
-    """SSIM round every pixel (H, W); where a window leaves the image it sees the image reflected."""
+    """SSIM round every pixel (H, W); where a window leaves the image it sees the image
+    reflected."""
     _, similarity = structural_similarity_index_measure(
         image,
         reference,
@@ -201,26 +232,40 @@ def _whole_windows(mask: NDArray[np.bool_], window_px: int) -> NDArray[np.bool_]
 def _halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """A mask (H // 2, W // 2) of the 2 x 2 blocks that lie in a mask as a whole."""
     rows, columns = (side // 2 for side in mask.shape)
-    return np.logical_and.reduce(mask[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2), axis=(1, 3))
+    return np.logical_and.reduce(
+        mask[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2), axis=(1, 3)
+    )
 
 
-def _tensors(image: NDArray[np.floating], reference: NDArray[np.floating], mask: NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(
+    image: NDArray[np.floating], reference: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Two float64 tensors (1, 1, H, W), zero outside the mask."""
-    return torch.from_numpy(np.where(mask, image, 0.0))[None, None], torch.from_numpy(np.where(mask, reference, 0.0))[None, None]
+    return torch.from_numpy(np.where(mask, image, 0.0))[None, None], torch.from_numpy(
+        np.where(mask, reference, 0.0)
+    )[None, None]
 
 
 def _checked(
     image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     arrays = []
-    for name, values in (("the image", np.asarray(image)), ("the reference", np.asarray(reference))):
+    for name, values in (
+        ("the image", np.asarray(image)),
+        ("the reference", np.asarray(reference)),
+    ):
         if values.ndim != 2 or values.dtype.kind not in "fiub":
-            raise ValueError(f"{name} is {values.dtype} {values.shape}; expected real numbers (rows, columns)")
+            raise ValueError(
+                f"{name} is {values.dtype} {values.shape}; expected real numbers (rows, columns)"
+            )
         arrays.append(values.astype(np.float64))
-    chosen: NDArray[np.bool_] = np.ones(arrays[0].shape, dtype=bool) if mask is None else np.asarray(mask)
+    chosen: NDArray[np.bool_] = (
+        np.ones(arrays[0].shape, dtype=bool) if mask is None else np.asarray(mask)
+    )
     if not arrays[0].shape == arrays[1].shape == chosen.shape or chosen.dtype != np.bool_:
         raise ValueError(
-            f"the image is {arrays[0].shape}, the reference {arrays[1].shape} and the mask {chosen.dtype} {chosen.shape}; "
+            f"the image is {arrays[0].shape}, the reference {arrays[1].shape} and the mask "
+            f"{chosen.dtype} {chosen.shape}; "
             "expected one shape, and a mask of bool"
         )
     if not chosen.any():
@@ -228,7 +273,10 @@ def _checked(
     for name, values in (("the image", arrays[0]), ("the reference", arrays[1])):
         bad = np.count_nonzero(~np.isfinite(values[chosen]))
         if bad:
-            raise ValueError(f"{name} holds NaN or infinity at {bad} of {np.count_nonzero(chosen)} pixels; expected finite numbers")
+            raise ValueError(
+                f"{name} holds NaN or infinity at {bad} of {np.count_nonzero(chosen)} pixels; "
+                "expected finite numbers"
+            )
     return arrays[0], arrays[1], chosen
 
 

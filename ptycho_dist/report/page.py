@@ -1,4 +1,5 @@
-"""A run or a reconstruction on one page: `report.html`, a single file that needs no server, no network and no script.
+"""A run or a reconstruction on one page: `report.html`, a single file that needs no server, no
+network and no script.
 
 Everything that is text goes through Jinja's autoescape: paths and configurations may hold anything.
 """
@@ -28,7 +29,8 @@ from ptycho_dist.report.scale_audit import ScaleRecord
 from ptycho_dist.report.scan_figures import draw_mean_patterns, draw_scan
 
 LARGEST_PICTURE_BYTES = 1 << 19
-"""A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the page can still be mailed."""
+"""A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the
+page can still be mailed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,8 @@ class Report:
     refined_probe
         The probe after its refinement, where it was refined.
     refinement_deviance_per_pixel
-        Of the whole scan, before a refinement of the object and after each of its iterations; empty where there was none.
+        Of the whole scan, before a refinement of the object and after each of its iterations; empty
+        where there was none.
     metrics
         Rows of `metrics.csv`; none for a reconstruction.
     note
@@ -121,7 +124,9 @@ def _figures(report: Report) -> dict[str, str]:
     figures = {
         "amplitude": _inline(draw_amplitude, *field, title="Amplitude\ntransparent: 1"),
         "phase": _inline(draw_phase, *field),
-        "patterns": _inline(draw_mean_patterns, report.mean_measured_pattern, report.mean_predicted_pattern),
+        "patterns": _inline(
+            draw_mean_patterns, report.mean_measured_pattern, report.mean_predicted_pattern
+        ),
         "scan": _inline(draw_scan, report.positions_px, report.pattern_deviance_per_pixel),
         "probe": _inline(draw_probe, report.probe, report.refined_probe),
     }
@@ -144,7 +149,11 @@ def _inline(draw: Callable[..., None], *what: Any, **options: Any) -> str:
 
 def _of_256_colours(png: bytes) -> bytes:
     stream = io.BytesIO()
-    colours = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours = (
+        Image.open(io.BytesIO(png))
+        .convert("RGB")
+        .quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    )
     colours.save(stream, "PNG")
     return stream.getvalue()
 
@@ -152,19 +161,31 @@ def _of_256_colours(png: bytes) -> bytes:
 def _worst_pattern(report: Report) -> dict[str, Any]:
     number = int(np.argmax(np.nan_to_num(report.pattern_deviance_per_pixel, nan=math.inf)))
     y, x = report.positions_px[number]
-    return {"deviance": float(report.pattern_deviance_per_pixel[number]), "y": float(y), "x": float(x)}
+    return {
+        "deviance": float(report.pattern_deviance_per_pixel[number]),
+        "y": float(y),
+        "x": float(x),
+    }
 
 
 def _last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of each column of `metrics.csv`, the last value that there is."""
-    return {name: float(value) for row in rows for name, value in row.items() if value not in (None, "")}
+    return {
+        name: float(value) for row in rows for name, value in row.items() if value not in (None, "")
+    }
 
 
 def _template() -> Any:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["grouped"] = lambda value: f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    environment.filters["grouped"] = lambda value: f"{value:,.0f}".replace(
+        ",", "\N{NARROW NO-BREAK SPACE}"
+    )
     environment.filters["short"] = lambda value: f"{value:.4g}"
     environment.filters["exact"] = repr
     return environment.get_template("page.html.jinja")

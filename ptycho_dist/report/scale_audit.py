@@ -1,4 +1,5 @@
-"""The photon scale as a person can check it: every number of its derivation, and what must follow from them."""
+"""The photon scale as a person can check it: every number of its derivation, and what must follow
+from them."""
 
 from __future__ import annotations
 
@@ -7,12 +8,14 @@ from dataclasses import dataclass
 
 _FLOAT64_ROUNDING = 1e-15
 _FLOAT32_ROUNDING = 6e-8
-"""Each X_norm is rounded to float32, at most 2**-24 = 5.96e-8 of it; so no mean of them, nor its root, is further off."""
+"""Each X_norm is rounded to float32, at most 2**-24 = 5.96e-8 of it; so no mean of them, nor its
+root, is further off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """Something that must be equal: what, the two values, and by how much they may differ, relatively."""
+    """Something that must be equal: what, the two values, and by how much they may differ,
+    relatively."""
 
     name: str
     found: float
@@ -66,7 +69,8 @@ class ScaleRecord:
     subset_fingerprint: str
 
     def checks(self) -> tuple[Check, Check]:
-        """The definition of s, and the closed form that it has because r and s come from the same patterns."""
+        """The definition of s, and the closed form that it has because r and s come from the same
+        patterns."""
         return (
             Check(
                 name="definition: s² · mean energy = nphotons",

@@ -1,10 +1,13 @@
-"""The RMS factor and the intensity scale: each one number for the whole dataset, found by all ranks together::
+"""The RMS factor and the intensity scale: each one number for the whole dataset, found by all ranks
+together::
 
-    r = (N / 2) / sqrt(mean over patterns of sum X**2)              brings measured amplitudes to the network's range
-    s = sqrt(nphotons / mean over patterns of sum X_norm**2)        brings normalised amplitudes to photons, in the loss
+    r = (N / 2) / sqrt(mean over patterns of sum X**2)              brings measured amplitudes to
+    the network's range s = sqrt(nphotons / mean over patterns of sum X_norm**2)        brings
+    normalised amplitudes to photons, in the loss
 
-Both are sqrt(energy wanted / mean energy found). The mean is an exact fraction and the root is rounded once, so the result is the
-correctly rounded one and has the same bits on any number of ranks.
+Both are sqrt(energy wanted / mean energy found). The mean is an exact fraction and the root is
+rounded once, so the result is the correctly rounded one and has the same bits on any number of
+ranks.
 """
 
 from __future__ import annotations
@@ -46,15 +49,19 @@ class IntensityScale:
 
 
 def derive_intensity_scale(
-    x_norm: np.ndarray | Tensor | Iterable[np.ndarray | Tensor], nphotons: float, *, process_group: ProcessGroup | None = None
+    x_norm: np.ndarray | Tensor | Iterable[np.ndarray | Tensor],
+    nphotons: float,
+    *,
+    process_group: ProcessGroup | None = None,
 ) -> IntensityScale:
-    """Dataset-level s = sqrt(nphotons / mean(sum(x_norm**2))) from every rank's shard. A collective where a process group is up.
+    """Dataset-level s = sqrt(nphotons / mean(sum(x_norm**2))) from every rank's shard. A collective
+    where a process group is up.
 
     Parameters
     ----------
     x_norm
-        This rank's shard of normalised amplitudes: an array or tensor (n, ..., H, W), or an iterable of such chunks. A pattern is the
-        last two axes. May be empty on some ranks.
+        This rank's shard of normalised amplitudes: an array or tensor (n, ..., H, W), or an
+        iterable of such chunks. A pattern is the last two axes. May be empty on some ranks.
     nphotons
         Mean photons a pattern.
     process_group
@@ -63,7 +70,8 @@ def derive_intensity_scale(
     Raises
     ------
     ValueError
-        nphotons is not a positive number, a value is not finite, or there is no pattern or no light in any shard. Every rank raises.
+        nphotons is not a positive number, a value is not finite, or there is no pattern or no light
+        in any shard. Every rank raises.
     """
     require_photons(nphotons, "nphotons")
     chunks = (x_norm,) if isinstance(x_norm, np.ndarray | Tensor) else x_norm
@@ -79,12 +87,15 @@ def derive_intensity_scale(
 def scale_to_mean_energy(energy: ExactSum, wanted: Fraction) -> float:
     """The factor on amplitudes that brings their mean energy to `wanted`, correctly rounded.
 
-    Every rank holds the same energy, so where it can't be used every rank raises the same `FailedTogether`.
+    Every rank holds the same energy, so where it can't be used every rank raises the same
+    `FailedTogether`.
     """
     if energy.count == 0:
         raise FailedTogether("no pattern on any rank: there is nothing to derive a scale from")
     if energy.total == 0:
-        raise FailedTogether(f"all {energy.count} patterns are zero: there is nothing to derive a scale from")
+        raise FailedTogether(
+            f"all {energy.count} patterns are zero: there is nothing to derive a scale from"
+        )
     try:
         return _rounded_sqrt(wanted / energy.mean)
     except OverflowError as error:
@@ -96,7 +107,8 @@ def scale_to_mean_energy(energy: ExactSum, wanted: Fraction) -> float:
 
 def _rounded_sqrt(ratio: Fraction) -> float:
     """Square root of a positive fraction, rounded once (to nearest, ties to even)."""
-    # Scale by an even power of two so that the integer root has at least 64 bits; a sticky bit stands for everything below them.
+    # Scale by an even power of two so that the integer root has at least 64 bits; a sticky bit
+    # stands for everything below them.
     half_shift = 64 + max(0, ratio.denominator.bit_length() - ratio.numerator.bit_length())
     scaled, remainder = divmod(ratio.numerator << (2 * half_shift), ratio.denominator)
     root = math.isqrt(scaled)

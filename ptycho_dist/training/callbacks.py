@@ -29,7 +29,8 @@ WARM_UP = 0.05
 """Part of the run over which the learning rate rises linearly."""
 
 PICTURE_PIXELS = 1 << 20
-"""Measured pixels that a picture of the object is made from, 256 patterns of 64 x 64: 3 s on one core, which bounds the memory too."""
+"""Measured pixels that a picture of the object is made from, 256 patterns of 64 x 64: 3 s on one
+core, which bounds the memory too."""
 
 
 class HandOver(L.Callback):
@@ -64,7 +65,8 @@ class HandOver(L.Callback):
             brightness=torch.from_numpy(data.brightness) if len(data.scans) > 1 else None,
         )
         self.start.load_weights(module.network, data)
-        # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold values that only the data could give.
+        # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold
+        # values that only the data could give.
         module.save_hyperparameters(
             {
                 "intensity_scale": data.intensity_scale.value,
@@ -91,9 +93,11 @@ class GoOnWithinEpoch(L.Callback):
 
 
 class LearningRateSchedule(L.Callback):
-    """Linear warm-up, then cosine to zero, over the whole run: its steps or its minutes, whichever ends first.
+    """Linear warm-up, then cosine to zero, over the whole run: its steps or its minutes, whichever
+    ends first.
 
-    With a time limit the ranks agree on the clock at every step, and the run ends when it is used up.
+    With a time limit the ranks agree on the clock at every step, and the run ends when it is used
+    up.
     """
 
     def __init__(self, peak: float, *, max_minutes: float | None) -> None:
@@ -106,7 +110,9 @@ class LearningRateSchedule(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.monotonic()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.done = trainer.global_step / trainer.estimated_stepping_batches
         if self.max_seconds is not None:
             self.done = max(self.done, largest([self.seconds])[0] / self.max_seconds)
@@ -143,7 +149,8 @@ def learning_rate_factor(done: float) -> float:
 class StepMetrics(L.Callback):
     """Rows of single steps in the run's metrics, every 50 steps.
 
-    Before the step's checkpoint, where Lightning's own would come after it: a run that is resumed from there would have no such row.
+    Before the step's checkpoint, where Lightning's own would come after it: a run that is resumed
+    from there would have no such row.
 
     Parameters
     ----------
@@ -154,11 +161,23 @@ class StepMetrics(L.Callback):
     def __init__(self, clock: StepClock) -> None:
         self.clock = clock
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        in_the_middle_of_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        in_the_middle_of_a_step = (
+            batch_idx + 1
+        ) % trainer.accumulate_grad_batches and not trainer.is_last_batch
         if trainer.global_step % STEPS_BETWEEN_ROWS or in_the_middle_of_a_step:
             return
-        row = {name: float(trainer.callback_metrics[name]) for name in ("learning_rate", "step_deviance_per_pixel")}
+        row = {
+            name: float(trainer.callback_metrics[name])
+            for name in ("learning_rate", "step_deviance_per_pixel")
+        }
         row |= self.clock.split()
         for metrics_logger in trainer.loggers:
             metrics_logger.log_metrics(row, step=trainer.global_step - 1)
@@ -166,10 +185,11 @@ class StepMetrics(L.Callback):
 
 
 class ObjectPictures(L.Callback):
-    """Pictures of the object for the trackers: after 1, 2, 4, 8 ... epochs, so that they stay few, and at the end.
+    """Pictures of the object for the trackers: after 1, 2, 4, 8 ... epochs, so that they stay few,
+    and at the end.
 
-    Rank 0 alone draws, from the middle of the first scan; the others wait for it at their next collective. A failure is a warning, and the
-    last picture.
+    Rank 0 alone draws, from the middle of the first scan; the others wait for it at their next
+    collective. A failure is a warning, and the last picture.
 
     Parameters
     ----------
@@ -198,7 +218,8 @@ class ObjectPictures(L.Callback):
         if not self._draws or self._drawn_at == trainer.global_step:
             return
         self._drawn_at = trainer.global_step
-        # Only now: a run that nobody tracks does not wait for Matplotlib, Jinja and all of inference before its first step.
+        # Only now: a run that nobody tracks does not wait for Matplotlib, Jinja and all of
+        # inference before its first step.
         from ptycho_dist.training.report import central_part, draw_object
 
         data, module = trainer.datamodule, trainer.lightning_module  # type: ignore[attr-defined]
@@ -209,14 +230,17 @@ class ObjectPictures(L.Callback):
             pictures = draw_object(bundle_of_run(self.config, data, module), self._scan)
         except Exception as error:
             self._draws = False
-            logger.warning("no more pictures of the object: %s. The run is not affected", describe(error))
+            logger.warning(
+                "no more pictures of the object: %s. The run is not affected", describe(error)
+            )
             return
         for name, png in pictures.items():
             self.run_logger.log_picture(name, png, trainer.global_step - 1)
 
 
 class ProgressLog(L.Callback):
-    """Lines in the log: where the run is and how long it takes; after an epoch, and within a long one every half minute."""
+    """Lines in the log: where the run is and how long it takes; after an epoch, and within a long
+    one every half minute."""
 
     def __init__(self, schedule: LearningRateSchedule) -> None:
         self.schedule = schedule
@@ -228,7 +252,8 @@ class ProgressLog(L.Callback):
         self._first_step = trainer.global_step
         num_parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         logger.info(
-            "training: %d epochs of %d steps on %d rank(s), %s, precision %s, network of %d parameters",
+            "training: %d epochs of %d steps on %d rank(s), %s, precision %s, network of %d "
+            "parameters",
             trainer.max_epochs,
             trainer.num_training_batches,
             trainer.world_size,
@@ -237,13 +262,21 @@ class ProgressLog(L.Callback):
             num_parameters,
         )
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         if time.monotonic() - self._last_line > 30:
             self._log_line(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step > self._first_step and time.monotonic() - self._last_line > 2:
-            self._log_line(trainer)  # here, not at the end of the last epoch, where the module has not yet added it up
+            # here, not at the end of the last epoch, where the module has not yet added it up
+            self._log_line(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log_line(trainer)
@@ -252,8 +285,16 @@ class ProgressLog(L.Callback):
         now = time.monotonic()
         self._last_line = now
         steps_done = trainer.global_step - self._first_step
-        names = {"train_deviance_per_pixel": "train", "val_deviance_per_pixel": "val", "step_deviance_per_pixel": "step"}
-        deviances = [f"{name} {trainer.callback_metrics[key]:.4g}" for key, name in names.items() if key in trainer.callback_metrics]
+        names = {
+            "train_deviance_per_pixel": "train",
+            "val_deviance_per_pixel": "val",
+            "step_deviance_per_pixel": "step",
+        }
+        deviances = [
+            f"{name} {trainer.callback_metrics[key]:.4g}"
+            for key, name in names.items()
+            if key in trainer.callback_metrics
+        ]
         logger.info(
             "step %d of %d (epoch %.1f): deviance per pixel %s; %.1f steps/s, %s left",
             trainer.global_step,

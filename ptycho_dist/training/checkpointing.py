@@ -1,4 +1,5 @@
-"""Checkpoints: when they are written, so that no fault costs more than a few minutes, and how, so that none destroys the last one."""
+"""Checkpoints: when they are written, so that no fault costs more than a few minutes, and how, so
+that none destroys the last one."""
 
 from __future__ import annotations
 
@@ -27,18 +28,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Checkpointing(Checkpoint):
-    """Write `last.ckpt` at the end of each epoch, every ten minutes, and when the run is asked to stop.
+    """Write `last.ckpt` at the end of each epoch, every ten minutes, and when the run is asked to
+    stop.
 
-    A signal only sets a flag: a rank that waits in a collective runs no handler, and ranks that are signalled at different moments must
-    stop after the same step. So the ranks agree on the flag after each step. The death of torchrun's agent counts as SIGTERM: its
-    processes would run on, unseen.
+    A signal only sets a flag: a rank that waits in a collective runs no handler, and ranks that are
+    signalled at different moments must stop after the same step. So the ranks agree on the flag
+    after each step. The death of torchrun's agent counts as SIGTERM: its processes would run on,
+    unseen.
 
     Parameters
     ----------
     path
         Of the checkpoint.
     require_ours
-        Raises where another run has meanwhile taken the run directory over; asked before anything is written.
+        Raises where another run has meanwhile taken the run directory over; asked before anything
+        is written.
     """
 
     def __init__(self, path: Path, *, require_ours: Callable[[], None]) -> None:
@@ -53,9 +57,17 @@ class Checkpointing(Checkpoint):
         self._saved_at = time.monotonic()
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         in_the_middle_of_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if in_the_middle_of_a_step or trainer.is_last_batch:  # an epoch is finished first, with its validation and its row of metrics
+        # an epoch is finished first, with its validation and its row of metrics
+        if in_the_middle_of_a_step or trainer.is_last_batch:
             return
         received, seconds = largest([self._signal(), time.monotonic() - self._saved_at])
         if received or seconds >= SECONDS_BETWEEN_CHECKPOINTS:
@@ -72,7 +84,10 @@ class Checkpointing(Checkpoint):
     def _stop_if_asked(self, received: float, trainer: L.Trainer) -> None:
         if received:
             name = signal.Signals(int(received)).name
-            message = f"stopped by {name} after step {trainer.global_step}; go on with --train.resume auto ({self.path})"
+            message = (
+                f"stopped by {name} after step {trainer.global_step}; go on with "
+                f"--train.resume auto ({self.path})"
+            )
             raise Interrupted(message, exit_status=128 + int(received))
 
     def _signal(self) -> int:
@@ -83,12 +98,15 @@ class Checkpointing(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._put_handlers_back()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self._put_handlers_back()
 
     def _save(self, trainer: L.Trainer) -> None:
         run_together(self._require_ours)
-        for metrics_logger in trainer.loggers:  # first, so that a checkpoint is never ahead of its metrics
+        # first, so that a checkpoint is never ahead of its metrics
+        for metrics_logger in trainer.loggers:
             metrics_logger.save()
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
@@ -105,29 +123,38 @@ class Checkpointing(Checkpoint):
 class WholeCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or not there, and that run no code when they are read."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         content = io.BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(checkpoint, content)
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(content.getbuffer())
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except Exception as error:  # torch raises whatever the damage leads to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"{path}: not a readable checkpoint ({reason}); use an earlier one, or start anew in another run_dir"
+                f"{path}: not a readable checkpoint ({reason}); use an earlier one, or start anew "
+                "in another run_dir"
             ) from error
 
 
 def checkpoint_to_resume(resume: str | None, run_dir: Path) -> Path | None:
-    """The checkpoint that `train.resume` names: a file, or with `auto` the run directory's last one, if there is one.
+    """The checkpoint that `train.resume` names: a file, or with `auto` the run directory's last
+    one, if there is one.
 
-    Processes that torchrun started again after a failure, or Slurm with a requeued job, go on with the last one, whatever the
-    configuration says.
+    Processes that torchrun started again after a failure, or Slurm with a requeued job, go on with
+    the last one, whatever the configuration says.
     """
-    if any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")):
+    if any(
+        os.environ.get(name, "0") != "0"
+        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    ):
         resume = "auto"
     if resume is None:
         return None

@@ -17,17 +17,20 @@ from ptycho_dist.data.module import VALIDATION_BLOCK
 from ptycho_dist.model.lightning_module import PtychographyModule
 
 ALLOCATOR_FACTOR = 1.5
-"""What the process holds for each byte of activations that lives at the peak. Allocators keep freed pieces that nothing fits into: glibc's
-1.37 to 1.63 times on the CPU (it is 1.00 to 1.02 with MALLOC_MMAP_THRESHOLD_=65536); taken for CUDA's too."""
+"""What the process holds for each byte of activations that lives at the peak. Allocators keep freed
+pieces that nothing fits into: glibc's 1.37 to 1.63 times on the CPU (it is 1.00 to 1.02 with
+MALLOC_MMAP_THRESHOLD_=65536); taken for CUDA's too."""
 
 LOADING_BYTES_A_PIXEL = 32
-"""Of a batch while it is read: the file's numbers, their float64, float32 amplitudes, the float64 product with r, float32 x_norm. Counted
-where patterns are held too: they were read like that before, and the allocator keeps some of it."""
+"""Of a batch while it is read: the file's numbers, their float64, float32 amplitudes, the float64
+product with r, float32 x_norm. Counted where patterns are held too: they were read like that
+before, and the allocator keeps some of it."""
 
 
 BYTES_A_PATTERN, BYTES_A_GROUPED_PATTERN = 48, 8
-"""What remains of every pattern of the scans, whether its numbers are held or streamed: positions of the scan and of all scans together
-(16 each), the subset's number, the place in the epoch's order; and its group, C numbers."""
+"""What remains of every pattern of the scans, whether its numbers are held or streamed: positions
+of the scan and of all scans together (16 each), the subset's number, the place in the epoch's
+order; and its group, C numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +40,19 @@ class StepMemory:
     Attributes
     ----------
     parameters, gradients, optimizer
-        Weights; their gradients, and DDP's copy of these where there are several ranks; Adam's two moments.
+        Weights; their gradients, and DDP's copy of these where there are several ranks; Adam's two
+        moments.
     activations
-        Of the larger of a micro-batch and a block of validation, at the peak, with what the allocator keeps beside them.
+        Of the larger of a micro-batch and a block of validation, at the peak, with what the
+        allocator keeps beside them.
     batch
         Arrays of one batch on the device, two of them while one follows the other.
     patterns
-        Normalised patterns, where the device holds them; the same on every rank. What is streamed takes none.
+        Normalised patterns, where the device holds them; the same on every rank. What is streamed
+        takes none.
     loading
-        Arrays on the host of what is read at a time, and of the batches that are ready; positions and groups of all patterns.
+        Arrays on the host of what is read at a time, and of the batches that are ready; positions
+        and groups of all patterns.
     """
 
     parameters: int
@@ -59,7 +66,14 @@ class StepMemory:
     @property
     def for_step(self) -> int:
         """What lies where the step is computed."""
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.batch + self.patterns
+        return (
+            self.parameters
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.batch
+            + self.patterns
+        )
 
 
 def estimate_step_memory(
@@ -75,10 +89,11 @@ def estimate_step_memory(
 ) -> StepMemory:
     """Memory of a step, from its first two sizes.
 
-    Two real steps are made, of two and of three groups, while the bytes of all tensors that live are counted after each operation. No layer
-    mixes the samples of a batch, so the operations are the same for any number of groups and the bytes after each grow linearly with it:
-    the two counts give those of `num_groups` groups, after each operation, and the largest of them is the peak. It equals the count of a
-    whole step to the byte.
+    Two real steps are made, of two and of three groups, while the bytes of all tensors that live
+    are counted after each operation. No layer mixes the samples of a batch, so the operations are
+    the same for any number of groups and the bytes after each grow linearly with it: the two counts
+    give those of `num_groups` groups, after each operation, and the largest of them is the peak. It
+    equals the count of a whole step to the byte.
 
     Parameters
     ----------
@@ -106,7 +121,9 @@ def estimate_step_memory(
 
     def predict(count: int) -> tuple[Tensor, Tensor, Tensor | None]:
         samples = Samples(
-            x_norm=torch.ones(count, len(group_positions_px), pattern_size, pattern_size, device=device),
+            x_norm=torch.ones(
+                count, len(group_positions_px), pattern_size, pattern_size, device=device
+            ),
             positions_px=group_positions_px.expand(count, -1, -1).to(device),
             scan=torch.zeros(count, dtype=torch.int64, device=device),
         )
@@ -125,7 +142,11 @@ def estimate_step_memory(
     activations = _peak_bytes(train, num_groups)
     if validates:
         activations = max(activations, _peak_bytes(validate, VALIDATION_BLOCK))
-    num_pixels = max(num_groups, VALIDATION_BLOCK if validates else 0) * len(group_positions_px) * pattern_size**2
+    num_pixels = (
+        max(num_groups, VALIDATION_BLOCK if validates else 0)
+        * len(group_positions_px)
+        * pattern_size**2
+    )
     ready_bytes = 0 if held_bytes else 4 * BATCHES_AHEAD
     return StepMemory(
         parameters=parameters,
@@ -150,7 +171,8 @@ def _peak_bytes(step: Callable[[int], None], count: int) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that came into being inside and live, after each operation."""
+    """Counts the bytes of the tensors that came into being inside and live, after each
+    operation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""A run in MLflow: on the server of `MLFLOW_TRACKING_URI`, else in a database in the run directory."""
+"""A run in MLflow: on the server of `MLFLOW_TRACKING_URI`, else in a database in the run
+directory."""
 
 from __future__ import annotations
 
@@ -18,8 +19,13 @@ logger = logging.getLogger(__name__)
 RUN_ID_FILE = "mlflow_run_id"
 """In the run directory: what a resumed run goes on with."""
 
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_DISABLE_TELEMETRY": "true"}
-"""While the run is opened, which all ranks wait for, unless the environment says otherwise; and without a word to MLflow's makers."""
+_IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""While the run is opened, which all ranks wait for, unless the environment says otherwise; and
+without a word to MLflow's makers."""
 
 _PARAMS_AT_A_TIME, _METRICS_AT_A_TIME = 100, 1000
 """MLflow takes no more."""
@@ -77,19 +83,26 @@ class MlflowTracker:
                 self._client.update_run(self._run_id, status="RUNNING")
             else:
                 artifacts = None if given else (run_dir.resolve() / "mlflow_artifacts").as_uri()
-                self._run_id = self._client.create_run(self._experiment(artifacts), run_name=run_dir.resolve().name).info.run_id
+                self._run_id = self._client.create_run(
+                    self._experiment(artifacts), run_name=run_dir.resolve().name
+                ).info.run_id
                 id_file.write_text(self._run_id + "\n")
         logger.info("mlflow: run %s in %s", self._run_id, uri)
 
     def _experiment(self, artifacts: str | None) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ptycho_dist")
         found = self._client.get_experiment_by_name(name)
-        return self._client.create_experiment(name, artifact_location=artifacts) if found is None else found.experiment_id
+        return (
+            self._client.create_experiment(name, artifact_location=artifacts)
+            if found is None
+            else found.experiment_id
+        )
 
     def log_hyperparams(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        there = self._client.get_run(self._run_id).data.params if self._goes_on else {}  # MLflow lets nobody change them
+        # MLflow lets nobody change them
+        there = self._client.get_run(self._run_id).data.params if self._goes_on else {}
         new = [Param(key, str(value)) for key, value in values.items() if key not in there]
         for first in range(0, len(new), _PARAMS_AT_A_TIME):
             self._client.log_batch(self._run_id, params=new[first : first + _PARAMS_AT_A_TIME])
@@ -98,18 +111,29 @@ class MlflowTracker:
         if not self._goes_on:
             return {}
         metrics = self._client.get_run(self._run_id).data.metrics
-        return {key: max(value.step for value in self._client.get_metric_history(self._run_id, key)) for key in metrics}
+        return {
+            key: max(value.step for value in self._client.get_metric_history(self._run_id, key))
+            for key in metrics
+        }
 
     def log_rows(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         from mlflow.entities import Metric
 
         now_ms = int(1000 * time.time())
-        metrics = [Metric(key, value, now_ms, step) for step, values in rows for key, value in values.items()]
+        metrics = [
+            Metric(key, value, now_ms, step)
+            for step, values in rows
+            for key, value in values.items()
+        ]
         for first in range(0, len(metrics), _METRICS_AT_A_TIME):
-            self._client.log_batch(self._run_id, metrics=metrics[first : first + _METRICS_AT_A_TIME])
+            self._client.log_batch(
+                self._run_id, metrics=metrics[first : first + _METRICS_AT_A_TIME]
+            )
 
     def log_picture(self, name: str, png: bytes, step: int) -> None:
-        self._client.log_image(self._run_id, Image.open(io.BytesIO(png)), artifact_file=f"{name}/step_{step:07d}.png")
+        self._client.log_image(
+            self._run_id, Image.open(io.BytesIO(png)), artifact_file=f"{name}/step_{step:07d}.png"
+        )
 
     def close(self, *, succeeded: bool) -> None:
         self._client.set_terminated(self._run_id, "FINISHED" if succeeded else "FAILED")

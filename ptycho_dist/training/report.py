@@ -1,4 +1,5 @@
-"""What a run's bundle makes of the first scan: pictures while the run goes on, and the report at its end."""
+"""What a run's bundle makes of the first scan: pictures while the run goes on, and the report at
+its end."""
 
 from __future__ import annotations
 
@@ -25,11 +26,15 @@ from ptycho_dist.training.run_directory import read_metrics
 logger = logging.getLogger(__name__)
 
 LARGEST_PIXELS = 1 << 23
-"""Measured pixels that are reconstructed for the report, 2048 patterns of 64 x 64: some seconds on one core, for which all ranks wait."""
+"""Measured pixels that are reconstructed for the report, 2048 patterns of 64 x 64: some seconds on
+one core, for which all ranks wait."""
 
 
-def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule, trainer: L.Trainer) -> None:
-    """Write `report.html`, by rank 0 alone. The run is done and its bundle written: whatever goes wrong here is a warning."""
+def write_training_report(
+    run_dir: Path, bundle_path: Path, data: ScanDataModule, trainer: L.Trainer
+) -> None:
+    """Write `report.html`, by rank 0 alone. The run is done and its bundle written: whatever goes
+    wrong here is a warning."""
     path = run_dir / "report.html"
     subset = data.subset
     try:
@@ -43,23 +48,33 @@ def write_training_report(run_dir: Path, bundle_path: Path, data: ScanDataModule
             run={
                 "run directory": run_dir.resolve(),
                 "scans": ", ".join(str(scan.path) for scan in data.scans),
-                "patterns": f"{len(subset.train)} trained on, {len(subset.validation)} for validation, "
+                "patterns": f"{len(subset.train)} trained on, {len(subset.validation)} for "
+                "validation, "
                 f"in groups of {data.config.group_size}",
-                "steps": f"{trainer.global_step} of {trainer.estimated_stepping_batches} ({trainer.max_epochs} epochs)",
-                "processes": f"{trainer.world_size}, {trainer.strategy.root_device.type}, precision {trainer.precision}",
+                "steps": f"{trainer.global_step} of {trainer.estimated_stepping_batches} "
+                f"({trainer.max_epochs} epochs)",
+                "processes": f"{trainer.world_size}, {trainer.strategy.root_device.type}, "
+                f"precision {trainer.precision}",
             },
             metrics=read_metrics(run_dir),
             note=_what_is_shown(scan, data.scans),
         )
     except Exception as error:
-        logger.warning("%s: not written: %s. The bundle is not affected: %s", path, describe(error), bundle_path)
+        logger.warning(
+            "%s: not written: %s. The bundle is not affected: %s",
+            path,
+            describe(error),
+            bundle_path,
+        )
     else:
         logger.info("wrote %s", path)
 
 
 def draw_object(bundle: Bundle, scan: Scan) -> dict[str, bytes]:
-    """PNG files of what a bundle makes of a scan, by name. Leaves the random numbers that follow as they are."""
-    with torch.random.fork_rng(devices=[]), _without_log_lines():  # a network is made, and filled with random weights at first
+    """PNG files of what a bundle makes of a scan, by name. Leaves the random numbers that follow as
+    they are."""
+    # a network is made, and filled with random weights at first
+    with torch.random.fork_rng(devices=[]), _without_log_lines():
         reconstruction = reconstruct(bundle, scan)
     pictures = {}
     for name, draw in (("object/amplitude", draw_amplitude), ("object/phase", draw_phase)):
@@ -82,11 +97,14 @@ def _without_log_lines() -> Iterator[None]:
 
 
 def central_part(scan: Scan, largest_pixels: int) -> Scan:
-    """The patterns nearest to the centre of a scan, in the scan's order, as many as have that many pixels in all; one at least."""
+    """The patterns nearest to the centre of a scan, in the scan's order, as many as have that many
+    pixels in all; one at least."""
     num_patterns = max(1, largest_pixels // scan.pattern_size**2)
     distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
     patterns = np.sort(np.argsort(distance, kind="stable")[:num_patterns])
-    return dataclasses.replace(scan, diffraction=scan.diffraction[patterns], positions_px=scan.positions_px[patterns])
+    return dataclasses.replace(
+        scan, diffraction=scan.diffraction[patterns], positions_px=scan.positions_px[patterns]
+    )
 
 
 def _what_is_shown(part: Scan, scans: tuple[Scan, ...]) -> str:
@@ -94,5 +112,9 @@ def _what_is_shown(part: Scan, scans: tuple[Scan, ...]) -> str:
     patterns = f"all {first.num_patterns} patterns"
     if part.num_patterns < first.num_patterns:
         patterns = f"the {part.num_patterns} of {first.num_patterns} patterns nearest to the centre"
-    of_scan = f"of {first.path.name}, the first of {len(scans)} scans" if len(scans) > 1 else "of the scan"
+    of_scan = (
+        f"of {first.path.name}, the first of {len(scans)} scans"
+        if len(scans) > 1
+        else "of the scan"
+    )
     return f"Shown are {patterns} {of_scan}, trained on or not, as the bundle reconstructs them."

@@ -1,4 +1,5 @@
-"""The bundle of a run: what the run has learned so far, with the scale and the records of its data."""
+"""The bundle of a run: what the run has learned so far, with the scale and the records of its
+data."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ def bundle_of_run(config: Config, data: ScanDataModule, module: PtychographyModu
         rms_factor=data.normalization.factor,
         subset_fingerprint=data.subset.fingerprint,
         probe=probes[0],
-        refined_probes={scan.fingerprint: probe for scan, probe in zip(data.scans, probes, strict=True)} if refined else {},
+        refined_probes={
+            scan.fingerprint: probe for scan, probe in zip(data.scans, probes, strict=True)
+        }
+        if refined
+        else {},
         weights=module.network.state_dict(),
         versions=software_versions(),
     )

@@ -1,4 +1,5 @@
-"""What a run leaves in its directory while it trains: `train.log`, `hparams.yaml` and `metrics.csv`, written by rank 0."""
+"""What a run leaves in its directory while it trains: `train.log`, `hparams.yaml` and
+`metrics.csv`, written by rank 0."""
 
 from __future__ import annotations
 
@@ -49,13 +50,15 @@ class Claim:
     Attributes
     ----------
     lock
-        The lock file, open and locked; the kernel gives the lock back however the process ends. None on the ranks that write nothing.
+        The lock file, open and locked; the kernel gives the lock back however the process ends.
+        None on the ranks that write nothing.
     """
 
     lock: IO[str] | None = None
 
     def require_ours(self) -> None:
-        """Stop a run whose job Slurm has meanwhile started again elsewhere: on a node that the others lost sight of it may live on.
+        """Stop a run whose job Slurm has meanwhile started again elsewhere: on a node that the
+        others lost sight of it may live on.
 
         Raises
         ------
@@ -66,7 +69,10 @@ class Claim:
             return
         path = Path(self.lock.name)
         if not path.exists() or not os.path.samestat(os.fstat(self.lock.fileno()), path.stat()):
-            raise ValueError(f"{path.parent}: a later attempt of this job has taken over; this one writes nothing more")
+            raise ValueError(
+                f"{path.parent}: a later attempt of this job has taken over; this one writes "
+                "nothing more"
+            )
 
     def __enter__(self) -> Claim:
         return self
@@ -77,12 +83,14 @@ class Claim:
 
 
 def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
-    """Make a run directory, or take it over to go on, and keep other runs out of it while the claim is held.
+    """Make a run directory, or take it over to go on, and keep other runs out of it while the claim
+    is held.
 
     Raises
     ------
     ValueError
-        Another run is writing there; or there is a checkpoint of an earlier run, which a new one would replace.
+        Another run is writing there; or there is a checkpoint of an earlier run, which a new one
+        would replace.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / ".lock"
@@ -96,7 +104,12 @@ def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
             lock.seek(0)
             holder = lock.read()
             if _is_earlier_attempt(holder):
-                logger.warning("%s: taking over from an earlier attempt of this job, which Slurm has ended (%s)", run_dir, holder)
+                logger.warning(
+                    "%s: taking over from an earlier attempt of this job, which Slurm has ended "
+                    "(%s)",
+                    run_dir,
+                    holder,
+                )
                 lock.close()
                 path.unlink()
                 lock = path.open("a+")
@@ -106,7 +119,10 @@ def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
                 raise _occupied(run_dir, holder) from error
             time.sleep(0.2)
         except OSError:  # a file system without locks
-            logger.warning("%s: this file system has no locks, so a second run here would not be noticed", run_dir)
+            logger.warning(
+                "%s: this file system has no locks, so a second run here would not be noticed",
+                run_dir,
+            )
             break
     try:
         _require_no_checkpoint(run_dir, resuming=resuming)
@@ -125,15 +141,24 @@ def require_claimable(run_dir: Path, *, resuming: bool) -> None:
     Raises
     ------
     ValueError
-        Another run is writing there; there is a checkpoint that a new run would replace; or the directory, or a file in it that a run
-        writes to, may not be written.
+        Another run is writing there; there is a checkpoint that a new run would replace; or the
+        directory, or a file in it that a run writes to, may not be written.
     """
     nearest = nearest_directory(run_dir)
     if not nearest.is_dir():
         raise ValueError(f"{run_dir}: {nearest} is a file, expected a directory")
-    for path in (nearest, *(run_dir / name for name in (".lock", "train.log", "metrics.csv", "checkpoints") if (run_dir / name).exists())):
+    for path in (
+        nearest,
+        *(
+            run_dir / name
+            for name in (".lock", "train.log", "metrics.csv", "checkpoints")
+            if (run_dir / name).exists()
+        ),
+    ):
         if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
-            raise ValueError(f"{path}: may not be written by this user, or its file system is read-only")
+            raise ValueError(
+                f"{path}: may not be written by this user, or its file system is read-only"
+            )
     lock_path = run_dir / ".lock"
     if lock_path.exists():
         with lock_path.open() as lock:
@@ -152,13 +177,17 @@ def nearest_directory(run_dir: Path) -> Path:
 
 
 def _occupied(run_dir: Path, holder: str) -> ValueError:
-    return ValueError(f"{run_dir}: another run is writing here ({holder}); choose another train.run_dir, or wait for its end")
+    return ValueError(
+        f"{run_dir}: another run is writing here ({holder}); choose another train.run_dir, or "
+        "wait for its end"
+    )
 
 
 def _require_no_checkpoint(run_dir: Path, *, resuming: bool) -> None:
     if not resuming and last_checkpoint(run_dir).exists():
         raise ValueError(
-            f"{run_dir}: found the checkpoint of an earlier run, expected a new directory; --train.resume auto goes on with it, "
+            f"{run_dir}: found the checkpoint of an earlier run, expected a new directory; "
+            "--train.resume auto goes on with it, "
             "another --train.run_dir starts anew"
         )
 
@@ -167,11 +196,15 @@ def _this_process() -> str:
     host_and_process = f"process {os.getpid()} on {socket.gethostname()}"
     if "SLURM_JOB_ID" not in os.environ:
         return host_and_process
-    return f"job {os.environ['SLURM_JOB_ID']}, attempt {os.environ.get('SLURM_RESTART_COUNT', '0')}, {host_and_process}"
+    return (
+        f"job {os.environ['SLURM_JOB_ID']}, attempt "
+        f"{os.environ.get('SLURM_RESTART_COUNT', '0')}, {host_and_process}"
+    )
 
 
 def _is_earlier_attempt(holder: str) -> bool:
-    """Whether an attempt of this Slurm job before the present one holds the lock: Slurm gives an attempt up before it starts the next."""
+    """Whether an attempt of this Slurm job before the present one holds the lock: Slurm gives an
+    attempt up before it starts the next."""
     found = re.match(r"job (\d+), attempt (\d+)", holder)
     if found is None or found[1] != os.environ.get("SLURM_JOB_ID"):
         return False
@@ -179,7 +212,8 @@ def _is_earlier_attempt(holder: str) -> bool:
 
 
 def start_log_file(run_dir: Path) -> None:
-    """Write the package's log to `train.log` too, after what an earlier part of the run wrote there; no more to that of a run before.
+    """Write the package's log to `train.log` too, after what an earlier part of the run wrote
+    there; no more to that of a run before.
 
     Rank 0 writes it; any other rank opens it only to say what stopped it.
     """
@@ -210,7 +244,8 @@ def read_metrics(run_dir: Path) -> list[dict[str, str]]:
 
 
 class RunDirectoryLogger(Logger):
-    """`hparams.yaml` and `metrics.csv`, one row a step that has something to say; and what `train.logger` names beside them.
+    """`hparams.yaml` and `metrics.csv`, one row a step that has something to say; and what
+    `train.logger` names beside them.
 
     Parameters
     ----------
@@ -244,7 +279,9 @@ class RunDirectoryLogger(Logger):
         return self.run_dir / "metrics.csv"
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
         values = dict(vars(params) if isinstance(params, Namespace) else params)
         with replacing(self.run_dir / "hparams.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -265,7 +302,8 @@ class RunDirectoryLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what there is. The last row may still be added to, by validation say, and is then written again."""
+        """Write what there is. The last row may still be added to, by validation say, and is then
+        written again."""
         if not self._rows:
             return
         if self._end_of_finished is None:
@@ -285,7 +323,8 @@ class RunDirectoryLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if status == "success":  # a run that fails may have been taken over; its rows were saved with its checkpoints
+        # a run that fails may have been taken over; its rows were saved with its checkpoints
+        if status == "success":
             self.save()
         for tracker in self.trackers:
             tracker.close(succeeded=status == "success")

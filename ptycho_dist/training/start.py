@@ -47,10 +47,14 @@ class Start:
         Raises
         ------
         ValueError
-            It can't be read, is another one on some rank, or its network is of another width; or modes were asked for that nobody trains.
+            It can't be read, is another one on some rank, or its network is of another width; or
+            modes were asked for that nobody trains.
         """
         if config.model.probe_modes is not None and not config.model.probe_trainable:
-            raise ValueError(f"config: model.probe_modes is {config.model.probe_modes}, expected null where model.probe_trainable is false")
+            raise ValueError(
+                f"config: model.probe_modes is {config.model.probe_modes}, expected null where "
+                "model.probe_trainable is false"
+            )
         path = config.train.init
         if path is None or resumed:
             return cls(config=config, bundle=None, resumed=resumed)
@@ -58,7 +62,10 @@ class Start:
         require_same({f"content of {path}": hashlib.sha256(Path(path).read_bytes()).hexdigest()})
         width, expected = config.model.base_width, bundle.require_config(path).model.base_width
         if width != expected:
-            raise ValueError(f"model.base_width is {width}, expected {expected}, which the network of train.init {path} has")
+            raise ValueError(
+                f"model.base_width is {width}, expected {expected}, which the network of "
+                f"train.init {path} has"
+            )
         return cls(config=config, bundle=bundle, resumed=resumed)
 
     def load_weights(self, network: nn.Module, data: ScanDataModule) -> None:
@@ -68,13 +75,15 @@ class Start:
         path, pattern_size = self.config.train.init, data.scans[0].pattern_size
         if pattern_size != self.bundle.pattern_size:
             raise ValueError(
-                f"{data.scans[0].path}: found patterns of {pattern_size} x {pattern_size}, expected {self.bundle.pattern_size} x "
+                f"{data.scans[0].path}: found patterns of {pattern_size} x {pattern_size}, "
+                f"expected {self.bundle.pattern_size} x "
                 f"{self.bundle.pattern_size}, which the network of train.init {path} was trained on"
             )
         network.load_state_dict(dict(self.bundle.weights))
         if rank() == 0:
             logger.info(
-                "init: the network of %s; intensity_scale there %r, here %r; factor r there %r, here %r",
+                "init: the network of %s; intensity_scale there %r, here %r; factor r there %r, "
+                "here %r",
                 path,
                 self.bundle.intensity_scale,
                 data.intensity_scale.value,
@@ -83,22 +92,40 @@ class Start:
             )
 
     def probes(self, data: ScanDataModule) -> Tensor | None:
-        """Where trainable probes begin, complex64 (scans, modes, N, N), the same on every rank; None where probes are not trained."""
+        """Where trainable probes begin, complex64 (scans, modes, N, N), the same on every rank;
+        None where probes are not trained."""
         if not self.config.model.probe_trainable:
-            if rank() == 0 and self.bundle is not None and any(scan.fingerprint in self.bundle.refined_probes for scan in data.scans):
-                logger.warning("the refined probe of train.init is not used: model.probe_trainable is false, so the scan's own is")
+            if (
+                rank() == 0
+                and self.bundle is not None
+                and any(scan.fingerprint in self.bundle.refined_probes for scan in data.scans)
+            ):
+                logger.warning(
+                    "the refined probe of train.init is not used: model.probe_trainable is false, "
+                    "so the scan's own is"
+                )
             return None
         # Rank 0's are everybody's: processors of different makes round differently.
-        return torch.from_numpy(from_rank_zero(lambda: np.stack([self._probe(data, number) for number in range(len(data.scans))])))
+        return torch.from_numpy(
+            from_rank_zero(
+                lambda: np.stack([self._probe(data, number) for number in range(len(data.scans))])
+            )
+        )
 
     def _probe(self, data: ScanDataModule, number: int) -> np.ndarray:
         """First probe of scan number `number`, complex64 (modes, N, N)."""
         scan = data.scans[number]
         num_modes = self.config.model.probe_modes or len(scan.probe)
         if num_modes < len(scan.probe):
-            raise ValueError(f"model.probe_modes is {num_modes}, expected at least the {len(scan.probe)} modes of {scan.path}")
+            raise ValueError(
+                f"model.probe_modes is {num_modes}, expected at least the {len(scan.probe)} modes "
+                f"of {scan.path}"
+            )
         own = add_modes(torch.from_numpy(scan.probe), num_modes)
-        patterns = data.subset.train[data.source.scan_of(data.subset.train) == number] - data.source.first_pattern[number]
+        patterns = (
+            data.subset.train[data.source.scan_of(data.subset.train) == number]
+            - data.source.first_pattern[number]
+        )
         if self.resumed or len(patterns) == 0:
             return own.numpy()
         refined = None if self.bundle is None else self.bundle.refined_probes.get(scan.fingerprint)
@@ -106,6 +133,10 @@ class Start:
             logger.info("init: %s begins with the refined probe of train.init", scan.path)
             return refined
         patterns = patterns[middle_of_scan(scan.positions_px[patterns])]
-        x_norm = normalize(scan.amplitude(patterns), data.normalization.factor / data.brightness[number])
+        x_norm = normalize(
+            scan.amplitude(patterns), data.normalization.factor / data.brightness[number]
+        )
         mask = None if scan.mask is None else torch.from_numpy(scan.mask)
-        return find_first_probe(torch.from_numpy(x_norm), torch.from_numpy(scan.positions_px[patterns]), own, mask).numpy()
+        return find_first_probe(
+            torch.from_numpy(x_norm), torch.from_numpy(scan.positions_px[patterns]), own, mask
+        ).numpy()

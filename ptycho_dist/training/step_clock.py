@@ -17,18 +17,23 @@ TIMED_STEPS = MOST_CORRECTIONS
 
 
 class StepClock(L.Callback):
-    """Time a few steps of every fifty; a GPU is waited for in these, which costs the others nothing."""
+    """Time a few steps of every fifty; a GPU is waited for in these, which costs the others
+    nothing."""
 
     def __init__(self) -> None:
         self._is_timed = False
         self._forget()
 
     def split(self) -> dict[str, float]:
-        """`StepSplit` of the steps timed since it was last asked for, by name; empty if there are none. A collective."""
+        """`StepSplit` of the steps timed since it was last asked for, by name; empty if there are
+        none. A collective."""
         if not self._steps:  # on no rank
             return {}
         split = StepSplit.of_all_ranks(
-            num_steps=self._steps, total_s=self._total_s, load_s=self._load_s, collectives_s=collective_timer.seconds
+            num_steps=self._steps,
+            total_s=self._total_s,
+            load_s=self._load_s,
+            collectives_s=collective_timer.seconds,
         )
         self._forget()
         return asdict(split)
@@ -41,7 +46,9 @@ class StepClock(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ended = time_when_done()  # validation is not a part of the next step
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._is_timed = collective_timer.running = is_timed(trainer.global_step)
         if self._is_timed:
             self._load_s += time_when_done() - self._ended
@@ -49,12 +56,21 @@ class StepClock(L.Callback):
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         collective_timer.end()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         if self._is_timed or is_timed(trainer.global_step):
             now = time_when_done()
             if self._is_timed:
                 self._total_s += now - self._ended
-                self._steps += (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+                self._steps += (
+                    batch_idx + 1
+                ) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
             self._ended = now
         collective_timer.running = False
 
@@ -64,5 +80,6 @@ class StepClock(L.Callback):
 
 
 def is_timed(step: int) -> bool:
-    """Whether the step that comes after `step` of them is one of the last before a row of metrics."""
+    """Whether the step that comes after `step` of them is one of the last before a row of
+    metrics."""
     return step % STEPS_BETWEEN_ROWS >= STEPS_BETWEEN_ROWS - TIMED_STEPS

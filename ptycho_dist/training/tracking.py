@@ -1,7 +1,9 @@
-"""Where a run can be watched beside `metrics.csv`: TensorBoard and MLflow. Rank 0 alone writes there.
+"""Where a run can be watched beside `metrics.csv`: TensorBoard and MLflow. Rank 0 alone writes
+there.
 
-What they get is what `metrics.csv` gets, row by row, the hyperparameters, and now and then a picture of the object. Nothing that happens to
-them touches the training: threads of their own write, and an error is a warning and the last that is heard of them.
+What they get is what `metrics.csv` gets, row by row, the hyperparameters, and now and then a
+picture of the object. Nothing that happens to them touches the training: threads of their own
+write, and an error is a warning and the last that is heard of them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Tracker(Protocol):
         ...
 
     def go_on_at(self, first_step: int) -> Mapping[str, int]:
-        """Get ready for rows from this step on, which may come for the second time; give the last step of each metric that stays."""
+        """Get ready for rows from this step on, which may come for the second time; give the last
+        step of each metric that stays."""
         ...
 
     def log_rows(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
@@ -75,8 +78,12 @@ class Tracking:
         self._do(lambda: self._last_steps.update(self._tracker.go_on_at(first_step)))
 
     def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows as `metrics.csv` has them. Of a row that comes again with more in it, as the last one may, what is new is written."""
-        copies = [{key: float(value) for key, value in row.items() if value not in ("", None)} for row in rows]
+        """Rows as `metrics.csv` has them. Of a row that comes again with more in it, as the last
+        one may, what is new is written."""
+        copies = [
+            {key: float(value) for key, value in row.items() if value not in ("", None)}
+            for row in rows
+        ]
         self._do(lambda: self._log_new(copies))
 
     def log_picture(self, name: str, png: bytes, step: int) -> None:
@@ -88,17 +95,26 @@ class Tracking:
         self._do(None)
         self._thread.join(SECONDS_TO_END)
         if self._thread.is_alive():
-            logger.warning("%s: not all was written within %.0f s; the run is not affected", self.name, SECONDS_TO_END)
+            logger.warning(
+                "%s: not all was written within %.0f s; the run is not affected",
+                self.name,
+                SECONDS_TO_END,
+            )
 
     def _do(self, action: Callable[[], None] | None) -> None:
-        if self._thread.is_alive():  # else it met an error, and nobody would ever take what is put there
+        # else it met an error, and nobody would ever take what is put there
+        if self._thread.is_alive():
             self._actions.put(action)
 
     def _log_new(self, rows: Sequence[Mapping[str, float]]) -> None:
         new: list[tuple[int, dict[str, float]]] = []
         for row in rows:
             step = int(row["step"])
-            values = {key: value for key, value in row.items() if key != "step" and step > self._last_steps.get(key, -1)}
+            values = {
+                key: value
+                for key, value in row.items()
+                if key != "step" and step > self._last_steps.get(key, -1)
+            }
             self._last_steps.update(dict.fromkeys(values, step))
             if values:
                 new.append((step, values))
@@ -109,7 +125,11 @@ class Tracking:
             while (action := self._actions.get()) is not None:
                 action()
         except Exception as error:
-            logger.warning("%s: this run writes no more to it: %s. The run is not affected", self.name, describe(error))
+            logger.warning(
+                "%s: this run writes no more to it: %s. The run is not affected",
+                self.name,
+                describe(error),
+            )
 
 
 def require_packages(names: Sequence[str]) -> None:
@@ -121,14 +141,22 @@ def require_packages(names: Sequence[str]) -> None:
         It says what to install.
     """
     for name in names:
-        needed = _PACKAGES[name] if name != "mlflow" or "MLFLOW_TRACKING_URI" not in os.environ else ("mlflow",)
+        needed = (
+            _PACKAGES[name]
+            if name != "mlflow" or "MLFLOW_TRACKING_URI" not in os.environ
+            else ("mlflow",)
+        )
         missing = [package for package in needed if importlib.util.find_spec(package) is None]
         if missing:
-            raise ValueError(f"train.logger: {name} needs {', '.join(missing)}, not installed here: pip install 'ptycho_dist[{name}]'")
+            raise ValueError(
+                f"train.logger: {name} needs {', '.join(missing)}, not installed here: pip "
+                f"install 'ptycho_dist[{name}]'"
+            )
 
 
 def require_usable(names: Sequence[str]) -> None:
-    """Raise where a new run could not write to what `train.logger` names, as far as that shows without writing anything.
+    """Raise where a new run could not write to what `train.logger` names, as far as that shows
+    without writing anything.
 
     Raises
     ------
@@ -166,7 +194,9 @@ def open_trackers(names: Sequence[str], run_dir: Path, *, resumed: bool) -> tupl
         except Exception as error:
             if not resumed:
                 raise ValueError(f"train.logger: {name}: {describe(error)}") from error
-            logger.warning("%s: this part of the run is not written to it: %s", name, describe(error))
+            logger.warning(
+                "%s: this part of the run is not written to it: %s", name, describe(error)
+            )
     return tuple(opened)
 
 

@@ -13,11 +13,30 @@ from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import rank, require_same, run_on_rank_zero, run_together
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.training.callbacks import GoOnWithinEpoch, HandOver, LearningRateSchedule, ObjectPictures, ProgressLog, StepMetrics
-from ptycho_dist.training.checkpointing import Checkpointing, WholeCheckpointIO, checkpoint_to_resume, last_checkpoint
+from ptycho_dist.training.callbacks import (
+    GoOnWithinEpoch,
+    HandOver,
+    LearningRateSchedule,
+    ObjectPictures,
+    ProgressLog,
+    StepMetrics,
+)
+from ptycho_dist.training.checkpointing import (
+    Checkpointing,
+    WholeCheckpointIO,
+    checkpoint_to_resume,
+    last_checkpoint,
+)
 from ptycho_dist.training.processes import Processes, quieten_lightning, resolve_precision
 from ptycho_dist.training.run_bundle import bundle_of_run
-from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory, read_metrics, start_log_file, stop_log_file
+from ptycho_dist.training.run_directory import (
+    Claim,
+    RunDirectoryLogger,
+    claim_run_directory,
+    read_metrics,
+    start_log_file,
+    stop_log_file,
+)
 from ptycho_dist.training.start import Start
 from ptycho_dist.training.step_clock import StepClock
 from ptycho_dist.training.tracking import open_trackers, require_packages
@@ -33,7 +52,8 @@ def train(config: Config) -> Path:
     Raises
     ------
     ValueError
-        Configuration, run directory, scan, subset or checkpoint can't be used; on every rank, before training starts.
+        Configuration, run directory, scan, subset or checkpoint can't be used; on every rank,
+        before training starts.
     """
     processes = Processes.of_launcher()
     processes.join()
@@ -43,14 +63,27 @@ def train(config: Config) -> Path:
     checkpoint = run_together(lambda: checkpoint_to_resume(config.train.resume, run_dir))
     require_same({"the checkpoint to resume": str(checkpoint)})
     start = Start.of_run(config, resumed=checkpoint is not None)
-    with run_together(lambda: claim_run_directory(run_dir, resuming=checkpoint is not None) if rank() == 0 else Claim()) as claim:
+    with run_together(
+        lambda: (
+            claim_run_directory(run_dir, resuming=checkpoint is not None)
+            if rank() == 0
+            else Claim()
+        )
+    ) as claim:
         run_together(lambda: start_log_file(run_dir))
         bundle_path = _train_in(run_dir, claim, config, processes, start, checkpoint)
     stop_log_file()  # after an error it stays open: whoever ends the process says there why
     return bundle_path
 
 
-def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes, start: Start, checkpoint: Path | None) -> Path:
+def _train_in(
+    run_dir: Path,
+    claim: Claim,
+    config: Config,
+    processes: Processes,
+    start: Start,
+    checkpoint: Path | None,
+) -> Path:
     if rank() == 0 and processes.count > config.train.global_batch_size:
         logger.warning(
             "train.global_batch_size is %d, with %d ranks: some have nothing to do at each step",
@@ -64,9 +97,16 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
         seed=config.train.seed,
     )
     module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
-    schedule, clock = LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes), StepClock()
+    schedule, clock = (
+        LearningRateSchedule(config.train.learning_rate, max_minutes=config.train.max_minutes),
+        StepClock(),
+    )
     resumed = checkpoint is not None
-    trackers = run_together(lambda: open_trackers(config.train.trackers, run_dir, resumed=resumed) if rank() == 0 else ())
+    trackers = run_together(
+        lambda: (
+            open_trackers(config.train.trackers, run_dir, resumed=resumed) if rank() == 0 else ()
+        )
+    )
     run_logger = RunDirectoryLogger(run_dir, resumed=resumed, trackers=trackers)
     checkpointing = Checkpointing(last_checkpoint(run_dir), require_ours=claim.require_ours)
     quieten_lightning()
@@ -78,7 +118,8 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
         precision=resolve_precision(config.train.precision),  # type: ignore[arg-type]
         max_epochs=config.train.epochs,
         accumulate_grad_batches=config.train.accumulate_grad_batches,
-        use_distributed_sampler=False,  # the data module's sampler already gives each rank its part, without repeats
+        # the data module's sampler already gives each rank its part, without repeats
+        use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -107,9 +148,13 @@ def _train_in(run_dir: Path, claim: Claim, config: Config, processes: Processes,
     from ptycho_dist.report.probe_figure import draw_probe
     from ptycho_dist.training.report import write_training_report
 
-    run_on_rank_zero(lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png"))
+    run_on_rank_zero(
+        lambda: draw_training_curve(read_metrics(run_dir), run_dir / "training_curve.png")
+    )
     if config.model.probe_trainable:
-        run_on_rank_zero(lambda: draw_probe(data.scans[0].probe, bundle.probe, run_dir / "probe.png"))
+        run_on_rank_zero(
+            lambda: draw_probe(data.scans[0].probe, bundle.probe, run_dir / "probe.png")
+        )
     if rank() == 0:
         logger.info("wrote %s", bundle_path)
     run_on_rank_zero(lambda: write_training_report(run_dir, bundle_path, data, trainer))

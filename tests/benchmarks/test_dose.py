@@ -22,7 +22,8 @@ def test_amplitude_loss_is_the_mean_square_of_amplitudes_whatever_the_dose():
     for scale in (0.3, 1e3):
         predicted = torch.tensor(intensity, requires_grad=True)
         loss = dose.AmplitudeLoss(scale)(predicted, torch.tensor(x_norm))
-        assert loss.item() == pytest.approx(expected, rel=1e-12)  # float64; the clamped zeros add 1e-19
+        # float64; the clamped zeros add 1e-19
+        assert loss.item() == pytest.approx(expected, rel=1e-12)
         (gradient,) = torch.autograd.grad(loss, predicted)
         gradients.append(gradient.numpy())
     lit = intensity > 0
@@ -45,12 +46,26 @@ def test_both_losses_pull_the_same_way():
 
 def test_dose_of_equal_quality_is_interpolated_on_the_logarithm():
     def row(photons, variant, error):
-        scores = {"phase_correlation": 1 - error, "amplitude_correlation": 0.5, "complex_error": error}
+        scores = {
+            "phase_correlation": 1 - error,
+            "amplitude_correlation": 0.5,
+            "complex_error": error,
+        }
         return {"dose": photons, "variant": variant.name, "seed": 0, **scores}
 
-    amplitude = [row(1e4, dose.AMPLITUDE, 0.4), row(4e4, dose.AMPLITUDE, 0.2), row(1e3, dose.AMPLITUDE, 0.6)]
-    found = dose.matching_dose([*amplitude, row(1e4, dose.POISSON, 0.3), row(1e6, dose.POISSON, 0.2)])
-    assert found == {"phase_correlation": 20000, "amplitude_correlation": None, "complex_error": 20000}
+    amplitude = [
+        row(1e4, dose.AMPLITUDE, 0.4),
+        row(4e4, dose.AMPLITUDE, 0.2),
+        row(1e3, dose.AMPLITUDE, 0.6),
+    ]
+    found = dose.matching_dose(
+        [*amplitude, row(1e4, dose.POISSON, 0.3), row(1e6, dose.POISSON, 0.2)]
+    )
+    assert found == {
+        "phase_correlation": 20000,
+        "amplitude_correlation": None,
+        "complex_error": 20000,
+    }
 
 
 def test_the_command_makes_a_small_table(tmp_path, monkeypatch, capsys):
@@ -59,22 +74,40 @@ def test_the_command_makes_a_small_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dose, "EPOCHS", 1)
     monkeypatch.setattr(dose, "SCAN_SHAPE", (6, 6))
     wrong = next(variant for variant in dose.VARIANTS if variant.told == 10)
-    trainings = [(1e3, dose.POISSON, 0), (1e3, dose.AMPLITUDE, 0), (1e6, dose.POISSON, 0), (1e6, wrong, 0)]
+    trainings = [
+        (1e3, dose.POISSON, 0),
+        (1e3, dose.AMPLITUDE, 0),
+        (1e6, dose.POISSON, 0),
+        (1e6, wrong, 0),
+    ]
     monkeypatch.setattr(dose, "trainings", lambda: iter(trainings))
     rows = dose.make_table(tmp_path / "out", config)
-    assert [(row["dose"], row["variant"]) for row in rows] == [(photons, variant.name) for photons, variant, _ in trainings]
+    assert [(row["dose"], row["variant"]) for row in rows] == [
+        (photons, variant.name) for photons, variant, _ in trainings
+    ]
     poisson, amplitude, right, told_ten_times = rows
     # Same first weights and batches: what differs is the loss.
     assert poisson["complex_error"] != amplitude["complex_error"]
-    # Deviances count true photons: that of the wrongly told run is like the other's, not ten times it. Adam takes slightly other steps.
-    assert told_ten_times["deviance_per_pixel"] == pytest.approx(right["deviance_per_pixel"], rel=0.2)
-    assert told_ten_times["validation_deviance_per_pixel"] == pytest.approx(right["validation_deviance_per_pixel"], rel=0.2)
-    # Shot noise alone: 1 at many counts a pixel, and this simulation has 244 in the mean, though most of its pixels are dark.
+    # Deviances count true photons: that of the wrongly told run is like the other's, not ten times
+    # it. Adam takes slightly other steps.
+    assert told_ten_times["deviance_per_pixel"] == pytest.approx(
+        right["deviance_per_pixel"], rel=0.2
+    )
+    assert told_ten_times["validation_deviance_per_pixel"] == pytest.approx(
+        right["validation_deviance_per_pixel"], rel=0.2
+    )
+    # Shot noise alone: 1 at many counts a pixel, and this simulation has 244 in the mean, though
+    # most of its pixels are dark.
     assert 0.3 < right["deviance_per_pixel_of_truth"] < 1.1
-    assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    assert all(
+        math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float)
+    )
     assert json.loads((tmp_path / "out/dose.json").read_text())["rows"] == rows
     assert (tmp_path / "out/dose.png").stat().st_size > 0
-    assert f"{told_ten_times['phase_correlation']:.3f} / {told_ten_times['amplitude_correlation']:.3f}" in capsys.readouterr().out
+    assert (
+        f"{told_ten_times['phase_correlation']:.3f} / {told_ten_times['amplitude_correlation']:.3f}"
+        in capsys.readouterr().out
+    )
     # What is there is used again.
     bundle = tmp_path / "out/1000_Poisson_0/bundle.zip"
     trained_at = bundle.stat().st_mtime_ns

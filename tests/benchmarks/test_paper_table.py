@@ -32,7 +32,13 @@ SAMPLE_VARIANCE = 1 / 4 / 48
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory):
     file = tmp_path_factory.mktemp("scan") / "scan.npz"
-    simulate(file, object_seed=2, side_px=SIDE_PX, positions_px=positions_of_test(SIDE_PX, 1), probe=ideal_probe())
+    simulate(
+        file,
+        object_seed=2,
+        side_px=SIDE_PX,
+        positions_px=positions_of_test(SIDE_PX, 1),
+        probe=ideal_probe(),
+    )
     return read_scan(file)
 
 
@@ -49,7 +55,9 @@ def similarity_by_hand(image, reference, data_range):
             covariance = np.cov(a, b)
             c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
             luminance = (2 * a.mean() * b.mean() + c1) / (a.mean() ** 2 + b.mean() ** 2 + c1)
-            values.append(luminance * (2 * covariance[0, 1] + c2) / (covariance[0, 0] + covariance[1, 1] + c2))
+            values.append(
+                luminance * (2 * covariance[0, 1] + c2) / (covariance[0, 0] + covariance[1, 1] + c2)
+            )
     return np.mean(values)
 
 
@@ -68,7 +76,8 @@ def test_ideal_probe_is_the_published_disk():
     probe = ideal_probe()[0]
     assert np.all(probe.imag == 0)
     np.testing.assert_array_equal(probe, probe[::-1, ::-1])
-    # Above half: exp(-r^2 / 2 s^2) > 1/2 within r = s sqrt(2 ln 2) = 10.9 px; pixels on the circle leave its area uncertain by 2 %.
+    # Above half: exp(-r^2 / 2 s^2) > 1/2 within r = s sqrt(2 ln 2) = 10.9 px; pixels on the circle
+    # leave its area uncertain by 2 %.
     radius = PATTERN_SIZE / (0.7 * math.pi**2) * math.sqrt(2 * math.log(2))
     assert np.sum(probe.real > 0.5) == pytest.approx(math.pi * radius**2, rel=0.02)
 
@@ -79,11 +88,18 @@ def test_simulated_scan_is_the_published_one(scan):
     assert np.abs(patches).max(axis=(1, 2)).mean() == pytest.approx(1, rel=1e-6)  # float32
     assert not np.angle(truth).any()
     # Poisson noise of 1e9 photons is 3e-5 of them a pattern; float32 amplitudes round by less.
-    photons = np.square(scan.amplitude(np.arange(scan.num_patterns)).astype(np.float64)).sum(axis=(1, 2))
+    photons = np.square(scan.amplitude(np.arange(scan.num_patterns)).astype(np.float64)).sum(
+        axis=(1, 2)
+    )
     assert photons.mean() == pytest.approx(NPHOTONS, rel=1e-4)
-    # The probe in the file explains the patterns: sqrt of a Poisson number is off by 1/2 in the mean square wherever there is light.
-    expected = np.abs(np.fft.fftshift(np.fft.fft2(scan.probe[0] * patches, norm="ortho"), axes=(-2, -1)))
-    assert np.square(expected - scan.amplitude(np.arange(scan.num_patterns)))[expected > 10].mean() == pytest.approx(0.25, rel=0.1)
+    # The probe in the file explains the patterns: sqrt of a Poisson number is off by 1/2 in the
+    # mean square wherever there is light.
+    expected = np.abs(
+        np.fft.fftshift(np.fft.fft2(scan.probe[0] * patches, norm="ortho"), axes=(-2, -1))
+    )
+    assert np.square(expected - scan.amplitude(np.arange(scan.num_patterns)))[
+        expected > 10
+    ].mean() == pytest.approx(0.25, rel=0.1)
 
 
 def test_truth_is_perfect_in_any_gauge(scan):
@@ -97,7 +113,11 @@ def test_truth_is_perfect_in_any_gauge(scan):
 
 
 def test_flat_object_scores_badly_in_amplitude(scan):
-    found = scores(*compared(reconstruction_of(np.ones_like(scan.object_guess), scan.positions_px), scan.object_guess))
+    found = scores(
+        *compared(
+            reconstruction_of(np.ones_like(scan.object_guess), scan.positions_px), scan.object_guess
+        )
+    )
     assert found["amplitude_ssim"] < 0.4
     assert found["ms_ssim"] < 0.3
     assert found["mae"] > 0.05
@@ -106,8 +126,12 @@ def test_flat_object_scores_badly_in_amplitude(scan):
 def test_scores_agree_with_computations_by_hand(scan):
     random = np.random.default_rng(0)
     noise = random.normal(size=(2, *scan.object_guess.shape))
-    object_ = (scan.object_guess + 0.05 * noise[0]) * np.exp(0.1j * gaussian_filter(noise[1], 2.0) / 0.14)
-    amplitude, phase, truth = compared(reconstruction_of(object_, scan.positions_px), scan.object_guess)
+    object_ = (scan.object_guess + 0.05 * noise[0]) * np.exp(
+        0.1j * gaussian_filter(noise[1], 2.0) / 0.14
+    )
+    amplitude, phase, truth = compared(
+        reconstruction_of(object_, scan.positions_px), scan.object_guess
+    )
 
     first, last = int(scan.positions_px.min()) - 5, int(scan.positions_px.max()) + 5
     window = np.s_[first:last, first:last]
@@ -116,7 +140,8 @@ def test_scores_agree_with_computations_by_hand(scan):
     np.testing.assert_allclose(truth, expected_truth)
     np.testing.assert_allclose(amplitude, expected)
     y, x = np.indices(phase.shape)
-    for direction in (1, y - y.mean(), x - x.mean()):  # no plane is left: the residual of a least-squares fit is orthogonal to it
+    # no plane is left: the residual of a least-squares fit is orthogonal to it
+    for direction in (1, y - y.mean(), x - x.mean()):
         assert abs(np.sum(phase * direction)) < 1e-6
     curved = np.angle(object_[window]) - phase
     assert np.abs(np.diff(curved, 2, axis=0)).max() < 1e-9
@@ -136,14 +161,20 @@ def test_multiscale_similarity_is_the_published_product(scan):
     random = np.random.default_rng(1)
     reference = np.abs(scan.object_guess).astype(np.float64)
     image = reference + 0.1 * gaussian_filter(random.normal(size=reference.shape), 1.0)
-    image, reference = image[:96, :96], reference[:96, :96]  # scales of 96, 48, 24, 12 and 6 px: the last one holds no window
+    # scales of 96, 48, 24, 12 and 6 px: the last one holds no window
+    image, reference = image[:96, :96], reference[:96, :96]
     blurred = [gaussian_filter(picture, 1.0) for picture in (image, reference)]
     data_range = max(np.ptp(picture) for picture in blurred)
     expected = 1.0
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363)):
         every = 2**scale
-        expected *= similarity_by_hand(*(picture[::every, ::every] for picture in blurred), data_range) ** weight
-    assert published_multiscale_similarity(image, reference) == pytest.approx(expected, abs=SAMPLE_VARIANCE)
+        expected *= (
+            similarity_by_hand(*(picture[::every, ::every] for picture in blurred), data_range)
+            ** weight
+        )
+    assert published_multiscale_similarity(image, reference) == pytest.approx(
+        expected, abs=SAMPLE_VARIANCE
+    )
 
 
 def test_the_command_makes_a_small_table(tmp_path, monkeypatch, capsys):
@@ -165,5 +196,8 @@ def test_the_command_makes_a_small_table(tmp_path, monkeypatch, capsys):
     # What is there is used again.
     bundle = tmp_path / "out/ideal_C4/run/bundle.zip"
     trained_at = bundle.stat().st_mtime_ns
-    assert paper_table.make_table(tmp_path / "out", None, config=config, side_px=SIDE_PX)[0]["mean"] == rows[0]["mean"]
+    assert (
+        paper_table.make_table(tmp_path / "out", None, config=config, side_px=SIDE_PX)[0]["mean"]
+        == rows[0]["mean"]
+    )
     assert bundle.stat().st_mtime_ns == trained_at

@@ -16,7 +16,9 @@ import yaml
 from ptycho_dist.config import Config, ScanConfig, flat_keys, parse_mapping
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {path.stem: path for path in sorted((ROOT / "ptycho_dist" / "commands").glob("[!_]*.py"))}
+COMMANDS = {
+    path.stem: path for path in sorted((ROOT / "ptycho_dist" / "commands").glob("[!_]*.py"))
+}
 WITH_CONFIG = ("inspect_scan", "simulate", "train")
 
 UNITS = {
@@ -67,7 +69,10 @@ def test_help_explains_each_key_with_unit_and_default(say: Say, name: str) -> No
     expected = flat_keys(Config().to_dict()) if name in WITH_CONFIG else {}
     assert expected.keys() <= found.keys()
     for key, text in found.items():
-        if key in ("-h", "version", "config", "print_config") or text == "Path to a configuration file.":
+        if (
+            key in ("-h", "version", "config", "print_config")
+            or text == "Path to a configuration file."
+        ):
             continue
         said = re.fullmatch(r"(.{8,}) \((required.*|(?:type: .*, )?default: .*)\)", text)
         assert said, f"{key}: {text}"
@@ -80,23 +85,39 @@ def test_help_explains_each_key_with_unit_and_default(say: Say, name: str) -> No
 
 @pytest.mark.parametrize("name", ["infer", "stage"])
 def test_help_explains_how_a_scan_is_read(say: Say, name: str) -> None:
-    read = {key.removeprefix("read.") for key in options(say(name, "--help")) if key.startswith("read.")}
+    read = {
+        key.removeprefix("read.") for key in options(say(name, "--help")) if key.startswith("read.")
+    }
     assert read >= {field for field in ScanConfig.__dataclass_fields__ if field != "hdf5"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_version_of_the_package_and_of_torch(say: Say, name: str) -> None:
-    assert say(name, "--version").split(" ", 1)[1] == f"{version('ptycho_dist')} (torch {torch.__version__})\n"
+    assert (
+        say(name, "--version").split(" ", 1)[1]
+        == f"{version('ptycho_dist')} (torch {torch.__version__})\n"
+    )
 
 
 @pytest.mark.parametrize("name", WITH_CONFIG)
-def test_printed_configuration_can_be_read_back_by_every_command(say: Say, tmp_path: Path, name: str) -> None:
-    asked = ("--train.epochs=3", "--data.nphotons=measured", "--data.path=[a.npz, b.npz]", "--simulation.scan_shape=[3, 4]")
+def test_printed_configuration_can_be_read_back_by_every_command(
+    say: Say, tmp_path: Path, name: str
+) -> None:
+    asked = (
+        "--train.epochs=3",
+        "--data.nphotons=measured",
+        "--data.path=[a.npz, b.npz]",
+        "--simulation.scan_shape=[3, 4]",
+    )
     printed = say(name, *asked, "--print_config")
     told = yaml.safe_load(printed)
     assert flat_keys(told).keys() == flat_keys(Config().to_dict()).keys()
     config = parse_mapping(told)
-    assert (config.train.epochs, config.data.nphotons, config.data.path) == (3, "measured", ["a.npz", "b.npz"])
+    assert (config.train.epochs, config.data.nphotons, config.data.path) == (
+        3,
+        "measured",
+        ["a.npz", "b.npz"],
+    )
     assert config.simulation.scan_shape == (3, 4)
     (tmp_path / "own.yaml").write_text(printed)
     for other in WITH_CONFIG:
@@ -106,4 +127,7 @@ def test_printed_configuration_can_be_read_back_by_every_command(say: Say, tmp_p
 def test_every_command_has_its_script() -> None:
     assert {path.stem for path in (ROOT / "launch").glob("*.py")} == COMMANDS.keys()
     for name in COMMANDS:
-        assert f"from ptycho_dist.commands.{name} import main\n" in (ROOT / "launch" / f"{name}.py").read_text()
+        assert (
+            f"from ptycho_dist.commands.{name} import main\n"
+            in (ROOT / "launch" / f"{name}.py").read_text()
+        )

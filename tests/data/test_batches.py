@@ -1,4 +1,5 @@
-"""Batches that are streamed and batches that are gathered from held patterns: the same bits, in the sampler's order."""
+"""Batches that are streamed and batches that are gathered from held patterns: the same bits, in the
+sampler's order."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ import torch
 
 from ptycho_dist.config import DataConfig, Hdf5Config
 from ptycho_dist.data import placement
-from ptycho_dist.data.batches import BATCHES_AHEAD, HeldBatches, HeldPatterns, Samples, StreamedBatches
+from ptycho_dist.data.batches import (
+    BATCHES_AHEAD,
+    HeldBatches,
+    HeldPatterns,
+    Samples,
+    StreamedBatches,
+)
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.readers import read_scan
@@ -51,7 +58,9 @@ def streamed(source: PatternSource, sampler: Any = BATCHES) -> StreamedBatches:
 
 
 @pytest.mark.parametrize("make", [held, streamed])
-def test_batches_are_the_samplers(source: PatternSource, make: Callable[[PatternSource], Any]) -> None:
+def test_batches_are_the_samplers(
+    source: PatternSource, make: Callable[[PatternSource], Any]
+) -> None:
     amplitude = np.concatenate([small_scan_arrays(seed=seed)["diffraction"] for seed in (0, 1)])
     loader = make(source)
     assert len(loader) == 4
@@ -63,16 +72,26 @@ def test_batches_are_the_samplers(source: PatternSource, make: Callable[[Pattern
             assert torch.equal(batch.positions_px, torch.from_numpy(source.positions_px[groups]))
             assert batch.scan.tolist() == [int(group[0] >= 37) for group in groups]
             assert [field.dtype for field in batch] == [torch.float32, torch.float64, torch.int64]
-            assert [tuple(field.shape) for field in batch] == [(len(samples), 3, N, N), (len(samples), 3, 2), (len(samples),)]
+            assert [tuple(field.shape) for field in batch] == [
+                (len(samples), 3, N, N),
+                (len(samples), 3, 2),
+                (len(samples),),
+            ]
 
 
-def test_patterns_are_held_in_pieces(source: PatternSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_are_held_in_pieces(
+    source: PatternSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = HeldPatterns(source, np.arange(74), FACTOR, torch.device("cpu")).x_norm
     monkeypatch.setattr("ptycho_dist.data.pattern_source.CHUNK_PIXELS", 5 * N**2)
-    assert torch.equal(HeldPatterns(source, np.arange(74), FACTOR, torch.device("cpu")).x_norm, whole)
+    assert torch.equal(
+        HeldPatterns(source, np.arange(74), FACTOR, torch.device("cpu")).x_norm, whole
+    )
 
 
-def test_reading_overlaps_with_the_step_and_is_never_far_ahead(source: PatternSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_overlaps_with_the_step_and_is_never_far_ahead(
+    source: PatternSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
 
     def sampler() -> Any:
@@ -97,7 +116,9 @@ def test_reading_overlaps_with_the_step_and_is_never_far_ahead(source: PatternSo
     assert not any(name == threading.main_thread().name for name in threads)
 
 
-def test_iteration_that_is_given_up_reads_no_more_and_leaves_no_thread(source: PatternSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iteration_that_is_given_up_reads_no_more_and_leaves_no_thread(
+    source: PatternSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = threading.active_count()
     given_up = threading.Event()
     reads: list[list[int]] = []
@@ -128,7 +149,8 @@ def test_error_of_the_thread_is_raised_where_the_batch_is_taken(source: PatternS
         next(iterator)
     os.truncate(path, 5000)
     with pytest.raises(
-        ScanError, match=rf"{path}: diffraction: found 5000 bytes, which end within patterns 10 to 12, expected 37 patterns"
+        ScanError,
+        match=rf"{path}: diffraction: found 5000 bytes, which end within patterns 10 to 12, expected 37 patterns",
     ):
         for _ in iterator:
             pass
@@ -138,7 +160,9 @@ def test_error_of_the_thread_is_raised_where_the_batch_is_taken(source: PatternS
 
 
 def ready(path: Path, **settings: Any) -> ScanDataModule:
-    config = DataConfig(path=str(path), measurement="amplitude", nphotons=1e4, val_fraction=0.2, **settings)
+    config = DataConfig(
+        path=str(path), measurement="amplitude", nphotons=1e4, val_fraction=0.2, **settings
+    )
     module = ScanDataModule(config, global_batch_size=8, seed=0)
     module.setup("fit")
     return module
@@ -150,28 +174,38 @@ def _placements(path: Path, left_of_rank: dict[int, int]) -> tuple[str, str]:
     return str(module.placement), type(module.train_dataloader()).__name__
 
 
-def test_what_fits_into_its_part_of_memory_is_held(write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_into_its_part_of_memory_is_held(
+    write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_scan()
     needed = 37 * 4 * N**2
     for left, kind in ((4 * needed, HeldBatches), (4 * needed - 1, StreamedBatches)):
-        monkeypatch.setattr(placement, "host_bytes_left", lambda supplies, left=left: (left, "the test"))
+        monkeypatch.setattr(
+            placement, "host_bytes_left", lambda supplies, left=left: (left, "the test")
+        )
         module = ready(path)
         assert module.placement.num_bytes == needed
         assert type(module.train_dataloader()) is type(module.val_dataloader()) is kind
-    monkeypatch.setattr(placement, "host_bytes_left", lambda supplies: None)  # nobody knows: nothing is taken
+    # nobody knows: nothing is taken
+    monkeypatch.setattr(placement, "host_bytes_left", lambda supplies: None)
     assert type(ready(path).train_dataloader()) is StreamedBatches
 
 
-def test_ranks_of_a_node_share_its_memory_and_choose_the_same(on_ranks: Callable[..., list[Any]], write_scan: WriteScan) -> None:
+def test_ranks_of_a_node_share_its_memory_and_choose_the_same(
+    on_ranks: Callable[..., list[Any]], write_scan: WriteScan
+) -> None:
     path = write_scan()
     needed = 37 * 4 * N**2
-    assert {kind for _, kind in on_ranks(2, _placements, path, dict.fromkeys(range(2), 8 * needed))} == {"HeldBatches"}
+    assert {
+        kind for _, kind in on_ranks(2, _placements, path, dict.fromkeys(range(2), 8 * needed))
+    } == {"HeldBatches"}
     streamed_on_both = on_ranks(2, _placements, path, dict.fromkeys(range(2), 8 * needed - 1))
     assert {kind for _, kind in streamed_on_both} == {"StreamedBatches"}
     first, second = on_ranks(2, _placements, path, {0: 8 * needed, 1: 1})
     assert (first[1], second[1]) == ("StreamedBatches", "StreamedBatches")
     assert first[0] == (
-        "streamed from disk: 37.9 kB of normalised patterns a rank, 2 rank(s) on the node, at most 0.25 of the 303 kB that the test has "
+        "streamed from disk: 37.9 kB of normalised patterns a rank, 2 rank(s) on the node, at "
+        "most 0.25 of the 303 kB that the test has "
         "left, but not on every rank"
     )
 
@@ -185,19 +219,27 @@ def test_hdf5_gives_the_same_bits_held_and_streamed_and_says_what_is_slow(
 ) -> None:
     arrays = small_scan_arrays()
     with h5py.File(tmp_path / "scan.h5", "w") as file:
-        file.create_dataset("patterns", data=arrays["diffraction"], chunks=(together, N, N), compression="gzip")
+        file.create_dataset(
+            "patterns", data=arrays["diffraction"], chunks=(together, N, N), compression="gzip"
+        )
         file["positions"] = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
         file["probe"] = arrays["probeGuess"]
-    names = Hdf5Config(diffraction="patterns", positions="positions", positions_unit="px", probe="probe")
+    names = Hdf5Config(
+        diffraction="patterns", positions="positions", positions_unit="px", probe="probe"
+    )
     found = {}
     for part in (0.0, 0.25):
         monkeypatch.setattr(placement, "LARGEST_PART", part)
         caplog.clear()
         with caplog.at_level("INFO"):
             module = ready(tmp_path / "scan.h5", hdf5=names)
-        found[part] = [[batch.x_norm.numpy().tobytes() for batch in module.train_dataloader()] for _ in range(2)]
+        found[part] = [
+            [batch.x_norm.numpy().tobytes() for batch in module.train_dataloader()]
+            for _ in range(2)
+        ]
         advice = (
-            f"scan.h5: {together} patterns are packed together, and to read one costs the reading of all of them; ptycho-stage --repack"
+            f"scan.h5: {together} patterns are packed together, and to read one costs the "
+            "reading of all of them; ptycho-stage --repack"
         )
         assert (advice in caplog.text) == (together > 1 and part == 0)
     assert found[0.0] == found[0.25]

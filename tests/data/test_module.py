@@ -1,4 +1,5 @@
-"""The data wing: one r, one s and one nphotons whatever the number of ranks, from the training patterns and nothing else."""
+"""The data wing: one r, one s and one nphotons whatever the number of ranks, from the training
+patterns and nothing else."""
 
 from __future__ import annotations
 
@@ -29,16 +30,28 @@ N = 16
 
 
 def uneven_arrays(seed: int = 0, **settings: Any) -> dict[str, np.ndarray]:
-    """A scan whose patterns differ in brightness up to a hundredfold, so that every change of the patterns counted shows in r and s."""
+    """A scan whose patterns differ in brightness up to a hundredfold, so that every change of the
+    patterns counted shows in r and s."""
     arrays = small_scan_arrays(num_patterns=60, seed=seed, **settings)
     brightness = 10 ** np.random.default_rng(seed).uniform(-1, 1, (60, 1, 1))
     return {**arrays, "diffraction": (brightness * arrays["diffraction"]).astype(np.float32)}
 
 
-def data_module(path: Path | list[Path], *, global_batch_size: int = 8, seed: int = 0, **settings: Any) -> ScanDataModule:
-    defaults = {"measurement": "amplitude", "nphotons": NPHOTONS, "val_fraction": 0.2, "subset_size": 50}
+def data_module(
+    path: Path | list[Path], *, global_batch_size: int = 8, seed: int = 0, **settings: Any
+) -> ScanDataModule:
+    defaults = {
+        "measurement": "amplitude",
+        "nphotons": NPHOTONS,
+        "val_fraction": 0.2,
+        "subset_size": 50,
+    }
     paths = [str(one) for one in path] if isinstance(path, list) else str(path)
-    return ScanDataModule(DataConfig(path=paths, **defaults | settings), global_batch_size=global_batch_size, seed=seed)
+    return ScanDataModule(
+        DataConfig(path=paths, **defaults | settings),
+        global_batch_size=global_batch_size,
+        seed=seed,
+    )
 
 
 def ready(*arguments: Any, **settings: Any) -> ScanDataModule:
@@ -69,7 +82,9 @@ def test_rms_factor_equals_numpy_in_float64(path: Path) -> None:
     module = ready(path)
     train = uneven_arrays()["diffraction"][module.subset.train]
     # 40 additions, a division and a root in float64, each rounded to 1.1e-16.
-    assert module.normalization.factor == pytest.approx((N / 2) / np.sqrt(energies(train).mean()), rel=1e-12)
+    assert module.normalization.factor == pytest.approx(
+        (N / 2) / np.sqrt(energies(train).mean()), rel=1e-12
+    )
     assert module.normalization.mean_energy == pytest.approx(energies(train).mean(), rel=1e-12)
     assert module.normalization.num_patterns == len(train)
 
@@ -79,7 +94,9 @@ def test_intensity_scale_equals_numpy_in_float64(path: Path, group_size: int) ->
     module = ready(path, group_size=group_size)
     x_norm = times(module.normalization.factor, uneven_arrays()["diffraction"][module.subset.train])
     # As above: the float32 inputs are the same ones, only the float64 sums round.
-    assert module.intensity_scale.value == pytest.approx(np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12)
+    assert module.intensity_scale.value == pytest.approx(
+        np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12
+    )
     assert module.intensity_scale.nphotons == NPHOTONS
 
 
@@ -95,12 +112,17 @@ def closed_form(nphotons: float) -> float:
 
 
 FLOAT32_ROUNDING = 2.0**-24
-"""X_norm is rounded to float32, each pixel by up to 2**-24 of itself, so the energy by up to 2**-23 and s, its root, by up to 2**-24."""
+"""X_norm is rounded to float32, each pixel by up to 2**-24 of itself, so the energy by up to 2**-23
+and s, its root, by up to 2**-24."""
 
 
 @pytest.mark.parametrize("nphotons", [1.0, NPHOTONS, 1e9])
-def test_closed_form_holds_where_normalisation_and_scale_see_the_same_patterns(path: Path, nphotons: float) -> None:
-    assert ready(path, nphotons=nphotons).intensity_scale.value == pytest.approx(closed_form(nphotons), rel=1.001 * FLOAT32_ROUNDING)
+def test_closed_form_holds_where_normalisation_and_scale_see_the_same_patterns(
+    path: Path, nphotons: float
+) -> None:
+    assert ready(path, nphotons=nphotons).intensity_scale.value == pytest.approx(
+        closed_form(nphotons), rel=1.001 * FLOAT32_ROUNDING
+    )
 
 
 def test_closed_form_does_not_hold_for_other_patterns(path: Path) -> None:
@@ -110,22 +132,34 @@ def test_closed_form_does_not_hold_for_other_patterns(path: Path) -> None:
     for other in (module.subset.validation, module.subset.train[: len(module.subset.train) // 2]):
         x_norm = times(module.normalization.factor, patterns[other])
         scale = derive_intensity_scale(x_norm, NPHOTONS).value
-        assert scale == pytest.approx(np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12)  # float64 rounding
+        # float64 rounding
+        assert scale == pytest.approx(np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12)
         assert abs(scale / closed_form(NPHOTONS) - 1) > 0.01
 
 
 def test_each_training_pattern_is_counted_once_however_often_groups_repeat_it(path: Path) -> None:
     module = ready(path, group_size=4)
     train, groups = module.subset.train, module.subset.train_groups
-    assert module.intensity_scale.num_patterns == module.normalization.num_patterns == len(train) == len(set(train.tolist()))
+    assert (
+        module.intensity_scale.num_patterns
+        == module.normalization.num_patterns
+        == len(train)
+        == len(set(train.tolist()))
+    )
     assert groups.size == 4 * len(train)
     energy = energies(uneven_arrays()["diffraction"])
-    assert abs(energy[groups].mean() / energy[train].mean() - 1) > 0.01  # counted as the groups repeat them, another number would come out
-    assert module.normalization.mean_energy == pytest.approx(energy[train].mean(), rel=1e-12)  # float64 rounding
+    # counted as the groups repeat them, another number would come out
+    assert abs(energy[groups].mean() / energy[train].mean() - 1) > 0.01
+    # float64 rounding
+    assert module.normalization.mean_energy == pytest.approx(energy[train].mean(), rel=1e-12)
 
 
 def scale_bits(module: ScanDataModule) -> tuple[str, ...]:
-    return module.normalization.factor.hex(), module.intensity_scale.value.hex(), module.normalization.mean_energy.hex()
+    return (
+        module.normalization.factor.hex(),
+        module.intensity_scale.value.hex(),
+        module.normalization.mean_energy.hex(),
+    )
 
 
 def changed_at(pattern: int) -> dict[str, np.ndarray]:
@@ -137,14 +171,22 @@ def changed_at(pattern: int) -> dict[str, np.ndarray]:
 def test_validation_patterns_do_not_enter_the_scale(path: Path, write_scan: WriteScan) -> None:
     before = ready(path)
     for pattern in before.subset.validation:
-        assert scale_bits(ready(write_scan("changed.npz", arrays=changed_at(pattern)))) == scale_bits(before)
+        assert scale_bits(
+            ready(write_scan("changed.npz", arrays=changed_at(pattern)))
+        ) == scale_bits(before)
 
 
-def test_patterns_outside_the_subset_do_not_enter_the_scale(path: Path, write_scan: WriteScan) -> None:
+def test_patterns_outside_the_subset_do_not_enter_the_scale(
+    path: Path, write_scan: WriteScan
+) -> None:
     before = ready(path)
-    unused = sorted(set(range(60)) - set(before.subset.train.tolist()) - set(before.subset.validation.tolist()))
+    unused = sorted(
+        set(range(60)) - set(before.subset.train.tolist()) - set(before.subset.validation.tolist())
+    )
     assert len(unused) == 10
-    assert scale_bits(ready(write_scan("changed.npz", arrays=changed_at(unused[0])))) == scale_bits(before)
+    assert scale_bits(ready(write_scan("changed.npz", arrays=changed_at(unused[0])))) == scale_bits(
+        before
+    )
 
 
 def test_every_training_pattern_enters_the_scale(path: Path, write_scan: WriteScan) -> None:
@@ -181,7 +223,9 @@ def _numbers_on_a_rank(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     [{}, {"nphotons": "measured"}, {"subset_size": 2, "val_fraction": 0.0, "group_size": 1}],
     ids=["config", "measured", "a rank without patterns"],
 )
-def test_numbers_have_the_same_bits_on_every_rank_and_number_of_ranks(on_ranks: OnRanks, path: Path, settings: dict[str, Any]) -> None:
+def test_numbers_have_the_same_bits_on_every_rank_and_number_of_ranks(
+    on_ranks: OnRanks, path: Path, settings: dict[str, Any]
+) -> None:
     alone = _numbers_on_a_rank(path, settings)
     for world_size in (1, 2, 3):
         assert on_ranks(world_size, _numbers_on_a_rank, path, settings) == [alone] * world_size
@@ -193,19 +237,29 @@ def _batches_on_a_rank(path: Path, global_batch_size: int, epoch: int) -> dict[s
     loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
     return {
         "shapes": [tuple(batch.x_norm.shape) for batch in loader],
-        "train": [[(positions.tolist(), x.numpy().tobytes()) for x, positions in zip(*batch[:2], strict=True)] for batch in loader],
+        "train": [
+            [
+                (positions.tolist(), x.numpy().tobytes())
+                for x, positions in zip(*batch[:2], strict=True)
+            ]
+            for batch in loader
+        ],
         "validation": [batch.positions_px.tolist() for batch in module.val_dataloader()],
     }
 
 
 @pytest.mark.parametrize(("world_size", "global_batch_size"), [(2, 7), (3, 2)])
-def test_ranks_together_see_the_batches_of_one_process(on_ranks: OnRanks, path: Path, world_size: int, global_batch_size: int) -> None:
+def test_ranks_together_see_the_batches_of_one_process(
+    on_ranks: OnRanks, path: Path, world_size: int, global_batch_size: int
+) -> None:
     alone = _batches_on_a_rank(path, global_batch_size, 1)
     ranks = on_ranks(world_size, _batches_on_a_rank, path, global_batch_size, 1)
     for step, expected in enumerate(alone["train"]):
         assert sorted(sample for one in ranks for sample in one["train"][step]) == sorted(expected)
     for step, expected in enumerate(alone["validation"]):
-        assert sorted(sample for one in ranks for sample in one["validation"][step]) == sorted(expected)
+        assert sorted(sample for one in ranks for sample in one["validation"][step]) == sorted(
+            expected
+        )
     if global_batch_size < world_size:
         assert ranks[-1]["shapes"] == [(0, 4, N, N)] * len(alone["train"])
 
@@ -225,20 +279,30 @@ def with_nan_at(pattern: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("side", ["train", "validation"])
-def test_nan_in_a_pattern_that_is_used_is_met_in_setup(path: Path, write_scan: WriteScan, side: str) -> None:
+def test_nan_in_a_pattern_that_is_used_is_met_in_setup(
+    path: Path, write_scan: WriteScan, side: str
+) -> None:
     for pattern in getattr(ready(path).subset, side)[:3]:
         bad = write_scan("bad.npz", arrays=with_nan_at(pattern))
-        with pytest.raises(ScanError, match=rf"{bad}: diffraction: found nan at pixel \[2, 3\] of pattern {pattern}, expected finite"):
+        with pytest.raises(
+            ScanError,
+            match=rf"{bad}: diffraction: found nan at pixel \[2, 3\] of pattern {pattern}, expected finite",
+        ):
             ready(bad)
 
 
 @pytest.mark.parametrize("side", ["train", "validation"])
-def test_nan_that_one_rank_meets_fails_every_rank_in_setup(on_ranks: OnRanks, path: Path, write_scan: WriteScan, side: str) -> None:
+def test_nan_that_one_rank_meets_fails_every_rank_in_setup(
+    on_ranks: OnRanks, path: Path, write_scan: WriteScan, side: str
+) -> None:
     pattern = int(getattr(ready(path).subset, side)[0])
     bad = write_scan("bad.npz", arrays=with_nan_at(pattern))
     first, second = on_ranks(2, _refusal_on_a_rank, [bad, bad], {})
     assert first == second
-    assert first.startswith(f"rank 0: {bad}: diffraction: found nan at pixel [2, 3] of pattern {pattern}, expected finite amplitude")
+    assert first.startswith(
+        f"rank 0: {bad}: diffraction: found nan at pixel [2, 3] of pattern {pattern}, expected "
+        "finite amplitude"
+    )
 
 
 def test_ranks_without_nphotons_fail_together(on_ranks: OnRanks, path: Path) -> None:
@@ -257,22 +321,38 @@ def test_batches_hold_the_normalised_patterns_and_their_positions(path: Path) ->
     seen = []
     for loader in (module.train_dataloader(), module.val_dataloader()):
         for batch in loader:
-            assert (batch.x_norm.dtype, batch.positions_px.dtype, batch.scan.dtype) == (torch.float32, torch.float64, torch.int64)
+            assert (batch.x_norm.dtype, batch.positions_px.dtype, batch.scan.dtype) == (
+                torch.float32,
+                torch.float64,
+                torch.int64,
+            )
             assert batch.scan.tolist() == [0] * len(batch.x_norm)
-            for x_norm, positions in zip(batch.x_norm.numpy(), batch.positions_px.numpy(), strict=True):
-                group = [int(np.flatnonzero((positions_px == position).all(axis=1)).item()) for position in positions]
-                assert np.array_equal(x_norm, times(module.normalization.factor, arrays["diffraction"][group]))
+            for x_norm, positions in zip(
+                batch.x_norm.numpy(), batch.positions_px.numpy(), strict=True
+            ):
+                group = [
+                    int(np.flatnonzero((positions_px == position).all(axis=1)).item())
+                    for position in positions
+                ]
+                assert np.array_equal(
+                    x_norm, times(module.normalization.factor, arrays["diffraction"][group])
+                )
                 seen.append(group)
-    assert sorted(seen) == sorted([*module.subset.train_groups.tolist(), *module.subset.validation_groups.tolist()])
+    assert sorted(seen) == sorted(
+        [*module.subset.train_groups.tolist(), *module.subset.validation_groups.tolist()]
+    )
 
 
 def test_normalised_patterns_have_a_mean_energy_of_n_over_two_squared(path: Path) -> None:
     module = ready(path, group_size=1)
     x_norm = np.concatenate([batch.x_norm.numpy()[:, 0] for batch in module.train_dataloader()])
-    assert energies(x_norm).mean() == pytest.approx((N / 2) ** 2, rel=2.002 * FLOAT32_ROUNDING)  # the energy's share of the rounding above
+    # the energy's share of the rounding above
+    assert energies(x_norm).mean() == pytest.approx((N / 2) ** 2, rel=2.002 * FLOAT32_ROUNDING)
 
 
-def test_training_order_changes_with_seed_and_epoch_but_validation_keeps_its_own(path: Path) -> None:
+def test_training_order_changes_with_seed_and_epoch_but_validation_keeps_its_own(
+    path: Path,
+) -> None:
     def order(loader: Any, epoch: int = 0) -> list[list[float]]:
         if epoch:
             loader.batch_sampler.set_epoch(epoch)
@@ -321,17 +401,30 @@ def test_nphotons_is_the_metadatas_then_the_configs(
     assert module.intensity_scale.nphotons == value
 
 
-def test_measured_nphotons_are_the_mean_counts_of_the_training_patterns(write_scan: WriteScan) -> None:
-    counts = np.random.default_rng(0).poisson(uneven_arrays()["diffraction"].astype(np.float64) ** 2).astype(np.uint16)
-    module = ready(write_scan(arrays={**uneven_arrays(), "diffraction": counts}), nphotons="measured", measurement="counts")
+def test_measured_nphotons_are_the_mean_counts_of_the_training_patterns(
+    write_scan: WriteScan,
+) -> None:
+    counts = (
+        np.random.default_rng(0)
+        .poisson(uneven_arrays()["diffraction"].astype(np.float64) ** 2)
+        .astype(np.uint16)
+    )
+    module = ready(
+        write_scan(arrays={**uneven_arrays(), "diffraction": counts}),
+        nphotons="measured",
+        measurement="counts",
+    )
     expected = counts[module.subset.train].astype(np.float64).sum(axis=(1, 2)).mean()
     assert module.nphotons.source == "measured"
-    # The amplitude, the root of the counts, is rounded to float32: 2**-24 of it, 2**-23 of the counts.
+    # The amplitude, the root of the counts, is rounded to float32: 2**-24 of it, 2**-23 of the
+    # counts.
     assert module.nphotons.value == pytest.approx(expected, rel=2.002 * FLOAT32_ROUNDING)
 
 
 def test_nobody_says_nphotons_is_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"nphotons: {path} has no _metadata .*data\.nphotons is None"):
+    with pytest.raises(
+        ValueError, match=rf"nphotons: {path} has no _metadata .*data\.nphotons is None"
+    ):
         ready(path, nphotons=None)
 
 
@@ -361,22 +454,36 @@ def two_scans(write_scan: WriteScan) -> tuple[list[Path], list[dict[str, np.ndar
     second["ycoords"] = second["ycoords"] + 1000
     stored = {**second, "diffraction": second["diffraction"].astype(np.float64) ** 2}
     paths = [
-        write_scan(name, arrays=arrays, _metadata=np.array(json.dumps({"measurement": measurement})))
-        for name, arrays, measurement in (("one.npz", first, "amplitude"), ("two.npz", stored, "counts"))
+        write_scan(
+            name, arrays=arrays, _metadata=np.array(json.dumps({"measurement": measurement}))
+        )
+        for name, arrays, measurement in (
+            ("one.npz", first, "amplitude"),
+            ("two.npz", stored, "counts"),
+        )
     ]
     second["diffraction"] = np.sqrt(stored["diffraction"]).astype(np.float32)
     return paths, [first, second]
 
 
-def test_groups_of_two_scans_know_their_scan(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+def test_groups_of_two_scans_know_their_scan(
+    two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
+) -> None:
     paths, arrays = two_scans
     module = ready(paths, measurement=None, subset_size=None)
     positions_px = [np.stack([one["ycoords"], one["xcoords"]], axis=1) for one in arrays]
     groups_of_scan = [0, 0]
     for batch in module.train_dataloader():
-        for x_norm, positions, scan in zip(batch.x_norm.numpy(), batch.positions_px.numpy(), batch.scan.tolist(), strict=True):
-            group = [int(np.flatnonzero((positions_px[scan] == position).all(axis=1)).item()) for position in positions]
-            assert np.array_equal(x_norm, times(module.normalization.factor, arrays[scan]["diffraction"][group]))
+        for x_norm, positions, scan in zip(
+            batch.x_norm.numpy(), batch.positions_px.numpy(), batch.scan.tolist(), strict=True
+        ):
+            group = [
+                int(np.flatnonzero((positions_px[scan] == position).all(axis=1)).item())
+                for position in positions
+            ]
+            assert np.array_equal(
+                x_norm, times(module.normalization.factor, arrays[scan]["diffraction"][group])
+            )
             groups_of_scan[scan] += 1
     assert sum(groups_of_scan) == len(module.subset.train)
     assert min(groups_of_scan) > 0
@@ -384,7 +491,9 @@ def test_groups_of_two_scans_know_their_scan(two_scans: tuple[list[Path], list[d
         assert np.array_equal(scan.probe[0], one["probeGuess"])
 
 
-def test_two_scans_have_one_scale(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+def test_two_scans_have_one_scale(
+    two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
+) -> None:
     paths, arrays = two_scans
     module = ready(paths, measurement=None, subset_size=None)
     train = np.concatenate([one["diffraction"] for one in arrays])[module.subset.train]
@@ -394,22 +503,31 @@ def test_two_scans_have_one_scale(two_scans: tuple[list[Path], list[dict[str, np
     assert module.intensity_scale.value == pytest.approx(scale, rel=1e-12)  # float64 rounding
 
 
-def test_each_scan_has_the_brightness_of_its_training_patterns(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+def test_each_scan_has_the_brightness_of_its_training_patterns(
+    two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
+) -> None:
     paths, arrays = two_scans
     module = ready(paths, measurement=None, subset_size=None)
     train = np.concatenate([one["diffraction"] for one in arrays])[module.subset.train]
     is_second = module.subset.train >= len(arrays[0]["diffraction"])
-    expected = [np.sqrt(energies(train[belongs]).mean() / energies(train).mean()) for belongs in (~is_second, is_second)]
+    expected = [
+        np.sqrt(energies(train[belongs]).mean() / energies(train).mean())
+        for belongs in (~is_second, is_second)
+    ]
     assert module.brightness.tolist() == pytest.approx(expected, rel=1e-12)  # float64 rounding
     assert abs(expected[0] - expected[1]) > 0.01
     assert ready(paths[0], measurement=None, subset_size=None).brightness.tolist() == [1.0]
 
 
-def test_scan_without_training_patterns_is_as_bright_as_the_mean(two_scans: tuple[list[Path], list[dict[str, np.ndarray]]]) -> None:
+def test_scan_without_training_patterns_is_as_bright_as_the_mean(
+    two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
+) -> None:
     paths, arrays = two_scans
     first = len(arrays[0]["diffraction"])
     (chosen := paths[0].with_name("chosen.txt")).write_text("\n".join(map(str, range(first))))
-    module = ready(paths, measurement=None, subset_size=None, sampling="index_file", index_file=str(chosen))
+    module = ready(
+        paths, measurement=None, subset_size=None, sampling="index_file", index_file=str(chosen)
+    )
     assert module.brightness.tolist() == [1.0, 1.0]
 
 
@@ -419,21 +537,34 @@ def _refusal_of_dark_scan(paths: list[Path]) -> str:
     return str(refusal.value)
 
 
-def test_dark_scan_among_others_is_refused_by_name_on_every_rank(on_ranks: OnRanks, write_scan: WriteScan) -> None:
+def test_dark_scan_among_others_is_refused_by_name_on_every_rank(
+    on_ranks: OnRanks, write_scan: WriteScan
+) -> None:
     dark = np.zeros_like(uneven_arrays(seed=1)["diffraction"])
-    paths = [write_scan("one.npz"), write_scan("dark.npz", arrays=uneven_arrays(seed=1), diffraction=dark)]
+    paths = [
+        write_scan("one.npz"),
+        write_scan("dark.npz", arrays=uneven_arrays(seed=1), diffraction=dark),
+    ]
     (found,) = set(on_ranks(2, _refusal_of_dark_scan, paths))
-    assert re.fullmatch(rf"{paths[1]}: diffraction: found \d+ training patterns, all zero, expected some light", found)
+    assert re.fullmatch(
+        rf"{paths[1]}: diffraction: found \d+ training patterns, all zero, expected some light",
+        found,
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pattern_size": 32}, "diffraction: found patterns of 32 x 32, expected 16 x 16, as {} has"),
+        (
+            {"pattern_size": 32},
+            "diffraction: found patterns of 32 x 32, expected 16 x 16, as {} has",
+        ),
         ({"modes": 2}, r"probe: found 2 mode\(s\), expected 1, as {} has"),
     ],
 )
-def test_scans_that_one_network_can_not_take_are_refused_by_name(write_scan: WriteScan, settings: dict[str, int], message: str) -> None:
+def test_scans_that_one_network_can_not_take_are_refused_by_name(
+    write_scan: WriteScan, settings: dict[str, int], message: str
+) -> None:
     paths = [write_scan("one.npz"), write_scan("two.npz", arrays=small_scan_arrays(**settings))]
     with pytest.raises(ScanError, match=f"{paths[1]}: {message.format(paths[0])}"):
         ready(paths, subset_size=None)
@@ -448,7 +579,11 @@ def test_scan_that_is_there_twice_is_refused(write_scan: WriteScan, compressed: 
         write_scan("copy.npz", compressed=compressed),
     ]
     for last in (paths[2], paths[0]):
-        with pytest.raises(ScanError, match=f"{last}: content: found the same as that of {paths[0]}, expected each scan once in data.path"):
+        with pytest.raises(
+            ScanError,
+            match=f"{last}: content: found the same as that of {paths[0]}, expected each scan "
+            "once in data.path",
+        ):
             ready([paths[0], paths[1], last], subset_size=None)
 
 
@@ -461,20 +596,27 @@ def three_scans(write_scan: WriteScan) -> list[Path]:
     paths = []
     for seed, (nphotons, num_patterns) in enumerate(zip(THREE_DOSES, (60, 30, 45), strict=True)):
         arrays = small_scan_arrays(num_patterns=num_patterns, seed=seed)
-        arrays["diffraction"] = (np.sqrt(nphotons / 5000) * arrays["diffraction"]).astype(np.float32)
+        arrays["diffraction"] = (np.sqrt(nphotons / 5000) * arrays["diffraction"]).astype(
+            np.float32
+        )
         arrays["probeGuess"] = (seed + 1j) * arrays["probeGuess"]
         paths.append(write_scan(f"scan{seed}.npz", arrays={**arrays, **saying(nphotons)}))
     return paths
 
 
-@pytest.mark.parametrize("settings", [{}, {"subset_size": 70}, {"sampling": "poisson_disc", "min_distance_px": 5.0}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"subset_size": 70}, {"sampling": "poisson_disc", "min_distance_px": 5.0}],
+    ids=str,
+)
 def test_scans_of_different_dose_have_the_mean_nphotons_of_their_training_patterns(
     three_scans: list[Path], settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ptycho_dist")
     module = ready(three_scans, **{"nphotons": None, "subset_size": None, **settings})
     train = np.repeat([0, 1, 2], [60, 30, 45])[module.subset.train]
-    assert module.nphotons.value == pytest.approx(np.mean(np.take(THREE_DOSES, train)), rel=1e-12)  # float64 rounding
+    # float64 rounding
+    assert module.nphotons.value == pytest.approx(np.mean(np.take(THREE_DOSES, train)), rel=1e-12)
     assert module.nphotons.source == "metadata, mean over the training patterns of all scans"
     assert module.intensity_scale.nphotons == module.nphotons.value
     for number, (path, nphotons) in enumerate(zip(three_scans, THREE_DOSES, strict=True)):
@@ -483,11 +625,15 @@ def test_scans_of_different_dose_have_the_mean_nphotons_of_their_training_patter
         assert f"its metadata say nphotons {nphotons!r}" in caplog.text
 
 
-def test_three_scans_have_the_same_bits_on_any_number_of_ranks(on_ranks: OnRanks, three_scans: list[Path]) -> None:
+def test_three_scans_have_the_same_bits_on_any_number_of_ranks(
+    on_ranks: OnRanks, three_scans: list[Path]
+) -> None:
     settings = {"nphotons": None, "sampling": "poisson_disc", "subset_size": 100}
     alone = _numbers_on_a_rank(three_scans, settings)  # type: ignore[arg-type]
     for world_size in (2, 3):
-        assert on_ranks(world_size, _numbers_on_a_rank, three_scans, settings) == [alone] * world_size
+        assert (
+            on_ranks(world_size, _numbers_on_a_rank, three_scans, settings) == [alone] * world_size
+        )
 
 
 # --- Sampling
@@ -510,15 +656,25 @@ SAMPLED: dict[str, dict[str, Any]] = {
 def test_scale_follows_the_sampled_training_patterns_on_any_number_of_ranks(
     on_ranks: OnRanks, path: Path, tmp_path: Path, mode: str
 ) -> None:
-    settings = {"subset_size": None, "nphotons": "measured", **(SAMPLED[mode] if mode in SAMPLED else chosen(tmp_path))}
+    settings = {
+        "subset_size": None,
+        "nphotons": "measured",
+        **(SAMPLED[mode] if mode in SAMPLED else chosen(tmp_path)),
+    }
     module = ready(path, **settings)
     train = uneven_arrays()["diffraction"][module.subset.train]
     # Sums and a root in float64.
-    assert module.normalization.factor == pytest.approx((N / 2) / np.sqrt(energies(train).mean()), rel=1e-12)
+    assert module.normalization.factor == pytest.approx(
+        (N / 2) / np.sqrt(energies(train).mean()), rel=1e-12
+    )
     assert module.nphotons.value == pytest.approx(energies(train).mean(), rel=1e-12)
     x_norm = times(module.normalization.factor, train)
-    assert module.intensity_scale.value == pytest.approx(np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12)
-    assert on_ranks(2, _numbers_on_a_rank, path, settings) == [_numbers_on_a_rank(path, settings)] * 2
+    assert module.intensity_scale.value == pytest.approx(
+        np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12
+    )
+    assert (
+        on_ranks(2, _numbers_on_a_rank, path, settings) == [_numbers_on_a_rank(path, settings)] * 2
+    )
 
 
 def _refusal_of_own_index_file(path: Path, contents: list[str]) -> str:
@@ -528,7 +684,14 @@ def _refusal_of_own_index_file(path: Path, contents: list[str]) -> str:
     (folder / "keep.txt").write_text(contents[rank()])
     os.chdir(folder)
     try:
-        ready(path, subset_size=None, sampling="index_file", index_file="keep.txt", val_fraction=0.0, group_size=1)
+        ready(
+            path,
+            subset_size=None,
+            sampling="index_file",
+            index_file="keep.txt",
+            val_fraction=0.0,
+            group_size=1,
+        )
     except FailedTogether as error:
         return str(error)
     return "no error"
@@ -536,10 +699,16 @@ def _refusal_of_own_index_file(path: Path, contents: list[str]) -> str:
 
 def test_bad_index_file_of_one_rank_fails_every_rank(on_ranks: OnRanks, path: Path) -> None:
     first, second = on_ranks(2, _refusal_of_own_index_file, path, ["1\n2\n", "1\n60\n"])
-    assert first == second == "rank 1: keep.txt: line 2: found 60, expected a pattern's number, 0 to 59"
+    assert (
+        first
+        == second
+        == "rank 1: keep.txt: line 2: found 60, expected a pattern's number, 0 to 59"
+    )
 
 
-def test_index_files_that_differ_between_ranks_fail_every_rank(on_ranks: OnRanks, path: Path) -> None:
+def test_index_files_that_differ_between_ranks_fail_every_rank(
+    on_ranks: OnRanks, path: Path
+) -> None:
     first, second = on_ranks(2, _refusal_of_own_index_file, path, ["1\n2\n", "1\n3\n"])
     assert first == second
     assert first.startswith("ranks differ: the subset drawn by index_file is ")
@@ -568,9 +737,11 @@ def require_audit(lines: list[str], module: ScanDataModule, *, num_ranks: int) -
     num_patterns = len(module.subset.train)
     for words in (
         f"fingerprint {module.subset.fingerprint}",
-        f"normalization: rms, factor r = {module.normalization.factor!r} from {num_patterns} patterns",
+        f"normalization: rms, factor r = {module.normalization.factor!r} from {num_patterns} "
+        "patterns",
         f"nphotons: {NPHOTONS!r} (source: config)",
-        f"intensity_scale: {module.intensity_scale.value!r} from {num_patterns} patterns on {num_ranks} rank(s)",
+        f"intensity_scale: {module.intensity_scale.value!r} from {num_patterns} patterns on "
+        f"{num_ranks} rank(s)",
         str(module.config.path),
     ):
         assert sum(words in line for line in lines) == 1, words
@@ -590,23 +761,43 @@ def test_log_is_rank_zeros_alone(on_ranks: OnRanks, path: Path) -> None:
 
 
 def test_masked_pixels_count_in_no_energy(write_masked_scan: WriteScan) -> None:
-    """r, s and measured photons of two scans with masks of their own: NumPy in float64, over the pixels that count alone."""
+    """r, s and measured photons of two scans with masks of their own: NumPy in float64, over the
+    pixels that count alone."""
     masks = [dead_pixels(0), dead_pixels(1, part=0.5)]
     arrays = [uneven_arrays(seed) for seed in range(2)]
-    paths = [write_masked_scan(f"scan{number}.h5", masks[number], 4e9, arrays[number]) for number in range(2)]
+    paths = [
+        write_masked_scan(f"scan{number}.h5", masks[number], 4e9, arrays[number])
+        for number in range(2)
+    ]
     module = ready(paths, hdf5=Hdf5Config(**MASKED_HDF5), nphotons="measured", subset_size=None)
-    counted = [np.where(mask, array["diffraction"], 0) for array, mask in zip(arrays, masks, strict=True)]
+    counted = [
+        np.where(mask, array["diffraction"], 0) for array, mask in zip(arrays, masks, strict=True)
+    ]
     train = np.concatenate(counted)[module.subset.train]
-    assert module.normalization.mean_energy == module.nphotons.value == pytest.approx(energies(train).mean(), rel=1e-12)
-    assert module.normalization.factor == pytest.approx((N / 2) / np.sqrt(energies(train).mean()), rel=1e-12)
+    assert (
+        module.normalization.mean_energy
+        == module.nphotons.value
+        == pytest.approx(energies(train).mean(), rel=1e-12)
+    )
+    assert module.normalization.factor == pytest.approx(
+        (N / 2) / np.sqrt(energies(train).mean()), rel=1e-12
+    )
     x_norm = times(module.normalization.factor, train)
-    assert module.intensity_scale.value == pytest.approx(np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12)
+    assert module.intensity_scale.value == pytest.approx(
+        np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("garbage", [math.nan, -1.0, 4e9])
-def test_what_masked_pixels_hold_changes_no_bit(write_masked_scan: WriteScan, garbage: float) -> None:
+def test_what_masked_pixels_hold_changes_no_bit(
+    write_masked_scan: WriteScan, garbage: float
+) -> None:
     dark, spoilt = (
-        ready(write_masked_scan(f"{hidden}.h5", dead_pixels(0), hidden), hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
+        ready(
+            write_masked_scan(f"{hidden}.h5", dead_pixels(0), hidden),
+            hdf5=Hdf5Config(**MASKED_HDF5),
+            subset_size=None,
+        )
         for hidden in (0.0, garbage)
     )
     assert spoilt.normalization == dark.normalization
@@ -615,11 +806,18 @@ def test_what_masked_pixels_hold_changes_no_bit(write_masked_scan: WriteScan, ga
         assert torch.equal(one.x_norm, other.x_norm)
 
 
-def test_samples_weigh_as_many_pixels_as_count_where_scans_differ_in_that(write_masked_scan: WriteScan) -> None:
+def test_samples_weigh_as_many_pixels_as_count_where_scans_differ_in_that(
+    write_masked_scan: WriteScan,
+) -> None:
     masks = [dead_pixels(0), dead_pixels(1, part=0.5)]
     paths = [write_masked_scan(f"scan{number}.h5", mask) for number, mask in enumerate(masks)]
     module = ready(paths, hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
     weights = module.train_dataloader().batch_sampler.weights
     scan_of_group = module.source.scan_of(module.subset.train_groups[:, 0])
     assert weights.tolist() == [int(masks[number].sum()) for number in scan_of_group]
-    assert ready(paths[:1], hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None).train_dataloader().batch_sampler.weights is None
+    assert (
+        ready(paths[:1], hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
+        .train_dataloader()
+        .batch_sampler.weights
+        is None
+    )

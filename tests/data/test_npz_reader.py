@@ -1,4 +1,5 @@
-"""PtychoPINN's NPZ files: every form that its users have is read, in place where that can be, and what is no scan is refused by name."""
+"""PtychoPINN's NPZ files: every form that its users have is read, in place where that can be, and
+what is no scan is refused by name."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def empty_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def temporary_folder(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where members are unpacked to, here and nowhere else. (Not for `on_ranks`, whose fork server keeps its socket there.)"""
+    """Where members are unpacked to, here and nowhere else. (Not for `on_ranks`, whose fork server
+    keeps its socket there.)"""
     monkeypatch.setattr(tempfile, "tempdir", str(empty_folder))
     return empty_folder
 
@@ -101,11 +103,15 @@ def test_patterns_are_not_mapped(write_scan: WriteScan) -> None:
     for path in (write_scan("stored.npz"), write_scan("compressed.npz", compressed=True)):
         scan = read_scan(path, "amplitude")
         scan.amplitude(ALL)
-        assert not any(name in Path("/proc/self/maps").read_text() for name in (path.name, "ptycho_dist_"))
+        assert not any(
+            name in Path("/proc/self/maps").read_text() for name in (path.name, "ptycho_dist_")
+        )
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["stored", "compressed"])
-@pytest.mark.parametrize("form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "patterns first"])
+@pytest.mark.parametrize(
+    "form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "patterns first"]
+)
 def test_copy_is_said_and_leaves_no_name(
     write_scan: WriteScan,
     temporary_folder: Path,
@@ -115,7 +121,9 @@ def test_copy_is_said_and_leaves_no_name(
 ) -> None:
     patterns = small_scan_arrays()["diffraction"]
     with caplog.at_level("INFO"):
-        scan = read_scan(path := write_scan(diffraction=form(patterns), compressed=compressed), "amplitude")
+        scan = read_scan(
+            path := write_scan(diffraction=form(patterns), compressed=compressed), "amplitude"
+        )
     is_copied = compressed or form is not np.ascontiguousarray
     assert (open_file(scan).parent, open_file(scan).name.endswith("(deleted)")) == (
         (temporary_folder, True) if is_copied else (path.parent, False)
@@ -123,7 +131,10 @@ def test_copy_is_said_and_leaves_no_name(
     assert list(temporary_folder.iterdir()) == []
     assert np.array_equal(scan.diffraction[ALL], patterns)
     passes = {"unpacking": compressed, "bringing into order": form is not np.ascontiguousarray}
-    where = f"diffraction (0 MB) in {temporary_folder}; saved with numpy.savez as (n, N, N) in C order it would be read in place"
+    where = (
+        f"diffraction (0 MB) in {temporary_folder}; saved with numpy.savez as (n, N, N) in C "
+        "order it would be read in place"
+    )
     said = [f"{path}: {what} {where}" for what, is_done in passes.items() if is_done]
     assert [record.getMessage() for record in caplog.records] == said
 
@@ -131,11 +142,18 @@ def test_copy_is_said_and_leaves_no_name(
 @pytest.mark.parametrize("patterns_a_block", [1, 5, 36, 37])
 @pytest.mark.parametrize("form", INTERLEAVED.values(), ids=INTERLEAVED)
 def test_blocks_of_any_size_bring_the_same_order(
-    write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch, form: Callable[[np.ndarray], np.ndarray], patterns_a_block: int
+    write_scan: WriteScan,
+    monkeypatch: pytest.MonkeyPatch,
+    form: Callable[[np.ndarray], np.ndarray],
+    patterns_a_block: int,
 ) -> None:
-    monkeypatch.setattr("ptycho_dist.data.pattern_file.BLOCK_BYTES", 2 * 4 * 16**2 * patterns_a_block)
+    monkeypatch.setattr(
+        "ptycho_dist.data.pattern_file.BLOCK_BYTES", 2 * 4 * 16**2 * patterns_a_block
+    )
     patterns = small_scan_arrays()["diffraction"]
-    assert np.array_equal(read_scan(write_scan(diffraction=form(patterns)), "amplitude").amplitude(ALL), patterns)
+    assert np.array_equal(
+        read_scan(write_scan(diffraction=form(patterns)), "amplitude").amplitude(ALL), patterns
+    )
 
 
 def test_compressed_and_uncompressed_give_the_same_scan(write_scan: WriteScan) -> None:
@@ -164,9 +182,14 @@ def _read_and_list_temporary_files(path: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "compressed"])
+@pytest.mark.parametrize(
+    "form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "compressed"]
+)
 def test_two_ranks_of_a_node_share_one_copy(
-    on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path, form: Callable[[np.ndarray], np.ndarray]
+    on_ranks: OnRanks,
+    write_scan: WriteScan,
+    empty_folder: Path,
+    form: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     patterns = small_scan_arrays()["diffraction"]
     path = write_scan(diffraction=form(patterns), compressed=form is np.ascontiguousarray)
@@ -178,24 +201,41 @@ def test_two_ranks_of_a_node_share_one_copy(
     assert [rank["afterwards"] for rank in found] == [[], []]
 
 
-def test_two_ranks_read_an_uncompressed_file_in_place(on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path) -> None:
+def test_two_ranks_read_an_uncompressed_file_in_place(
+    on_ranks: OnRanks, write_scan: WriteScan, empty_folder: Path
+) -> None:
     found = on_ranks(2, _read_and_list_temporary_files, path := write_scan(), empty_folder)
     assert [rank["while opened"] for rank in found] == [[[]], [[]]]
     assert {rank["file"] for rank in found} == {str(path)}
 
 
-@pytest.mark.parametrize("form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "compressed"])
+@pytest.mark.parametrize(
+    "form", [*INTERLEAVED.values(), np.ascontiguousarray], ids=[*INTERLEAVED, "compressed"]
+)
 def test_no_room_for_the_copy_is_said(
-    write_scan: WriteScan, monkeypatch: pytest.MonkeyPatch, temporary_folder: Path, form: Callable[[np.ndarray], np.ndarray]
+    write_scan: WriteScan,
+    monkeypatch: pytest.MonkeyPatch,
+    temporary_folder: Path,
+    form: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    monkeypatch.setattr(npz_reader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(
+        npz_reader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})
+    )
     with pytest.raises(ScanError, match=r"and 1000 free in .*set TMPDIR"):
-        read_scan(write_scan(diffraction=form(small_scan_arrays()["diffraction"]), compressed=form is np.ascontiguousarray), "amplitude")
+        read_scan(
+            write_scan(
+                diffraction=form(small_scan_arrays()["diffraction"]),
+                compressed=form is np.ascontiguousarray,
+            ),
+            "amplitude",
+        )
     assert list(temporary_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_file_is_byte_for_byte_the_same_after_it_was_read(write_scan: WriteScan, compressed: bool) -> None:
+def test_file_is_byte_for_byte_the_same_after_it_was_read(
+    write_scan: WriteScan, compressed: bool
+) -> None:
     path = write_scan(compressed=compressed)
     before = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns
     read_scan(path, "amplitude").amplitude(ALL)
@@ -210,11 +250,17 @@ def test_file_is_byte_for_byte_the_same_after_it_was_read(write_scan: WriteScan,
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("layout", ["patterns first", "patterns last"])
 @pytest.mark.parametrize("key", ["diffraction", "diff3d"])
-def test_every_layout_gives_the_same_patterns(write_scan: WriteScan, key: str, layout: str, order: Any, compressed: bool) -> None:
+def test_every_layout_gives_the_same_patterns(
+    write_scan: WriteScan, key: str, layout: str, order: Any, compressed: bool
+) -> None:
     patterns = small_scan_arrays()["diffraction"]
-    stored = np.asarray(patterns if layout == "patterns first" else np.moveaxis(patterns, 0, 2), order=order)
+    stored = np.asarray(
+        patterns if layout == "patterns first" else np.moveaxis(patterns, 0, 2), order=order
+    )
     content = {name: array for name, array in small_scan_arrays().items() if name != "diffraction"}
-    scan = read_scan(write_scan(compressed=compressed, arrays={**content, key: stored}), "amplitude")
+    scan = read_scan(
+        write_scan(compressed=compressed, arrays={**content, key: stored}), "amplitude"
+    )
     assert scan.key == key
     assert scan.diffraction.shape == (37, 16, 16)
     assert np.array_equal(scan.amplitude(ALL), patterns)
@@ -234,13 +280,21 @@ def test_cube_has_its_patterns_first(write_scan: WriteScan) -> None:
 def test_one_pattern_in_either_layout(write_scan: WriteScan) -> None:
     content = small_scan_arrays(num_patterns=1)
     first = read_scan(write_scan("first.npz", arrays=content), "amplitude")
-    last = read_scan(write_scan("last.npz", arrays={**content, "diffraction": np.moveaxis(content["diffraction"], 0, 2)}), "amplitude")
+    last = read_scan(
+        write_scan(
+            "last.npz", arrays={**content, "diffraction": np.moveaxis(content["diffraction"], 0, 2)}
+        ),
+        "amplitude",
+    )
     assert np.array_equal(first.amplitude(np.array([0])), content["diffraction"])
     assert np.array_equal(last.amplitude(np.array([0])), content["diffraction"])
 
 
 def test_big_endian_arrays_are_read(write_scan: WriteScan) -> None:
-    content = {key: value.astype(value.dtype.newbyteorder(">")) for key, value in small_scan_arrays().items()}
+    content = {
+        key: value.astype(value.dtype.newbyteorder(">"))
+        for key, value in small_scan_arrays().items()
+    }
     require_values_of_the_small_scan(read_scan(write_scan(arrays=content), "amplitude"))
 
 
@@ -279,7 +333,9 @@ PROBES = {
 
 
 @pytest.mark.parametrize(("form", "num_modes"), PROBES.values(), ids=PROBES)
-def test_every_form_of_the_probe_is_modes_first(write_scan: WriteScan, form: Callable[[np.ndarray], np.ndarray], num_modes: int) -> None:
+def test_every_form_of_the_probe_is_modes_first(
+    write_scan: WriteScan, form: Callable[[np.ndarray], np.ndarray], num_modes: int
+) -> None:
     modes = small_scan_arrays(modes=3)["probeGuess"]
     scan = read_scan(write_scan(probeGuess=form(modes)), "amplitude")
     assert scan.probe.dtype == np.complex64
@@ -304,7 +360,11 @@ def test_mask_says_which_pixels_count(write_scan: WriteScan, dtype: type) -> Non
 
 def test_keys_that_nobody_reads_are_left_alone(write_scan: WriteScan) -> None:
     """PtychoPINN's files hold arrays of objects among them, which are pickles."""
-    path = write_scan(scan_index=np.zeros(37), Y=np.array({"a": 1}, dtype=object), coords_nominal=np.array([None, 1], dtype=object))
+    path = write_scan(
+        scan_index=np.zeros(37),
+        Y=np.array({"a": 1}, dtype=object),
+        coords_nominal=np.array([None, 1], dtype=object),
+    )
     require_values_of_the_small_scan(read_scan(path, "amplitude"))
 
 
@@ -313,7 +373,8 @@ def test_keys_that_nobody_reads_are_left_alone(write_scan: WriteScan) -> None:
 COUNTS = {
     "uint8": np.uint8([0, 1, 2, 200, 255]),
     "uint16": np.uint16([0, 1, 300, 60000, 65535]),  # the squares from 256 on overflow
-    "int32": np.int32([0, 3, 2**24 + 1, 2**31 - 1, 16785411]),  # three are no float32; the last has another root there
+    # three are no float32; the last has another root there
+    "int32": np.int32([0, 3, 2**24 + 1, 2**31 - 1, 16785411]),
     "int64": np.int64([0, 5, 2**40 + 1, (2**20 + 1) ** 2, 2**52 + 1]),
     "uint64": np.uint64([0, 5, 2**40 + 1, (2**20 + 1) ** 2, 2**52 + 1]),
     "float32": np.float32([0, 0.5, 2.25, 1e9, 1e-3]),
@@ -327,7 +388,9 @@ def patterns_of(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("values", COUNTS.values(), ids=COUNTS)
-def test_amplitude_is_the_root_of_the_counts_in_float64_rounded_once(write_scan: WriteScan, values: np.ndarray) -> None:
+def test_amplitude_is_the_root_of_the_counts_in_float64_rounded_once(
+    write_scan: WriteScan, values: np.ndarray
+) -> None:
     scan = read_scan(write_scan(diffraction=patterns_of(values)), "counts")
     expected = patterns_of(np.float32([math.sqrt(value) for value in values.tolist()]))
     assert scan.amplitude(ALL).dtype == np.float32
@@ -335,19 +398,28 @@ def test_amplitude_is_the_root_of_the_counts_in_float64_rounded_once(write_scan:
 
 
 def test_roots_in_float32_are_those_of_float64_rounded_once(write_scan: WriteScan) -> None:
-    """All counts of 16 bits, and float32 of every exponent, where no value loses anything in float32."""
+    """All counts of 16 bits, and float32 of every exponent, where no value loses anything in
+    float32."""
     every = np.resize(np.arange(2**16, dtype=np.uint16), (256, 16, 16))
-    bits = np.random.default_rng(0).integers(0, np.float32(np.inf).view(np.uint32), (256, 16, 16), dtype=np.uint32)
+    bits = np.random.default_rng(0).integers(
+        0, np.float32(np.inf).view(np.uint32), (256, 16, 16), dtype=np.uint32
+    )
     positions = {"xcoords": np.arange(256.0), "ycoords": np.arange(256.0)}
     for values in (every, bits.view(np.float32)):
         scan = read_scan(write_scan(diffraction=values, **positions), "counts")
-        assert np.array_equal(scan.amplitude(np.arange(256)), np.sqrt(values.astype(np.float64)).astype(np.float32))
+        assert np.array_equal(
+            scan.amplitude(np.arange(256)), np.sqrt(values.astype(np.float64)).astype(np.float32)
+        )
 
 
 @pytest.mark.parametrize("values", COUNTS.values(), ids=COUNTS)
-def test_amplitude_of_an_amplitude_is_itself_in_float32(write_scan: WriteScan, values: np.ndarray) -> None:
+def test_amplitude_of_an_amplitude_is_itself_in_float32(
+    write_scan: WriteScan, values: np.ndarray
+) -> None:
     scan = read_scan(write_scan(diffraction=patterns_of(values)), "amplitude")
-    assert np.array_equal(scan.amplitude(ALL), patterns_of(np.float32([float(value) for value in values.tolist()])))
+    assert np.array_equal(
+        scan.amplitude(ALL), patterns_of(np.float32([float(value) for value in values.tolist()]))
+    )
 
 
 def test_energy_of_uint16_amplitudes_does_not_overflow(write_scan: WriteScan) -> None:
@@ -357,12 +429,21 @@ def test_energy_of_uint16_amplitudes_does_not_overflow(write_scan: WriteScan) ->
 
 def test_patterns_come_in_the_order_asked_for(write_scan: WriteScan) -> None:
     order = np.array([5, 0, 36, 5])
-    assert np.array_equal(read_scan(write_scan(), "amplitude").amplitude(order), small_scan_arrays()["diffraction"][order])
+    assert np.array_equal(
+        read_scan(write_scan(), "amplitude").amplitude(order),
+        small_scan_arrays()["diffraction"][order],
+    )
 
 
 # --- Metadata
 
-METADATA = json.dumps({"physics_parameters": {"nphotons": 1.5e6}, "note": "Poisson counts, λ = 1.24 Å", "measurement": "amplitude"})
+METADATA = json.dumps(
+    {
+        "physics_parameters": {"nphotons": 1.5e6},
+        "note": "Poisson counts, λ = 1.24 Å",
+        "measurement": "amplitude",
+    }
+)
 
 
 def test_metadata_in_a_unicode_array(write_scan: WriteScan) -> None:
@@ -370,11 +451,16 @@ def test_metadata_in_a_unicode_array(write_scan: WriteScan) -> None:
 
 
 def test_metadata_in_a_bytes_array_of_one(write_scan: WriteScan) -> None:
-    assert read_scan(write_scan(_metadata=np.array([METADATA.encode()])), "amplitude").nphotons == 1.5e6
+    assert (
+        read_scan(write_scan(_metadata=np.array([METADATA.encode()])), "amplitude").nphotons
+        == 1.5e6
+    )
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_metadata_in_an_object_array_as_numpy_saves_it(write_scan: WriteScan, compressed: bool) -> None:
+def test_metadata_in_an_object_array_as_numpy_saves_it(
+    write_scan: WriteScan, compressed: bool
+) -> None:
     path = write_scan(_metadata=np.array(METADATA, dtype=object), compressed=compressed)
     with np.load(path) as archive, pytest.raises(ValueError, match="allow_pickle"):
         archive["_metadata"]  # it is a pickle indeed
@@ -384,11 +470,15 @@ def test_metadata_in_an_object_array_as_numpy_saves_it(write_scan: WriteScan, co
 def object_member(payload: bytes) -> bytes:
     """NPY bytes of a 0-d object array with this pickle."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": ()})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "|O", "fortran_order": False, "shape": ()}
+    )
     return stream.getvalue() + payload
 
 
-def write_members(path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+def write_members(
+    path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED
+) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -410,7 +500,12 @@ def write_with(path: Path, **replaced: bytes) -> Path:
 @pytest.mark.parametrize("protocol", range(6))
 def test_metadata_in_a_pickle_of_any_protocol(tmp_path: Path, protocol: int) -> None:
     payload = pickle.dumps(np.array(METADATA, dtype=object), protocol)
-    assert read_scan(write_with(tmp_path / "scan.npz", _metadata=object_member(payload)), "amplitude").nphotons == 1.5e6
+    assert (
+        read_scan(
+            write_with(tmp_path / "scan.npz", _metadata=object_member(payload)), "amplitude"
+        ).nphotons
+        == 1.5e6
+    )
 
 
 class Attack:
@@ -425,7 +520,8 @@ class Attack:
 
 def attack(witness: Path, *others: object) -> bytes:
     payload = pickle.dumps([Attack(witness), *others])
-    pickle.loads(payload)[0].close()  # the attack is a live one: NumPy with allow_pickle=True runs it
+    # the attack is a live one: NumPy with allow_pickle=True runs it
+    pickle.loads(payload)[0].close()
     assert witness.exists()
     witness.unlink()
     return object_member(payload)
@@ -452,7 +548,9 @@ def test_code_in_any_other_array_is_refused_and_not_run(tmp_path: Path, key: str
     assert not (tmp_path / "witness").exists()
 
 
-@pytest.mark.parametrize("metadata", ["{}", '{"physics_parameters": {}}', '{"physics_parameters": {"nphotons": null}}'])
+@pytest.mark.parametrize(
+    "metadata", ["{}", '{"physics_parameters": {}}', '{"physics_parameters": {"nphotons": null}}']
+)
 def test_metadata_may_say_nothing_of_nphotons(write_scan: WriteScan, metadata: str) -> None:
     assert read_scan(write_scan(_metadata=np.array(metadata)), "amplitude").nphotons is None
 
@@ -479,7 +577,10 @@ def test_measurement_is_the_files_then_the_users_then_the_default(
     write_scan: WriteScan, in_file: str | None, asked: Any, default: Any, expected: str
 ) -> None:
     metadata = {"_metadata": np.array(json.dumps({"measurement": in_file}))} if in_file else {}
-    assert read_scan(write_scan(**metadata), asked, default_measurement=default).measurement == expected
+    assert (
+        read_scan(write_scan(**metadata), asked, default_measurement=default).measurement
+        == expected
+    )
 
 
 def metadata(content: object) -> dict[str, Any]:
@@ -489,7 +590,11 @@ def metadata(content: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "asked", "found"),
     [
-        ({"measurement": "counts"}, "amplitude", "'counts' in the file's metadata but 'amplitude' in data.measurement"),
+        (
+            {"measurement": "counts"},
+            "amplitude",
+            "'counts' in the file's metadata but 'amplitude' in data.measurement",
+        ),
         ({}, None, "nothing in the file's metadata nor in data.measurement"),
         ({"measurement": "intensity"}, None, "'intensity'"),
         ({"measurement": ["counts"]}, None, r"\['counts'\]"),
@@ -497,7 +602,9 @@ def metadata(content: object) -> dict[str, Any]:
         ({}, "intensity", "'intensity'"),
     ],
 )
-def test_measurement_is_never_guessed(write_scan: WriteScan, content: object, asked: Any, found: str) -> None:
+def test_measurement_is_never_guessed(
+    write_scan: WriteScan, content: object, asked: Any, found: str
+) -> None:
     path = write_scan(**metadata(content))
     with pytest.raises(ScanError, match=f"^{path}: measurement: found {found}, expected"):
         read_scan(path, asked)
@@ -544,10 +651,12 @@ def corrupted_stream(key: str) -> Broken:
 
 
 def damaged_central_directory(path: Path) -> None:
-    """The archive's last bytes point to a place before its beginning, which the system refuses to seek."""
+    """The archive's last bytes point to a place before its beginning, which the system refuses to
+    seek."""
     saved()(path)
     content = bytearray(path.read_bytes())
-    content[-4] ^= 0xFF  # of the offset of the central directory; a comment's length, 2 bytes, follows it
+    # of the offset of the central directory; a comment's length, 2 bytes, follows it
+    content[-4] ^= 0xFF
     path.write_bytes(content)
 
 
@@ -560,7 +669,9 @@ def changed(key: str, index: Any, value: Any) -> Broken:
 def claims_more(path: Path) -> None:
     """Header of 100 patterns, data of 37."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (100, 16, 16)})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f4", "fortran_order": False, "shape": (100, 16, 16)}
+    )
     write_with(path, diffraction=stream.getvalue() + small_scan_arrays()["diffraction"].tobytes())
 
 
@@ -575,8 +686,18 @@ NOT_NPZ = "a zip archive as numpy.savez writes it"
 BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "missing file": (lambda path: None, "file", "no such file", "a scan file"),
     "directory": (Path.mkdir, "file", "not a file", "a scan file"),
-    "empty file": (lambda path: path.write_bytes(b""), "format", "at its beginning", "an NPZ archive (PK) or an HDF5 file"),
-    "text file": (lambda path: path.write_text("hello\n" * 99), "format", "at its beginning", "an NPZ archive (PK) or an HDF5 file"),
+    "empty file": (
+        lambda path: path.write_bytes(b""),
+        "format",
+        "at its beginning",
+        "an NPZ archive (PK) or an HDF5 file",
+    ),
+    "text file": (
+        lambda path: path.write_text("hello\n" * 99),
+        "format",
+        "at its beginning",
+        "an NPZ archive (PK) or an HDF5 file",
+    ),
     "npy in place of npz": (
         lambda path: path.write_bytes(npy(PATTERNS)),
         "format",
@@ -586,56 +707,266 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "truncated": (truncated(0.6), "file", "not a readable NPZ archive", NOT_NPZ),
     "truncated by little": (truncated(0.9999), "file", "not a readable NPZ archive", NOT_NPZ),
     "damaged directory": (damaged_central_directory, "file", "not a readable NPZ archive", NOT_NPZ),
-    "other arrays": (lambda path: np.savez(path, a=np.ones(3)), "file", "['a.npy']", "diffraction, diff3d, xcoords"),
-    "empty archive": (lambda path: write_members(path, {}), "file", "an archive of []", "diffraction, diff3d, xcoords"),
-    "no diffraction": (saved(drop=("diffraction",)), "diffraction", "'objectGuess', 'probeGuess', 'xcoords', 'ycoords'", "this key"),
+    "other arrays": (
+        lambda path: np.savez(path, a=np.ones(3)),
+        "file",
+        "['a.npy']",
+        "diffraction, diff3d, xcoords",
+    ),
+    "empty archive": (
+        lambda path: write_members(path, {}),
+        "file",
+        "an archive of []",
+        "diffraction, diff3d, xcoords",
+    ),
+    "no diffraction": (
+        saved(drop=("diffraction",)),
+        "diffraction",
+        "'objectGuess', 'probeGuess', 'xcoords', 'ycoords'",
+        "this key",
+    ),
     "no xcoords": (saved(drop=("xcoords",)), "xcoords", "only the keys ['diffraction'", "this key"),
     "no ycoords": (saved(drop=("ycoords",)), "ycoords", "only the keys ['diffraction'", "this key"),
-    "no probe": (saved(drop=("probeGuess",)), "probeGuess", "only the keys ['diffraction'", "this key"),
-    "misspelt probe": (saved(drop=("probeGuess",), probeguess=PATTERNS[0]), "probeGuess", "only the keys ['diffraction'", "probeGuess"),
-    "no NPY header": (raw(diffraction=b"hello" * 99), "diffraction.npy", "no NPY header", "numpy.savez"),
+    "no probe": (
+        saved(drop=("probeGuess",)),
+        "probeGuess",
+        "only the keys ['diffraction'",
+        "this key",
+    ),
+    "misspelt probe": (
+        saved(drop=("probeGuess",), probeguess=PATTERNS[0]),
+        "probeGuess",
+        "only the keys ['diffraction'",
+        "probeGuess",
+    ),
+    "no NPY header": (
+        raw(diffraction=b"hello" * 99),
+        "diffraction.npy",
+        "no NPY header",
+        "numpy.savez",
+    ),
     "empty member": (raw(diffraction=b""), "diffraction.npy", "no NPY header", "numpy.savez"),
-    "header claims more": (claims_more, "diffraction", f"{PATTERNS.nbytes} bytes", f"{100 * 1024}, as its header says: (100, 16, 16)"),
-    "data short of a value": (short_data, "diffraction", f"{PATTERNS.nbytes - 4} bytes", f"{PATTERNS.nbytes}, as its header says"),
-    "corrupted patterns": (corrupted_stream("diffraction"), "diffraction", "damaged data", "an intact archive"),
-    "corrupted object": (corrupted_stream("objectGuess"), "objectGuess", "damaged data", "an intact archive"),
-    "odd N": (saved(diffraction=PATTERNS[:, :15, :15]), "diffraction", "shape (37, 15, 15)", "square patterns of an even size"),
-    "not square": (saved(diffraction=PATTERNS[:, :, :14]), "diffraction", "shape (37, 16, 14)", "square patterns"),
+    "header claims more": (
+        claims_more,
+        "diffraction",
+        f"{PATTERNS.nbytes} bytes",
+        f"{100 * 1024}, as its header says: (100, 16, 16)",
+    ),
+    "data short of a value": (
+        short_data,
+        "diffraction",
+        f"{PATTERNS.nbytes - 4} bytes",
+        f"{PATTERNS.nbytes}, as its header says",
+    ),
+    "corrupted patterns": (
+        corrupted_stream("diffraction"),
+        "diffraction",
+        "damaged data",
+        "an intact archive",
+    ),
+    "corrupted object": (
+        corrupted_stream("objectGuess"),
+        "objectGuess",
+        "damaged data",
+        "an intact archive",
+    ),
+    "odd N": (
+        saved(diffraction=PATTERNS[:, :15, :15]),
+        "diffraction",
+        "shape (37, 15, 15)",
+        "square patterns of an even size",
+    ),
+    "not square": (
+        saved(diffraction=PATTERNS[:, :, :14]),
+        "diffraction",
+        "shape (37, 16, 14)",
+        "square patterns",
+    ),
     "2-d": (saved(diffraction=PATTERNS[0]), "diffraction", "shape (16, 16)", "(n, N, N)"),
     "4-d": (saved(diffraction=PATTERNS[None]), "diffraction", "shape (1, 37, 16, 16)", "(n, N, N)"),
-    "no pattern": (saved(diffraction=PATTERNS[:0], xcoords=[], ycoords=[]), "diffraction", "shape (0, 16, 16)", "diffraction patterns"),
-    "objects": (saved(diffraction=PATTERNS.astype(object)), "diffraction", "type object", "real numbers"),
-    "complex patterns": (saved(diffraction=PATTERNS.astype(complex)), "diffraction", "type complex128", "real numbers"),
-    "boolean patterns": (saved(diffraction=PATTERNS > 1), "diffraction", "type bool", "real numbers"),
-    "text patterns": (saved(diffraction=PATTERNS.astype(str)), "diffraction", "type <U", "real numbers"),
-    "coordinates of other lengths": (saved(xcoords=np.ones(36)), "xcoords, ycoords", "36 and 37 values", "as many of one"),
-    "fewer positions": (saved(xcoords=np.ones(36), ycoords=np.ones(36)), "positions", "36 positions", "37, one a pattern of diffraction"),
-    "mask of another size": (saved(mask=np.ones((8, 8), bool)), "mask", "bool (8, 8)", "bool (16, 16)"),
-    "mask of other numbers": (saved(mask=np.full((16, 16), 2)), "mask", "values [2]", "1 where a pixel counts"),
-    "2-d coordinates": (saved(xcoords=np.ones((37, 1))), "xcoords", "shape (37, 1)", "one real number a pattern"),
-    "complex coordinates": (saved(ycoords=np.ones(37, complex)), "ycoords", "complex128", "one real number a pattern"),
-    "NaN position": (changed("xcoords", 5, np.nan), "positions", "NaN or infinity", "finite pixels"),
-    "infinite position": (changed("ycoords", 5, -np.inf), "positions", "NaN or infinity", "finite pixels"),
-    "positions in nanometres": (changed("xcoords", 5, 4e6), "positions", "a scan over 4e+06 pixels", "pixels of the object grid"),
-    "positions far away": (saved(xcoords=np.full(37, 1e7)), "positions", "a scan over", "pixels of the object grid"),
-    "zero probe": (saved(probeGuess=np.zeros((16, 16), complex)), "probe", "zeros only", "a probe with light in it"),
-    "NaN probe": (changed("probeGuess", (3, 4), np.nan), "probe", "NaN or infinity", "finite values"),
-    "probe of another size": (saved(probeGuess=np.ones((32, 32), complex)), "probe", "shape (1, 32, 32)", "(modes, 16, 16)"),
-    "1-d probe": (saved(probeGuess=np.ones(16, complex)), "probe", "shape (16,)", "(modes, 16, 16)"),
-    "4-d probe": (saved(probeGuess=np.ones((1, 2, 16, 16), complex)), "probe", "shape (1, 2, 16, 16)", "(modes, 16, 16)"),
-    "integer probe": (saved(probeGuess=np.ones((16, 16), int)), "probeGuess", "type int64", "complex numbers"),
-    "3-d object": (saved(objectGuess=np.ones((1, 40, 40), complex)), "objectGuess", "shape (1, 40, 40)", "(H, W)"),
-    "metadata not JSON": (saved(_metadata=np.array("nphotons = 3")), "_metadata", "'nphotons = 3'", NOT_JSON),
+    "no pattern": (
+        saved(diffraction=PATTERNS[:0], xcoords=[], ycoords=[]),
+        "diffraction",
+        "shape (0, 16, 16)",
+        "diffraction patterns",
+    ),
+    "objects": (
+        saved(diffraction=PATTERNS.astype(object)),
+        "diffraction",
+        "type object",
+        "real numbers",
+    ),
+    "complex patterns": (
+        saved(diffraction=PATTERNS.astype(complex)),
+        "diffraction",
+        "type complex128",
+        "real numbers",
+    ),
+    "boolean patterns": (
+        saved(diffraction=PATTERNS > 1),
+        "diffraction",
+        "type bool",
+        "real numbers",
+    ),
+    "text patterns": (
+        saved(diffraction=PATTERNS.astype(str)),
+        "diffraction",
+        "type <U",
+        "real numbers",
+    ),
+    "coordinates of other lengths": (
+        saved(xcoords=np.ones(36)),
+        "xcoords, ycoords",
+        "36 and 37 values",
+        "as many of one",
+    ),
+    "fewer positions": (
+        saved(xcoords=np.ones(36), ycoords=np.ones(36)),
+        "positions",
+        "36 positions",
+        "37, one a pattern of diffraction",
+    ),
+    "mask of another size": (
+        saved(mask=np.ones((8, 8), bool)),
+        "mask",
+        "bool (8, 8)",
+        "bool (16, 16)",
+    ),
+    "mask of other numbers": (
+        saved(mask=np.full((16, 16), 2)),
+        "mask",
+        "values [2]",
+        "1 where a pixel counts",
+    ),
+    "2-d coordinates": (
+        saved(xcoords=np.ones((37, 1))),
+        "xcoords",
+        "shape (37, 1)",
+        "one real number a pattern",
+    ),
+    "complex coordinates": (
+        saved(ycoords=np.ones(37, complex)),
+        "ycoords",
+        "complex128",
+        "one real number a pattern",
+    ),
+    "NaN position": (
+        changed("xcoords", 5, np.nan),
+        "positions",
+        "NaN or infinity",
+        "finite pixels",
+    ),
+    "infinite position": (
+        changed("ycoords", 5, -np.inf),
+        "positions",
+        "NaN or infinity",
+        "finite pixels",
+    ),
+    "positions in nanometres": (
+        changed("xcoords", 5, 4e6),
+        "positions",
+        "a scan over 4e+06 pixels",
+        "pixels of the object grid",
+    ),
+    "positions far away": (
+        saved(xcoords=np.full(37, 1e7)),
+        "positions",
+        "a scan over",
+        "pixels of the object grid",
+    ),
+    "zero probe": (
+        saved(probeGuess=np.zeros((16, 16), complex)),
+        "probe",
+        "zeros only",
+        "a probe with light in it",
+    ),
+    "NaN probe": (
+        changed("probeGuess", (3, 4), np.nan),
+        "probe",
+        "NaN or infinity",
+        "finite values",
+    ),
+    "probe of another size": (
+        saved(probeGuess=np.ones((32, 32), complex)),
+        "probe",
+        "shape (1, 32, 32)",
+        "(modes, 16, 16)",
+    ),
+    "1-d probe": (
+        saved(probeGuess=np.ones(16, complex)),
+        "probe",
+        "shape (16,)",
+        "(modes, 16, 16)",
+    ),
+    "4-d probe": (
+        saved(probeGuess=np.ones((1, 2, 16, 16), complex)),
+        "probe",
+        "shape (1, 2, 16, 16)",
+        "(modes, 16, 16)",
+    ),
+    "integer probe": (
+        saved(probeGuess=np.ones((16, 16), int)),
+        "probeGuess",
+        "type int64",
+        "complex numbers",
+    ),
+    "3-d object": (
+        saved(objectGuess=np.ones((1, 40, 40), complex)),
+        "objectGuess",
+        "shape (1, 40, 40)",
+        "(H, W)",
+    ),
+    "metadata not JSON": (
+        saved(_metadata=np.array("nphotons = 3")),
+        "_metadata",
+        "'nphotons = 3'",
+        NOT_JSON,
+    ),
     "metadata not UTF-8": (saved(_metadata=np.array(b"\xff\xfe{")), "_metadata", "xff", NOT_JSON),
     "metadata a list": (saved(_metadata=np.array("[1, 2]")), "_metadata", "list", "a JSON object"),
     "metadata a number": (saved(_metadata=np.array(3.0)), "_metadata", "type float64", NOT_JSON),
-    "metadata of two": (saved(_metadata=np.array(["{}", "{}"])), "_metadata", "shape (2,)", "one JSON text"),
-    "metadata too long": (saved(_metadata=np.array("{" + " " * (1 << 20) + "}")), "_metadata", "bytes", "one JSON text of at most 1 MiB"),
-    "metadata a pickled dict": (saved(_metadata=np.array({"a": 1}, dtype=object)), "_metadata", "a pickled object", NOT_JSON),
-    "metadata a broken pickle": (raw(_metadata=object_member(b"\x80\x04hello")), "_metadata", "an object that can't be read", NOT_JSON),
-    "metadata an empty pickle": (raw(_metadata=object_member(b"")), "_metadata", "an object that can't be read", NOT_JSON),
-    "broken JSON in a pickle": (raw(_metadata=object_member(pickle.dumps("{'a': 1"))), "_metadata", "{'a': 1", NOT_JSON),
-    "parameters no object": (saved(**metadata({"physics_parameters": 3})), "_metadata physics_parameters", "int", "a JSON object"),
+    "metadata of two": (
+        saved(_metadata=np.array(["{}", "{}"])),
+        "_metadata",
+        "shape (2,)",
+        "one JSON text",
+    ),
+    "metadata too long": (
+        saved(_metadata=np.array("{" + " " * (1 << 20) + "}")),
+        "_metadata",
+        "bytes",
+        "one JSON text of at most 1 MiB",
+    ),
+    "metadata a pickled dict": (
+        saved(_metadata=np.array({"a": 1}, dtype=object)),
+        "_metadata",
+        "a pickled object",
+        NOT_JSON,
+    ),
+    "metadata a broken pickle": (
+        raw(_metadata=object_member(b"\x80\x04hello")),
+        "_metadata",
+        "an object that can't be read",
+        NOT_JSON,
+    ),
+    "metadata an empty pickle": (
+        raw(_metadata=object_member(b"")),
+        "_metadata",
+        "an object that can't be read",
+        NOT_JSON,
+    ),
+    "broken JSON in a pickle": (
+        raw(_metadata=object_member(pickle.dumps("{'a': 1"))),
+        "_metadata",
+        "{'a': 1",
+        NOT_JSON,
+    ),
+    "parameters no object": (
+        saved(**metadata({"physics_parameters": 3})),
+        "_metadata physics_parameters",
+        "int",
+        "a JSON object",
+    ),
 }
 
 
@@ -656,19 +987,26 @@ def test_refusal_names_file_key_found_and_expected(
 
 def test_content_decides_not_the_name(write_scan: WriteScan) -> None:
     path = write_scan()
-    require_same_scan(read_scan(path, "amplitude"), read_scan(path.rename(path.with_suffix(".h5")), "amplitude"))
+    require_same_scan(
+        read_scan(path, "amplitude"), read_scan(path.rename(path.with_suffix(".h5")), "amplitude")
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, -1e-30])
 @pytest.mark.parametrize("measurement", ["amplitude", "counts"])
-def test_bad_value_is_met_when_it_is_read_and_its_place_is_named(tmp_path: Path, measurement: Any, value: float) -> None:
+def test_bad_value_is_met_when_it_is_read_and_its_place_is_named(
+    tmp_path: Path, measurement: Any, value: float
+) -> None:
     changed("diffraction", (7, 3, 5), value)(path := tmp_path / "scan.npz")
     scan = read_scan(path, measurement)
     scan.amplitude(np.array([6, 8]))
     with pytest.raises(ScanError) as refused:
         scan.amplitude(np.array([2, 7, 9]))
     message = str(refused.value)
-    assert message.startswith(f"{path}: diffraction: found {np.float64(np.float32(value))} at pixel [3, 5] of pattern 7, expected finite ")
+    assert message.startswith(
+        f"{path}: diffraction: found {np.float64(np.float32(value))} at pixel [3, 5] of pattern "
+        "7, expected finite "
+    )
     assert measurement in message
 
 
@@ -684,7 +1022,10 @@ def test_value_that_float32_can_not_hold_is_refused(tmp_path: Path) -> None:
 def test_negative_integer_is_refused(write_scan: WriteScan) -> None:
     patterns = patterns_of(np.int16([3]))
     patterns[0, 0, 0] = -1
-    with pytest.raises(ScanError, match=r"found -1\.0 at pixel \[0, 0\] of pattern 0, expected finite counts of at least 0"):
+    with pytest.raises(
+        ScanError,
+        match=r"found -1\.0 at pixel \[0, 0\] of pattern 0, expected finite counts of at least 0",
+    ):
         read_scan(write_scan(diffraction=patterns), "counts").amplitude(ALL)
 
 
@@ -714,7 +1055,9 @@ def test_file_that_one_rank_can_not_read_fails_both_with_its_message(
         assert first.startswith(f"rank {bad_rank}: {bad}: {key}: found ")
 
 
-def test_patterns_that_can_not_be_unpacked_fail_both_ranks(on_ranks: OnRanks, tmp_path: Path) -> None:
+def test_patterns_that_can_not_be_unpacked_fail_both_ranks(
+    on_ranks: OnRanks, tmp_path: Path
+) -> None:
     """Only the first rank of the node unpacks."""
     corrupted_stream("diffraction")(path := tmp_path / "scan.npz")
     first, second = on_ranks(2, _read_own_path, [path, path])

@@ -31,7 +31,11 @@ def test_file_holds_ptychopinns_keys(tmp_path):
     written = scan()
     write_npz_scan(tmp_path / "scan.npz", **written)
     found = read(tmp_path / "scan.npz")
-    assert {name: (array.shape, array.dtype.name) for name, array in found.items() if name != "_metadata"} == {
+    assert {
+        name: (array.shape, array.dtype.name)
+        for name, array in found.items()
+        if name != "_metadata"
+    } == {
         "diffraction": ((5, 8, 8), "float32"),
         "xcoords": ((5,), "float64"),
         "ycoords": ((5,), "float64"),
@@ -49,13 +53,17 @@ def test_file_holds_ptychopinns_keys(tmp_path):
     # The rest is stored as it is, in single precision.
     np.testing.assert_array_equal(found["diffraction"], written["diffraction"].astype(np.float32))
     np.testing.assert_array_equal(found["probeGuess"], written["probe"][0].astype(np.complex64))
-    np.testing.assert_array_equal(found["objectGuess"], written["transmission"].astype(np.complex64))
+    np.testing.assert_array_equal(
+        found["objectGuess"], written["transmission"].astype(np.complex64)
+    )
 
 
 def test_several_modes_stay_a_stack(tmp_path):
     written = scan(modes=3)
     write_npz_scan(tmp_path / "scan.npz", **written)
-    np.testing.assert_array_equal(read(tmp_path / "scan.npz")["probeGuess"], written["probe"].astype(np.complex64))
+    np.testing.assert_array_equal(
+        read(tmp_path / "scan.npz")["probeGuess"], written["probe"].astype(np.complex64)
+    )
 
 
 def test_metadata_is_json_text_that_needs_no_pickle(tmp_path):
@@ -77,7 +85,8 @@ def test_members_are_stored_uncompressed(tmp_path):
 
 
 def test_files_truth_reproduces_the_expected_intensities(tmp_path):
-    """Probe times patch, as they stand in the file, gives the means of the file's counts. Whole positions, so no interpolation."""
+    """Probe times patch, as they stand in the file, gives the means of the file's counts. Whole
+    positions, so no interpolation."""
     from ptycho_dist.physics.simulation import simulate_scan
 
     simulated = simulate_scan(
@@ -105,13 +114,22 @@ def test_files_truth_reproduces_the_expected_intensities(tmp_path):
     )
     found = read(tmp_path / "scan.npz")
     totals, chi_squared = [], []
-    for amplitude, y, x in zip(found["diffraction"], found["ycoords"].astype(int), found["xcoords"].astype(int), strict=True):
-        wave = found["probeGuess"].astype(complex) * found["objectGuess"][y - 16 : y + 16, x - 16 : x + 16]
+    for amplitude, y, x in zip(
+        found["diffraction"],
+        found["ycoords"].astype(int),
+        found["xcoords"].astype(int),
+        strict=True,
+    ):
+        wave = (
+            found["probeGuess"].astype(complex)
+            * found["objectGuess"][y - 16 : y + 16, x - 16 : x + 16]
+        )
         rate = np.fft.fftshift(np.abs(np.fft.fft2(wave, norm="ortho")) ** 2)
         totals.append(rate.sum())
         bright = rate > 20
         chi_squared.append((amplitude.astype(np.float64) ** 2 - rate)[bright] ** 2 / rate[bright])
-    assert np.mean(totals) == pytest.approx(1e6, rel=1e-6)  # float32 rounding of probe and object, 6e-8 a pixel
+    # float32 rounding of probe and object, 6e-8 a pixel
+    assert np.mean(totals) == pytest.approx(1e6, rel=1e-6)
     chi_squared = np.concatenate(chi_squared)
     # (k - rate)^2 / rate has the mean 1 and the variance 2 + 1 / rate: five standard errors.
     assert abs(chi_squared.mean() - 1) < 5 * np.sqrt(2.05 / len(chi_squared))
@@ -152,7 +170,8 @@ def test_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
         true_fsync(descriptor)
 
     def replace(source, target):
-        assert os.path.dirname(source) == str(tmp_path)  # a rename is atomic within one file system only
+        # a rename is atomic within one file system only
+        assert os.path.dirname(source) == str(tmp_path)
         calls.append(("replace", os.path.getsize(source)))
         true_replace(source, target)
 
@@ -164,7 +183,9 @@ def test_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
 
 
 def test_failure_without_an_old_file_leaves_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(OSError("read-only")))
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (_ for _ in ()).throw(OSError("read-only"))
+    )
     with pytest.raises(OSError, match="read-only"):
         write_npz_scan(tmp_path / "scan.npz", **scan())
     assert os.listdir(tmp_path) == []
@@ -173,12 +194,27 @@ def test_failure_without_an_old_file_leaves_an_empty_directory(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"diffraction": np.ones((5, 8, 7))}, r"diffraction has shape \(5, 8, 7\), expected \(n, N, N\)"),
+        (
+            {"diffraction": np.ones((5, 8, 7))},
+            r"diffraction has shape \(5, 8, 7\), expected \(n, N, N\)",
+        ),
         ({"diffraction": np.ones((0, 8, 8))}, r"diffraction has shape \(0, 8, 8\)"),
-        ({"diffraction": np.full((5, 8, 8), np.nan)}, "diffraction holds values that are not finite"),
-        ({"positions_px": np.ones((4, 2))}, r"positions have shape \(4, 2\), expected \(5, 2\) for 5 patterns"),
-        ({"probe": np.ones((1, 9, 9))}, r"probe has shape \(1, 9, 9\), expected \(8, 8\) or \(modes, 8, 8\)"),
-        ({"transmission": np.ones((1, 20, 20))}, r"object has shape \(1, 20, 20\), expected \(rows, columns\)"),
+        (
+            {"diffraction": np.full((5, 8, 8), np.nan)},
+            "diffraction holds values that are not finite",
+        ),
+        (
+            {"positions_px": np.ones((4, 2))},
+            r"positions have shape \(4, 2\), expected \(5, 2\) for 5 patterns",
+        ),
+        (
+            {"probe": np.ones((1, 9, 9))},
+            r"probe has shape \(1, 9, 9\), expected \(8, 8\) or \(modes, 8, 8\)",
+        ),
+        (
+            {"transmission": np.ones((1, 20, 20))},
+            r"object has shape \(1, 20, 20\), expected \(rows, columns\)",
+        ),
         ({"nphotons": np.nan}, "not JSON compliant"),
     ],
 )

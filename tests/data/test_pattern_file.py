@@ -1,4 +1,5 @@
-"""Patterns read from a file: the ones that were asked for, in that order, each once, and an error where the file has lost them."""
+"""Patterns read from a file: the ones that were asked for, in that order, each once, and an error
+where the file has lost them."""
 
 from __future__ import annotations
 
@@ -17,10 +18,20 @@ from ptycho_dist.data.scan import ScanError
 PATTERNS = np.random.default_rng(0).integers(0, 60_000, (37, 6, 6))
 
 
-def pattern_file_of(path: Path, patterns: np.ndarray, *, offset: int = 13, transposed: bool = False) -> PatternFile:
-    path.write_bytes(b"x" * offset + (patterns.swapaxes(1, 2) if transposed else patterns).tobytes())
+def pattern_file_of(
+    path: Path, patterns: np.ndarray, *, offset: int = 13, transposed: bool = False
+) -> PatternFile:
+    path.write_bytes(
+        b"x" * offset + (patterns.swapaxes(1, 2) if transposed else patterns).tobytes()
+    )
     return PatternFile(
-        path, offset=offset, shape=patterns.shape, dtype=patterns.dtype, pixels_transposed=transposed, scan_path=Path("s.npz"), key="diff"
+        path,
+        offset=offset,
+        shape=patterns.shape,
+        dtype=patterns.dtype,
+        pixels_transposed=transposed,
+        scan_path=Path("s.npz"),
+        key="diff",
     )
 
 
@@ -28,7 +39,9 @@ def pattern_file_of(path: Path, patterns: np.ndarray, *, offset: int = 13, trans
 @pytest.mark.parametrize("transposed", [False, True])
 def test_numbers_of_every_type_and_byte_order(tmp_path: Path, dtype: str, transposed: bool) -> None:
     patterns = (PATTERNS % 251).astype(dtype)
-    read = pattern_file_of(tmp_path / "patterns", patterns, transposed=transposed)[np.array([36, 0, 7])]
+    read = pattern_file_of(tmp_path / "patterns", patterns, transposed=transposed)[
+        np.array([36, 0, 7])
+    ]
     assert read.dtype == patterns.dtype
     np.testing.assert_array_equal(read, patterns[[36, 0, 7]])
 
@@ -47,10 +60,14 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_patterns_come_in_the_order_asked_for(tmp_path: Path, order: list[int]) -> None:
     numbers = np.array(order, dtype=np.int64)
-    np.testing.assert_array_equal(pattern_file_of(tmp_path / "patterns", PATTERNS)[numbers], PATTERNS[numbers])
+    np.testing.assert_array_equal(
+        pattern_file_of(tmp_path / "patterns", PATTERNS)[numbers], PATTERNS[numbers]
+    )
 
 
-def test_each_pattern_is_read_once_and_neighbours_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_pattern_is_read_once_and_neighbours_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patterns = pattern_file_of(tmp_path / "patterns", PATTERNS, offset=0)
     reads: list[tuple[int, int]] = []
     preadv = os.preadv
@@ -64,11 +81,19 @@ def test_each_pattern_is_read_once_and_neighbours_together(tmp_path: Path, monke
     assert reads == [(3, 3), (9, 1), (30, 1)]
 
 
-def test_reads_that_give_less_than_was_asked_for_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_that_give_less_than_was_asked_for_are_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the kernel does beyond 2 GiB."""
     preadv = os.preadv
-    monkeypatch.setattr(pattern_file.os, "preadv", lambda handle, buffers, offset: preadv(handle, [buffers[0][:100]], offset))
-    np.testing.assert_array_equal(pattern_file_of(tmp_path / "patterns", PATTERNS)[np.array([2, 3, 11])], PATTERNS[[2, 3, 11]])
+    monkeypatch.setattr(
+        pattern_file.os,
+        "preadv",
+        lambda handle, buffers, offset: preadv(handle, [buffers[0][:100]], offset),
+    )
+    np.testing.assert_array_equal(
+        pattern_file_of(tmp_path / "patterns", PATTERNS)[np.array([2, 3, 11])], PATTERNS[[2, 3, 11]]
+    )
 
 
 def test_file_whose_name_is_taken_away_is_read_on(tmp_path: Path) -> None:
@@ -82,7 +107,8 @@ def test_file_that_is_cut_short_names_scan_and_patterns(tmp_path: Path) -> None:
     os.truncate(path, 20 * PATTERNS[0].nbytes + 5)
     np.testing.assert_array_equal(patterns[np.array([19])], PATTERNS[[19]])
     with pytest.raises(
-        ScanError, match=r"^s\.npz: diff: found 5765 bytes, which end within patterns 20 to 21, expected 37 patterns, as when"
+        ScanError,
+        match=r"^s\.npz: diff: found 5765 bytes, which end within patterns 20 to 21, expected 37 patterns, as when",
     ):
         patterns[np.array([3, 20, 21])]
 
@@ -101,5 +127,8 @@ def test_file_system_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_interleaved_patterns_that_end_too_early(tmp_path: Path) -> None:
     (tmp_path / "interleaved").write_bytes(np.moveaxis(PATTERNS, 0, 2).tobytes()[:-1])
-    with (tmp_path / "interleaved").open("rb", buffering=0) as source, pytest.raises(EOFError, match="ends within pattern 0"):
+    with (
+        (tmp_path / "interleaved").open("rb", buffering=0) as source,
+        pytest.raises(EOFError, match="ends within pattern 0"),
+    ):
         bring_patterns_first(source, 0, (6, 6, 37), PATTERNS.dtype, io.BytesIO(), "test")

@@ -15,17 +15,27 @@ from ptycho_dist.data.sampler import BlockSampler, GlobalBatchSampler
 
 WORLD_SIZES = [1, 2, 3, 4, 7]
 SIZES = [(37, 8), (37, 5), (8, 8), (5, 8), (16, 4), (10, 3), (1, 4), (12, 1)]
-"""Samples, and samples a global batch: whole and uneven last batches, a single short one, fewer samples a step than ranks."""
+"""Samples, and samples a global batch: whole and uneven last batches, a single short one, fewer
+samples a step than ranks."""
 
 
 def parts_of_all_ranks(
-    num_samples: int, global_batch_size: int, world_size: int, *, shuffle_seed: int = 3, epoch: int = 0
+    num_samples: int,
+    global_batch_size: int,
+    world_size: int,
+    *,
+    shuffle_seed: int = 3,
+    epoch: int = 0,
 ) -> list[list[list[int]]]:
     """[rank][step] -> samples."""
     parts = []
     for rank in range(world_size):
         sampler = GlobalBatchSampler(
-            num_samples, global_batch_size=global_batch_size, rank=rank, world_size=world_size, shuffle_seed=shuffle_seed
+            num_samples,
+            global_batch_size=global_batch_size,
+            rank=rank,
+            world_size=world_size,
+            shuffle_seed=shuffle_seed,
         )
         sampler.set_epoch(epoch)
         parts.append(list(sampler))
@@ -39,17 +49,23 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-def test_ranks_together_take_the_global_batches_of_one_rank(size: tuple[int, int], world_size: int, epoch: int) -> None:
+def test_ranks_together_take_the_global_batches_of_one_rank(
+    size: tuple[int, int], world_size: int, epoch: int
+) -> None:
     (alone,) = parts_of_all_ranks(*size, 1, epoch=epoch)
     together = parts_of_all_ranks(*size, world_size, epoch=epoch)
     for step, global_batch in enumerate(alone):
-        assert sorted(itertools.chain.from_iterable(part[step] for part in together)) == sorted(global_batch)
+        assert sorted(itertools.chain.from_iterable(part[step] for part in together)) == sorted(
+            global_batch
+        )
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_no_sample_comes_twice_and_none_is_left_out(size: tuple[int, int], world_size: int) -> None:
     parts = parts_of_all_ranks(*size, world_size)
-    assert sorted(sample for rank in parts for step in rank for sample in step) == list(range(size[0]))
+    assert sorted(sample for rank in parts for step in rank for sample in step) == list(
+        range(size[0])
+    )
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
@@ -57,12 +73,20 @@ def test_ranks_take_the_same_number_of_steps(size: tuple[int, int], world_size: 
     num_samples, global_batch_size = size
     expected = len(range(0, num_samples, global_batch_size))
     assert {len(rank) for rank in parts_of_all_ranks(*size, world_size)} == {expected}
-    sampler = GlobalBatchSampler(num_samples, global_batch_size=global_batch_size, rank=0, world_size=world_size, shuffle_seed=0)
+    sampler = GlobalBatchSampler(
+        num_samples,
+        global_batch_size=global_batch_size,
+        rank=0,
+        world_size=world_size,
+        shuffle_seed=0,
+    )
     assert len(sampler) == expected
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-def test_parts_of_a_step_differ_by_one_sample_at_most(size: tuple[int, int], world_size: int) -> None:
+def test_parts_of_a_step_differ_by_one_sample_at_most(
+    size: tuple[int, int], world_size: int
+) -> None:
     for step in zip(*parts_of_all_ranks(*size, world_size), strict=True):
         lengths = [len(part) for part in step]
         assert max(lengths) - min(lengths) <= 1
@@ -91,11 +115,15 @@ def test_epoch_changes_the_order_and_nothing_else_does() -> None:
 
 def test_epochs_of_one_seed_are_not_those_of_the_next() -> None:
     """A seed of seed + epoch would repeat epoch 1 of seed 0 as epoch 0 of seed 1."""
-    assert parts_of_all_ranks(37, 8, 1, shuffle_seed=0, epoch=1) != parts_of_all_ranks(37, 8, 1, shuffle_seed=1, epoch=0)
+    assert parts_of_all_ranks(37, 8, 1, shuffle_seed=0, epoch=1) != parts_of_all_ranks(
+        37, 8, 1, shuffle_seed=1, epoch=0
+    )
 
 
 def test_seed_changes_the_order() -> None:
-    assert parts_of_all_ranks(37, 8, 1, shuffle_seed=0) != parts_of_all_ranks(37, 8, 1, shuffle_seed=1)
+    assert parts_of_all_ranks(37, 8, 1, shuffle_seed=0) != parts_of_all_ranks(
+        37, 8, 1, shuffle_seed=1
+    )
 
 
 def test_global_random_state_neither_decides_nor_is_touched() -> None:
@@ -113,12 +141,19 @@ def test_global_random_state_neither_decides_nor_is_touched() -> None:
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("num_samples", [0, 1, 8, 37, 64])
 def test_validation_deals_whole_blocks_each_once(num_samples: int, world_size: int) -> None:
-    parts = [list(BlockSampler(num_samples, block_size=8, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    parts = [
+        list(BlockSampler(num_samples, block_size=8, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
     in_turn = [block for turn in zip(*parts, strict=True) for block in turn]
     alone = list(BlockSampler(num_samples, block_size=8, rank=0, world_size=1))
-    assert [block for block in in_turn if block] == alone  # the same samples together, at any number of ranks
+    # the same samples together, at any number of ranks
+    assert [block for block in in_turn if block] == alone
     assert [sample for block in alone for sample in block] == list(range(num_samples))
-    assert {len(BlockSampler(num_samples, block_size=8, rank=rank, world_size=world_size)) for rank in range(world_size)} == {len(parts[0])}
+    assert {
+        len(BlockSampler(num_samples, block_size=8, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    } == {len(parts[0])}
 
 
 def test_samples_are_python_integers() -> None:
@@ -158,6 +193,13 @@ def test_trainer_tells_the_sampler_its_epoch() -> None:
         enable_model_summary=False,
     )
     trainer.fit(recorder, DataLoader(range(20), batch_sampler=sampler))
-    expected = [[sample for step in parts_of_all_ranks(20, 8, 1, shuffle_seed=0, epoch=epoch)[0] for sample in step] for epoch in range(3)]
+    expected = [
+        [
+            sample
+            for step in parts_of_all_ranks(20, 8, 1, shuffle_seed=0, epoch=epoch)[0]
+            for sample in step
+        ]
+        for epoch in range(3)
+    ]
     assert recorder.epochs == expected
     assert expected[0] != expected[1] != expected[2]

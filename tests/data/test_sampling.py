@@ -1,4 +1,5 @@
-"""Which patterns are drawn, against brute-force loops; every way alike for one scan and for several."""
+"""Which patterns are drawn, against brute-force loops; every way alike for one scan and for
+several."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def distances(positions_px: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("positions", [[120], [50, 30, 40], [1, 119]], ids=str)
 def test_patterns_are_there_and_none_is_drawn_twice(mode: str, positions: list[int]) -> None:
-    found = draw(config(mode), *(random_positions(count, seed) for seed, count in enumerate(positions))).patterns
+    found = draw(
+        config(mode), *(random_positions(count, seed) for seed, count in enumerate(positions))
+    ).patterns
     assert found.dtype == np.int64
     assert len(found) == len(set(found.tolist())) > 0
     assert 0 <= found.min() <= found.max() < 120
@@ -63,10 +66,17 @@ def test_patterns_are_there_and_none_is_drawn_twice(mode: str, positions: list[i
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_no_pattern_is_on_both_sides_and_every_drawn_one_is_used(mode: str, group_size: int) -> None:
+def test_no_pattern_is_on_both_sides_and_every_drawn_one_is_used(
+    mode: str, group_size: int
+) -> None:
     """By position, in an area small enough for any group to overlap."""
     scans = [0.5 * random_positions(70, 1), 0.5 * random_positions(50, 2)]
-    settings = config(mode, val_fraction=0.3, group_size=group_size, **({"min_distance_px": 2.0} if mode.endswith("distance") else {}))
+    settings = config(
+        mode,
+        val_fraction=0.3,
+        group_size=group_size,
+        **({"min_distance_px": 2.0} if mode.endswith("distance") else {}),
+    )
     subset = select_subset([scan_at(one) for one in scans], settings)
     train, validation = set(subset.train.tolist()), set(subset.validation.tolist())
     assert not train & validation
@@ -78,10 +88,14 @@ def test_no_pattern_is_on_both_sides_and_every_drawn_one_is_used(mode: str, grou
 
 @pytest.mark.parametrize("mode", MODES)
 def test_same_seed_draws_the_same_another_seed_another_split(mode: str) -> None:
-    first, again, other = (select(0.5 * random_positions(120), **told(mode, seed)) for seed in (3, 3, 4))
+    first, again, other = (
+        select(0.5 * random_positions(120), **told(mode, seed)) for seed in (3, 3, 4)
+    )
     assert first.fingerprint == again.fingerprint != other.fingerprint
     seeded = mode.split()[0] in ("random", "poisson_disc")
-    assert (sorted([*first.train, *first.validation]) == sorted([*other.train, *other.validation])) is not seeded
+    assert (
+        sorted([*first.train, *first.validation]) == sorted([*other.train, *other.validation])
+    ) is not seeded
 
 
 def told(mode: str, seed: int) -> dict[str, Any]:
@@ -89,13 +103,17 @@ def told(mode: str, seed: int) -> dict[str, Any]:
 
 
 def test_ways_draw_different_patterns() -> None:
-    found = {mode: tuple(sorted(draw(config(mode), random_positions(120)).patterns)) for mode in MODES}
+    found = {
+        mode: tuple(sorted(draw(config(mode), random_positions(120)).patterns)) for mode in MODES
+    }
     assert len(set(found.values())) == len(MODES)
 
 
 @pytest.mark.parametrize("mode", ["random", "central_block", "poisson_disc"])
 def test_more_than_there_are_is_refused(mode: str) -> None:
-    with pytest.raises(SubsetError, match=r"data\.subset_size is 91, but scan0\.npz, scan1\.npz has 90 patterns"):
+    with pytest.raises(
+        SubsetError, match=r"data\.subset_size is 91, but scan0\.npz, scan1\.npz has 90 patterns"
+    ):
         draw(config(mode, subset_size=91), random_positions(50), random_positions(40))
 
 
@@ -117,7 +135,10 @@ DESCRIPTIONS = {
 
 @pytest.mark.parametrize("mode", DESCRIPTIONS)
 def test_description_says_how_many_and_how(mode: str) -> None:
-    assert select(random_positions(120), sampling=mode, group_size=1, **MODES[mode]).description == DESCRIPTIONS[mode]
+    assert (
+        select(random_positions(120), sampling=mode, group_size=1, **MODES[mode]).description
+        == DESCRIPTIONS[mode]
+    )
 
 
 # --- What is drawn stays what it was: checkpoints name it by its fingerprint
@@ -125,15 +146,25 @@ def test_description_says_how_many_and_how(mode: str) -> None:
 
 KEPT: list[tuple[list[np.ndarray], dict[str, Any], str]] = [
     ([random_positions(90)], {}, "4f049cb3"),
-    ([random_positions(90)], {"subset_size": 60, "subset_seed": 7, "val_fraction": 0.2}, "b91fbcc9"),
+    (
+        [random_positions(90)],
+        {"subset_size": 60, "subset_seed": 7, "val_fraction": 0.2},
+        "b91fbcc9",
+    ),
     ([raster_with_repeats()], {"val_fraction": 0.4}, "207cd2e8"),
-    ([random_positions(40, 1), random_positions(55, 2)], {"subset_size": 80, "val_fraction": 0.3, "group_size": 3}, "6c2ae943"),
+    (
+        [random_positions(40, 1), random_positions(55, 2)],
+        {"subset_size": 80, "val_fraction": 0.3, "group_size": 3},
+        "6c2ae943",
+    ),
     ([raster_with_repeats()], {"val_fraction": 0.5, "group_size": 6, "subset_seed": 3}, "46bf37fc"),
 ]
 
 
 @pytest.mark.parametrize(("positions", "settings", "fingerprint"), KEPT)
-def test_full_and_random_draw_what_they_always_drew(positions: list[np.ndarray], settings: dict[str, Any], fingerprint: str) -> None:
+def test_full_and_random_draw_what_they_always_drew(
+    positions: list[np.ndarray], settings: dict[str, Any], fingerprint: str
+) -> None:
     assert select(*positions, **settings).fingerprint.startswith(fingerprint)
     named = "random" if "subset_size" in settings else "full"
     assert select(*positions, sampling=named, **settings).fingerprint.startswith(fingerprint)
@@ -147,14 +178,20 @@ def test_central_block_is_what_lies_nearest_to_the_middle(size: int) -> None:
     positions_px = random_positions(120)
     found = draw(config("central_block", subset_size=size), positions_px).patterns
     middle = (positions_px.min(axis=0) + positions_px.max(axis=0)) / 2
-    assert sorted(found) == sorted(sorted(range(120), key=lambda number: np.hypot(*(positions_px[number] - middle)))[:size])
+    assert sorted(found) == sorted(
+        sorted(range(120), key=lambda number: np.hypot(*(positions_px[number] - middle)))[:size]
+    )
 
 
 def test_central_block_is_as_dense_as_the_scan_where_a_random_draw_is_not() -> None:
-    """On a raster of 5 px, in any scan order, a neighbour is 5 px away; of a quarter drawn at random, mostly farther."""
+    """On a raster of 5 px, in any scan order, a neighbour is 5 px away; of a quarter drawn at
+    random, mostly farther."""
     grid = 5.0 * np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
     grid = np.random.default_rng(0).permutation(grid)
-    block, scattered = (grid[draw(config(mode, subset_size=100), grid).patterns] for mode in ("central_block", "random"))
+    block, scattered = (
+        grid[draw(config(mode, subset_size=100), grid).patterns]
+        for mode in ("central_block", "random")
+    )
     assert (distances(block).min(axis=1) == 5.0).all()
     assert (distances(scattered).min(axis=1) > 5.0).mean() > 0.2
 
@@ -169,9 +206,19 @@ def test_central_block_is_as_dense_as_the_scan_where_a_random_draw_is_not() -> N
         ([3, 5], 8, [3, 5]),
     ],
 )
-def test_scans_give_the_same_fraction_of_their_patterns(mode: str, counts: list[int], size: int, shares: list[int]) -> None:
-    found = draw(config(mode, subset_size=size), *(random_positions(count, seed) for seed, count in enumerate(counts))).patterns
-    assert np.bincount(np.repeat(np.arange(len(counts)), counts)[found], minlength=len(counts)).tolist() == shares
+def test_scans_give_the_same_fraction_of_their_patterns(
+    mode: str, counts: list[int], size: int, shares: list[int]
+) -> None:
+    found = draw(
+        config(mode, subset_size=size),
+        *(random_positions(count, seed) for seed, count in enumerate(counts)),
+    ).patterns
+    assert (
+        np.bincount(
+            np.repeat(np.arange(len(counts)), counts)[found], minlength=len(counts)
+        ).tolist()
+        == shares
+    )
 
 
 # --- Every k-th
@@ -179,21 +226,42 @@ def test_scans_give_the_same_fraction_of_their_patterns(mode: str, counts: list[
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 1000, 2**70])
 def test_every_kth_begins_anew_in_each_scan(every: int) -> None:
-    found = draw(config("every", every=every), random_positions(20), random_positions(11), random_positions(9)).patterns
-    expected = [first + number for first, count in ((0, 20), (20, 11), (31, 9)) for number in range(count) if number % every == 0]
+    found = draw(
+        config("every", every=every),
+        random_positions(20),
+        random_positions(11),
+        random_positions(9),
+    ).patterns
+    expected = [
+        first + number
+        for first, count in ((0, 20), (20, 11), (31, 9))
+        for number in range(count)
+        if number % every == 0
+    ]
     assert sorted(found) == expected
 
 
 # --- Poisson disc
 
-JITTERED = 5.0 * np.stack(np.meshgrid(np.arange(18), np.arange(18)), -1).reshape(-1, 2) + np.random.default_rng(5).uniform(-1, 1, (324, 2))
+JITTERED = 5.0 * np.stack(np.meshgrid(np.arange(18), np.arange(18)), -1).reshape(
+    -1, 2
+) + np.random.default_rng(5).uniform(-1, 1, (324, 2))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("distance_px", [4.0, 6.0, 13.5])
-@pytest.mark.parametrize("positions_px", [random_positions(300), JITTERED, raster_with_repeats()], ids=["random", "raster", "repeats"])
-def test_no_two_are_nearer_than_asked_and_no_other_one_would_fit(positions_px: np.ndarray, distance_px: float, seed: int) -> None:
-    found = draw(config("poisson_disc by distance", min_distance_px=distance_px, subset_seed=seed), positions_px).patterns
+@pytest.mark.parametrize(
+    "positions_px",
+    [random_positions(300), JITTERED, raster_with_repeats()],
+    ids=["random", "raster", "repeats"],
+)
+def test_no_two_are_nearer_than_asked_and_no_other_one_would_fit(
+    positions_px: np.ndarray, distance_px: float, seed: int
+) -> None:
+    found = draw(
+        config("poisson_disc by distance", min_distance_px=distance_px, subset_seed=seed),
+        positions_px,
+    ).patterns
     assert distances(positions_px[found]).min() >= distance_px
     for number in set(range(len(positions_px))) - set(found.tolist()):
         assert np.hypot(*(positions_px[found] - positions_px[number]).T).min() < distance_px
@@ -201,9 +269,14 @@ def test_no_two_are_nearer_than_asked_and_no_other_one_would_fit(positions_px: n
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("size", [20, 80, 200])
-@pytest.mark.parametrize("positions_px", [random_positions(300), JITTERED], ids=["random", "raster"])
-def test_size_is_met_by_nearly_the_largest_distance(positions_px: np.ndarray, size: int, seed: int) -> None:
-    """What is left out is at most a step of the radius farther from all drawn than the nearest two are from each other."""
+@pytest.mark.parametrize(
+    "positions_px", [random_positions(300), JITTERED], ids=["random", "raster"]
+)
+def test_size_is_met_by_nearly_the_largest_distance(
+    positions_px: np.ndarray, size: int, seed: int
+) -> None:
+    """What is left out is at most a step of the radius farther from all drawn than the nearest two
+    are from each other."""
     found = draw(config("poisson_disc", subset_size=size, subset_seed=seed), positions_px).patterns
     left_out = np.setdiff1d(np.arange(len(positions_px)), found)
     apart_px = distances(positions_px[found]).min()
@@ -214,10 +287,12 @@ def test_size_is_met_by_nearly_the_largest_distance(positions_px: np.ndarray, si
 
 
 def test_half_of_a_checkerboard_is_found_as_far_as_chance_allows() -> None:
-    """On a plain raster nothing but whole steps is possible: no two of a third of it are neighbours in a row or column."""
+    """On a plain raster nothing but whole steps is possible: no two of a third of it are neighbours
+    in a row or column."""
     grid = 5.0 * np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
     found = draw(config("poisson_disc", subset_size=130), grid).patterns
-    assert distances(grid[found]).min() == pytest.approx(5 * np.sqrt(2), rel=1e-12)  # float64 rounding
+    # float64 rounding
+    assert distances(grid[found]).min() == pytest.approx(5 * np.sqrt(2), rel=1e-12)
 
 
 def test_repeated_positions_come_last() -> None:
@@ -232,7 +307,14 @@ def test_repeated_positions_come_last() -> None:
 def test_one_pattern_and_one_position() -> None:
     assert len(draw(config("poisson_disc", subset_size=1), random_positions(9)).patterns) == 1
     assert len(draw(config("poisson_disc", subset_size=5), np.zeros((9, 2))).patterns) == 5
-    assert len(draw(config("poisson_disc by distance", min_distance_px=1e9), random_positions(9)).patterns) == 1
+    assert (
+        len(
+            draw(
+                config("poisson_disc by distance", min_distance_px=1e9), random_positions(9)
+            ).patterns
+        )
+        == 1
+    )
 
 
 def test_scans_are_thinned_each_on_its_own() -> None:
@@ -260,6 +342,13 @@ def test_index_file_counts_through_all_scans() -> None:
 
 
 def test_order_of_the_index_file_means_nothing() -> None:
-    backwards = select(0.5 * random_positions(120), sampling="index_file", index_file="keep.npy").fingerprint
+    backwards = select(
+        0.5 * random_positions(120), sampling="index_file", index_file="keep.npy"
+    ).fingerprint
     np.save("keep.npy", np.arange(10, 80))
-    assert select(0.5 * random_positions(120), sampling="index_file", index_file="keep.npy").fingerprint == backwards
+    assert (
+        select(
+            0.5 * random_positions(120), sampling="index_file", index_file="keep.npy"
+        ).fingerprint
+        == backwards
+    )

@@ -44,7 +44,9 @@ def identity(path: Path) -> tuple[int, int]:
     return path.stat().st_ino, path.stat().st_mtime_ns
 
 
-def test_copy_has_the_content_and_the_log_its_hash(scan: Path, disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_copy_has_the_content_and_the_log_its_hash(
+    scan: Path, disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         (copy,) = stage_scans([scan], disk)
     assert copy == disk / "scan.npz"
@@ -59,7 +61,18 @@ def test_what_lies_there_is_taken(scan: Path, disk: Path) -> None:
     assert identity(copy) == before
 
 
-@pytest.mark.parametrize("damage", ["one bit", "truncated", "missing", "no record", "bad record", "another source", "newer source"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "one bit",
+        "truncated",
+        "missing",
+        "no record",
+        "bad record",
+        "another source",
+        "newer source",
+    ],
+)
 def test_what_differs_is_copied_again(scan: Path, disk: Path, tmp_path: Path, damage: str) -> None:
     (copy,) = stage_scans([scan], disk)
     record = disk / ".scan.npz.staged"
@@ -88,7 +101,9 @@ def test_what_differs_is_copied_again(scan: Path, disk: Path, tmp_path: Path, da
     assert identity(copy) != before
 
 
-def test_disk_that_changes_what_is_written_is_found(scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_changes_what_is_written_is_found(
+    scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hash_of = staging._sha256
 
     def rotten(reader, what, total_bytes, writer=None):  # type: ignore[no-untyped-def]
@@ -96,12 +111,17 @@ def test_disk_that_changes_what_is_written_is_found(scan: Path, disk: Path, monk
         return digest if writer is not None else digest[::-1]
 
     monkeypatch.setattr(staging, "_sha256", rotten)
-    with pytest.raises(StagingError, match=r"scan\.npz: found SHA-256 \w+, expected \w+ as .*scan\.npz has: the disk of this node is not"):
+    with pytest.raises(
+        StagingError,
+        match=r"scan\.npz: found SHA-256 \w+, expected \w+ as .*scan\.npz has: the disk of this node is not",
+    ):
         stage_scans([scan], disk)
     assert not (disk / "scan.npz").exists()
 
 
-def test_source_that_changes_meanwhile_is_refused(scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_that_changes_meanwhile_is_refused(
+    scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hash_of = staging._sha256
 
     def append_while_reading(reader, what, total_bytes, writer=None):  # type: ignore[no-untyped-def]
@@ -115,15 +135,26 @@ def test_source_that_changes_meanwhile_is_refused(scan: Path, disk: Path, monkey
     assert not (disk / "scan.npz").exists()
 
 
-def test_full_disk_is_said_before_anything_is_written(scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(len(CONTENT) - 1))
-    with pytest.raises(StagingError, match=f"found {len(CONTENT)} bytes and {len(CONTENT) - 1} free in .*disk, expected room"):
+def test_full_disk_is_said_before_anything_is_written(
+    scan: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: namedtuple("usage", "free")(len(CONTENT) - 1)
+    )
+    with pytest.raises(
+        StagingError,
+        match=f"found {len(CONTENT)} bytes and {len(CONTENT) - 1} free in .*disk, expected room",
+    ):
         stage_scans([scan], disk)
     assert not (disk / "scan.npz").exists()
 
 
-def test_missing_scan_and_scans_of_one_name_are_refused(scan: Path, disk: Path, tmp_path: Path) -> None:
-    with pytest.raises(StagingError, match=r"missing\.npz: found no file, expected a scan file to copy"):
+def test_missing_scan_and_scans_of_one_name_are_refused(
+    scan: Path, disk: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        StagingError, match=r"missing\.npz: found no file, expected a scan file to copy"
+    ):
         stage_scans([tmp_path / "missing.npz"], disk)
     other = tmp_path / "scan.npz"
     other.write_bytes(b"")
@@ -138,10 +169,13 @@ def stage_and_tell(scan: Path, disk: Path, inodes: object) -> None:
 
 
 def test_processes_that_ask_at_once_get_one_copy(scan: Path, disk: Path) -> None:
-    scan.write_bytes(CONTENT * 400)  # 10 MB: long enough for the others to come while the first writes
+    # 10 MB: long enough for the others to come while the first writes
+    scan.write_bytes(CONTENT * 400)
     context = multiprocessing.get_context("forkserver")
     inodes = context.Queue()
-    processes = [context.Process(target=stage_and_tell, args=(scan, disk, inodes)) for _ in range(4)]
+    processes = [
+        context.Process(target=stage_and_tell, args=(scan, disk, inodes)) for _ in range(4)
+    ]
     for process in processes:
         process.start()
     found = {inodes.get(timeout=60) for _ in processes}
@@ -152,20 +186,29 @@ def test_processes_that_ask_at_once_get_one_copy(scan: Path, disk: Path) -> None
 
 
 def test_files_that_a_scan_links_to_come_along(tmp_path: Path, disk: Path) -> None:
-    """To the same place beside the copy, where the links find them; what they may not lead to stays."""
+    """To the same place beside the copy, where the links find them; what they may not lead to
+    stays."""
     (tmp_path / "experiment" / "raw").mkdir(parents=True)
     with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
         file["data"] = np.zeros(3)
     layout = h5py.VirtualLayout(shape=(3,), dtype=np.float64)
     layout[:] = h5py.VirtualSource("raw/source.h5", "data", shape=(3,))
-    links = {"linked": h5py.ExternalLink("raw/linked.h5", "/again"), "outside": h5py.ExternalLink("../elsewhere.h5", "/data")}
+    links = {
+        "linked": h5py.ExternalLink("raw/linked.h5", "/again"),
+        "outside": h5py.ExternalLink("../elsewhere.h5", "/data"),
+    }
     master = tmp_path / "experiment" / "scan_dp.hdf5"
     with h5py.File(master, "w") as file:
         file.create_virtual_dataset("group/virtual", layout)
         file["group/here"] = file["group"]  # a circle
         for name, link in links.items():
             file[name] = link
-    for name, content in {"raw/source.h5": np.arange(3.0), "raw/linked.h5": None, "raw/second.h5": np.ones(2), "scan_para.hdf5": 5}.items():
+    for name, content in {
+        "raw/source.h5": np.arange(3.0),
+        "raw/linked.h5": None,
+        "raw/second.h5": np.ones(2),
+        "scan_para.hdf5": 5,
+    }.items():
         with h5py.File(tmp_path / "experiment" / name, "w") as file:
             if content is not None:
                 file["data"] = content
@@ -173,7 +216,13 @@ def test_files_that_a_scan_links_to_come_along(tmp_path: Path, disk: Path) -> No
                 file["again"] = h5py.ExternalLink("second.h5", "/data")
     (copy,) = stage_scans([master], disk)
     found = sorted(str(path.relative_to(disk)) for path in disk.rglob("*.h*5"))
-    assert found == ["raw/linked.h5", "raw/second.h5", "raw/source.h5", "scan_dp.hdf5", "scan_para.hdf5"]
+    assert found == [
+        "raw/linked.h5",
+        "raw/second.h5",
+        "raw/source.h5",
+        "scan_dp.hdf5",
+        "scan_para.hdf5",
+    ]
     shutil.rmtree(tmp_path / "experiment")
     with h5py.File(copy) as file:
         assert file["group/virtual"][()].tolist() == [0, 1, 2]
@@ -184,7 +233,9 @@ def test_files_that_a_scan_links_to_come_along(tmp_path: Path, disk: Path) -> No
 
 
 def scan_of_any_layout(path: Path, **changed: Any) -> Path:
-    metadata = np.array(json.dumps({"measurement": "counts", "physics_parameters": {"nphotons": 4321.5}}))
+    metadata = np.array(
+        json.dumps({"measurement": "counts", "physics_parameters": {"nphotons": 4321.5}})
+    )
     np.savez_compressed(path, **{**small_scan_arrays(modes=2), "_metadata": metadata, **changed})
     return path
 
@@ -195,8 +246,12 @@ def interleaved(dtype: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">u2", "<f8"])
-def test_repacked_scan_is_the_same_one_and_is_read_in_place(tmp_path: Path, disk: Path, dtype: str) -> None:
-    original = read_scan(path := scan_of_any_layout(tmp_path / "scan.npz", diffraction=interleaved(dtype)))
+def test_repacked_scan_is_the_same_one_and_is_read_in_place(
+    tmp_path: Path, disk: Path, dtype: str
+) -> None:
+    original = read_scan(
+        path := scan_of_any_layout(tmp_path / "scan.npz", diffraction=interleaved(dtype))
+    )
     (copy,) = stage_scans([path], disk, repack=DataConfig())
     repacked = read_scan(copy)
     everything = np.arange(37)
@@ -210,7 +265,9 @@ def test_repacked_scan_is_the_same_one_and_is_read_in_place(tmp_path: Path, disk
     assert str(copy) == os.readlink(f"/proc/self/fd/{repacked.diffraction._stream.fileno()}")  # type: ignore[attr-defined]
 
 
-def test_scan_is_repacked_in_pieces_of_any_size(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_is_repacked_in_pieces_of_any_size(
+    tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = scan_of_any_layout(tmp_path / "scan.npz")
     (whole,) = stage_scans([path], disk, repack=DataConfig())
     for most_pixels in (1, 5 * 16**2):
@@ -247,14 +304,17 @@ def test_repacked_scan_says_what_the_command_line_said(tmp_path: Path, disk: Pat
 
 
 def test_what_the_options_say_is_in_the_repacked_scan(tmp_path: Path, disk: Path) -> None:
-    """Window, probe and mask; and it is written again where the file that holds one of them is another."""
+    """Window, probe and mask; and it is written again where the file that holds one of them is
+    another."""
     path = scan_of_any_layout(tmp_path / "scan.npz")
     np.save(tmp_path / "probe.npy", small_scan_arrays(pattern_size=8)["probeGuess"])
     np.save(tmp_path / "mask.npy", np.arange(256).reshape(16, 16) % 7 > 0)
     options = DataConfig(crop=8, probe=str(tmp_path / "probe.npy"), mask=str(tmp_path / "mask.npy"))
     (copy,) = stage_scans([path], disk, repack=options)
     original, repacked = read_scan(path, options=options), read_scan(copy)
-    np.testing.assert_array_equal(repacked.amplitude(np.arange(37)), original.amplitude(np.arange(37)))
+    np.testing.assert_array_equal(
+        repacked.amplitude(np.arange(37)), original.amplitude(np.arange(37))
+    )
     for name in ("positions_px", "probe", "mask"):
         np.testing.assert_array_equal(getattr(repacked, name), getattr(original, name))
     before = identity(copy)
@@ -265,7 +325,9 @@ def test_what_the_options_say_is_in_the_repacked_scan(tmp_path: Path, disk: Path
     assert read_scan(copy).mask is None  # all pixels count
 
 
-def test_disk_that_changes_what_is_repacked_is_found(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_changes_what_is_repacked_is_found(
+    tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rewrite = staging.rewrite_scan
 
     def rotten(scan: Scan, path: Path) -> None:
@@ -275,7 +337,9 @@ def test_disk_that_changes_what_is_repacked_is_found(tmp_path: Path, disk: Path,
             stream.write(b"rot")
 
     monkeypatch.setattr(staging, "rewrite_scan", rotten)
-    with pytest.raises(StagingError, match=r"scan\.npz: found that diffraction\.npy is not what was written"):
+    with pytest.raises(
+        StagingError, match=r"scan\.npz: found that diffraction\.npy is not what was written"
+    ):
         stage_scans([scan_of_any_layout(tmp_path / "scan.npz")], disk, repack=DataConfig())
     assert not (disk / "scan.npz").exists()
 

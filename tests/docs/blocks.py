@@ -18,7 +18,8 @@ PROGRAMS = ("python", "torchrun", "bash", "sbatch", "srun", "salloc", "source", 
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """A block, or code within a line, and where it stands. `info` is what follows the block's fence: its language first."""
+    """A block, or code within a line, and where it stands. `info` is what follows the block's
+    fence: its language first."""
 
     page: str
     line: int
@@ -35,7 +36,8 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command of a shell block: its words, the variables set before them, and the exit status that its comment promises, else 0."""
+    """One command of a shell block: its words, the variables set before them, and the exit status
+    that its comment promises, else 0."""
 
     place: str
     variables: dict[str, str]
@@ -48,14 +50,23 @@ class Command:
 
 def pages() -> list[str]:
     """All Markdown of the project that people read, as paths from its root."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("slurm/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md")]
+    found = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("slurm/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("docs/**/*.md"),
+    ]
     return sorted(path.relative_to(ROOT).as_posix() for path in found if "_build" not in path.parts)
 
 
 def blocks(page: str) -> list[Code]:
     """Fenced and indented blocks of a page; an indented one has no language."""
     tokens = [token for token in _tokens(page) if token.type in ("fence", "code_block")]
-    return [Code(page=page, line=token.map[0] + 1, info=token.info, text=token.content) for token in tokens if token.map is not None]
+    return [
+        Code(page=page, line=token.map[0] + 1, info=token.info, text=token.content)
+        for token in tokens
+        if token.map is not None
+    ]
 
 
 def inline_code(page: str) -> list[Code]:
@@ -82,7 +93,11 @@ def links(page: str) -> list[tuple[int, str]]:
 def headings(page: str) -> set[str]:
     """The anchors that GitHub gives a page's headings."""
     tokens = _tokens(page)
-    titles = [tokens[number + 1].content for number, token in enumerate(tokens) if token.type == "heading_open"]
+    titles = [
+        tokens[number + 1].content
+        for number, token in enumerate(tokens)
+        if token.type == "heading_open"
+    ]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
@@ -95,12 +110,21 @@ def commands(code: Code) -> Iterator[Command]:
             name, variables[name] = words.pop(0).split("=", 1)
         promised = re.search(r"#.*\bexit status (\d+)", line)
         if words:
-            yield Command(place=str(code), variables=variables, words=tuple(words), exit_status=int(promised[1]) if promised else 0)
+            yield Command(
+                place=str(code),
+                variables=variables,
+                words=tuple(words),
+                exit_status=int(promised[1]) if promised else 0,
+            )
 
 
 def inline_commands(page: str) -> list[Command]:
     """Code within lines that is a whole command, not just a program's name."""
-    found = [code for code in inline_code(page) if code.text.split(" ")[0] in PROGRAMS and " " in code.text]
+    found = [
+        code
+        for code in inline_code(page)
+        if code.text.split(" ")[0] in PROGRAMS and " " in code.text
+    ]
     return [command for code in found for command in commands(code)]
 
 

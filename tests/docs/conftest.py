@@ -21,10 +21,13 @@ from tests.docs.reader import Reader, make_project
 
 @pytest.fixture(scope="session")
 def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with each file that a page's command names and no earlier one made, and a trained RUN with its DIR."""
+    """A folder with each file that a page's command names and no earlier one made, and a trained
+    RUN with its DIR."""
     folder = tmp_path_factory.mktemp("named_files")
     for seed, name in enumerate(("scan", "a", "b", "c")):
-        metadata = np.array('{"measurement": "amplitude", "physics_parameters": {"nphotons": 5000.0}}')
+        metadata = np.array(
+            '{"measurement": "amplitude", "physics_parameters": {"nphotons": 5000.0}}'
+        )
         np.savez(folder / f"{name}.npz", **small_scan_arrays(seed=seed), _metadata=metadata)
     np.savez(folder / "siemens_velociprobe_N64.npz", **small_scan_arrays())
 
@@ -46,9 +49,12 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = Reader(project)
     for command in (
         f"python launch/train.py --data.path {folder}/scan.npz --train.run_dir {folder}/RUN",
-        f"python launch/infer.py --bundle {folder}/RUN/bundle.zip --data {folder}/scan.npz --out {folder}/DIR",
+        f"python launch/infer.py --bundle {folder}/RUN/bundle.zip --data {folder}/scan.npz --out "
+        f"{folder}/DIR",
     ):
-        first.run(Command(place="tests/docs/conftest.py", variables={}, words=tuple(command.split(" "))))
+        first.run(
+            Command(place="tests/docs/conftest.py", variables={}, words=tuple(command.split(" ")))
+        )
     (folder / "RUN/printed").write_text(first.printed)
     return folder
 

@@ -1,7 +1,9 @@
-"""Somebody who does what a page says, in a directory like the project's: runs its commands, saves its files, compares what was printed.
+"""Somebody who does what a page says, in a directory like the project's: runs its commands, saves
+its files, compares what was printed.
 
-Commands run as they are printed, but for `SMALLER` and `SHORTER`, which make them affordable: the pages' own scans are a beamline's, the
-ones here a few patterns. Scripts of launch/ run in a process that has PyTorch loaded already, which saves most of their time.
+Commands run as they are printed, but for `SMALLER` and `SHORTER`, which make them affordable: the
+pages' own scans are a beamline's, the ones here a few patterns. Scripts of launch/ run in a process
+that has PyTorch loaded already, which saves most of their time.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ PARSED_ONLY = (
     "benchmarks/refinement.py",
     "benchmarks/start_up.py",
 )
-"""They train for minutes to hours. Their options are read by themselves, and nothing else is done; tests/benchmarks/ holds what they do."""
+"""They train for minutes to hours. Their options are read by themselves, and nothing else is done;
+tests/benchmarks/ holds what they do."""
 
 SECONDS = 1200
 """How long a command may take, on a machine that others keep busy."""
@@ -80,20 +83,27 @@ class Reader:
         """Run one command; its exit status must be the promised one."""
         words = self._affordable(list(command.words))
         if words[0] == "torchrun":
-            # Without a rendezvous of its own torchrun takes a fixed port, which another test may have.
+            # Without a rendezvous of its own torchrun takes a fixed port, which another test may
+            # have.
             own = [] if any(word.startswith("--rdzv") for word in words) else ["--standalone"]
-            status, printed = self._start([sys.executable, "-m", "torch.distributed.run", *own, *words[1:]], command.variables)
+            status, printed = self._start(
+                [sys.executable, "-m", "torch.distributed.run", *own, *words[1:]], command.variables
+            )
         elif words[0] == "python" and words[1].startswith("launch/") and not command.variables:
             status, printed = self._fork(words[1:], parse_only=False)
         elif words[0] == "python" and words[1] in PARSED_ONLY:
             status, printed = self._fork(words[1:], parse_only=True)
         elif words[0] == "python":
-            assert words[1] in SHORTER or not words[1].startswith("benchmarks/"), f"{command}: name it in SHORTER or PARSED_ONLY"
+            assert words[1] in SHORTER or not words[1].startswith("benchmarks/"), (
+                f"{command}: name it in SHORTER or PARSED_ONLY"
+            )
             status, printed = self._start([sys.executable, *words[1:]], command.variables)
         else:
             status, printed = self._start(words, command.variables)
         self.printed += printed
-        assert status == command.exit_status, f"{command}\nexit status {status}, expected {command.exit_status}\n{printed}"
+        assert status == command.exit_status, (
+            f"{command}\nexit status {status}, expected {command.exit_status}\n{printed}"
+        )
 
     def parse(self, command: Command) -> None:
         """Let a script of the project read a command's options, and do nothing else."""
@@ -108,13 +118,17 @@ class Reader:
         (self.folder / name).write_text(block.text)
 
     def require_printed(self, block: Code) -> None:
-        """Each line of the block must have been printed, whatever its numbers and the length of its gaps; `...` stands for anything."""
+        """Each line of the block must have been printed, whatever its numbers and the length of its
+        gaps; `...` stands for anything."""
         printed = " ".join(self.printed.split())
         for line in block.text.splitlines():
-            assert re.search(as_pattern(line), printed), f"{block}: nothing printed is like\n{line}\nin\n{self.printed}"
+            assert re.search(as_pattern(line), printed), (
+                f"{block}: nothing printed is like\n{line}\nin\n{self.printed}"
+            )
 
     def _affordable(self, words: list[str]) -> list[str]:
-        """A command as it is run here. Where it names no run directory it gets one: a page shows several that share the default's name."""
+        """A command as it is run here. Where it names no run directory it gets one: a page shows
+        several that share the default's name."""
         text = shlex.join(words)
         for pattern, replacement in SMALLER.items():
             text = re.sub(pattern, replacement, text)
@@ -127,7 +141,8 @@ class Reader:
         return words
 
     def _start(self, words: list[str], variables: dict[str, str]) -> tuple[int, str]:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an active environment
+        # as in an active environment
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         ended = subprocess.run(
             words,
             cwd=self.folder,
@@ -142,7 +157,9 @@ class Reader:
 
     def _fork(self, words: list[str], *, parse_only: bool) -> tuple[int, str]:
         output = self.folder / "output"
-        process = multiprocessing.get_context("forkserver").Process(target=_script, args=(words, self.folder, output, parse_only))
+        process = multiprocessing.get_context("forkserver").Process(
+            target=_script, args=(words, self.folder, output, parse_only)
+        )
         process.start()
         process.join(SECONDS)
         if process.is_alive():
@@ -199,11 +216,15 @@ def _only_parse(parser: Any) -> None:
 
 
 def make_project(folder: Path) -> None:
-    """A directory like the project's, with its programs, an environment, and recipes of which the quickstart's is a short one."""
+    """A directory like the project's, with its programs, an environment, and recipes of which the
+    quickstart's is a short one."""
     for name in ("launch", "ptycho_dist", "tests", "pyproject.toml", "constraints.txt"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("benchmarks", "configs", "docs", "slurm"):  # copies: they are written to, or what they include is looked for beside them
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    # copies: they are written to, or what they include is looked for beside them
+    for name in ("benchmarks", "configs", "docs", "slurm"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "__pycache__")
+        )
     for page in ROOT.glob("*.md"):
         shutil.copy(page, folder)
     quickstart = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
@@ -216,6 +237,8 @@ def make_project(folder: Path) -> None:
     for part in Path(sys.prefix).iterdir():
         if not part.name.startswith("installed"):
             (folder / ".venv" / part.name).symlink_to(part)
-    wanted = ((ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()).rstrip("\n")
+    wanted = (
+        (ROOT / "pyproject.toml").read_text() + (ROOT / "constraints.txt").read_text()
+    ).rstrip("\n")
     for extra in ("", "-docs", "-dev"):
         (folder / f".venv/installed{extra}").write_text(wanted)

@@ -1,4 +1,5 @@
-"""Every block of README and docs is run, or read by what it is for. One that nothing here knows fails."""
+"""Every block of README and docs is run, or read by what it is for. One that nothing here knows
+fails."""
 
 from __future__ import annotations
 
@@ -44,10 +45,12 @@ EXEMPT_COMMANDS = {
     "bash tests/run.sh [pytest arguments]": "is how this test is run",
     "pip install .": "tests/package/ installs the package into new environments",
     "pip install ptycho_dist[mlflow]": "tests/package/ installs the package into new environments",
-    "pip install ptycho_dist[tensorboard]": "tests/package/ installs the package into new environments",
+    "pip install "
+    "ptycho_dist[tensorboard]": "tests/package/ installs the package into new environments",
     "python -m build": "tests/package/ builds the distributions",
     "python -m torch.utils.collect_env": "PyTorch's own",
-    "ruff check && ruff format --check && mypy && lint-imports": "tests/lint.sh and tests/test_layers.py",
+    "ruff check && ruff format --check && mypy && "
+    "lint-imports": "tests/lint.sh and tests/test_layers.py",
     "salloc ...": "stands for the cluster's own way to give nodes",
     "source .venv/bin/activate": "Python's own",
     "srun --ntasks-per-node": "names an option, not a command",
@@ -89,12 +92,19 @@ def kind(block: Code) -> str:
     """What is done with a block; empty where nobody knows."""
     if block.language in OF_SPHINX:
         return "of Sphinx"
-    if any(block.page == page and block.text.startswith(beginning) for page, beginning in EXEMPT_BLOCKS):
+    if any(
+        block.page == page and block.text.startswith(beginning) for page, beginning in EXEMPT_BLOCKS
+    ):
         return "exempt"
     return KINDS.get(block.language, "")
 
 
-KINDS = {"bash": "run", "python": "run or saved", "yaml": "read as configuration", "text": "compared with what is printed"}
+KINDS = {
+    "bash": "run",
+    "python": "run or saved",
+    "yaml": "read as configuration",
+    "text": "compared with what is printed",
+}
 TO_FOLLOW = {*KINDS.values()} - {"read as configuration"}
 
 
@@ -111,7 +121,8 @@ def test_blocks_are_of_a_known_kind(page: str) -> None:
     """Indented blocks have no language, so nothing tells what they are: they are refused too."""
     for block in blocks(page):
         assert kind(block), (
-            f"{block}: found a block of {block.language or 'no language'}, expected bash, python, yaml or text:\n{block.text}"
+            f"{block}: found a block of {block.language or 'no language'}, expected bash, python, "
+            f"yaml or text:\n{block.text}"
         )
 
 
@@ -132,11 +143,15 @@ def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in pages() if {*map(kind, blocks(page))} & TO_FOLLOW])
+@pytest.mark.parametrize(
+    "page", [page for page in pages() if {*map(kind, blocks(page))} & TO_FOLLOW]
+)
 def test_page_can_be_followed(page: str, reader: Callable[..., Reader], named_files: Path) -> None:
     """All of a page's blocks, from top to bottom, in one folder."""
     follower = reader(*FILES.get(page, ()))
-    follower.printed = (named_files / "RUN/printed").read_text() if page == "docs/large_scans.md" else ""
+    follower.printed = (
+        (named_files / "RUN/printed").read_text() if page == "docs/large_scans.md" else ""
+    )
     for block in blocks(page):
         match kind(block):
             case "run":

@@ -31,13 +31,18 @@ def blocks(title: str, language: str) -> list[str]:
 
 
 def apply_difference(repository: Path, difference: str) -> None:
-    """Change files as a difference says: what a hunk takes away, with the lines around it, must stand there exactly once."""
-    for name, hunks in re.findall(r"^--- (\S+)\n\+\+\+ \1\n(.*?)(?=^--- |\Z)", difference, re.MULTILINE | re.DOTALL):
+    """Change files as a difference says: what a hunk takes away, with the lines around it, must
+    stand there exactly once."""
+    for name, hunks in re.findall(
+        r"^--- (\S+)\n\+\+\+ \1\n(.*?)(?=^--- |\Z)", difference, re.MULTILINE | re.DOTALL
+    ):
         text = (repository / name).read_text()
         for hunk in hunks.split("@@\n")[1:]:
             lines = hunk.splitlines(keepends=True)
             old, new = ("".join(line[1:] for line in lines if line[0] != added) for added in "+-")
-            assert text.count(old) == 1, f"{name}: this stands there {text.count(old)} times, expected once:\n{old}"
+            assert text.count(old) == 1, (
+                f"{name}: this stands there {text.count(old)} times, expected once:\n{old}"
+            )
             text = text.replace(old, new)
         (repository / name).write_text(text)
 
@@ -65,17 +70,29 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, 
 def run_in(repository: Path, command: list[str]) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
     done = subprocess.run(
-        command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False
+        command,
+        cwd=repository,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-def test_example_passes_its_tests_and_keeps_to_the_rooms(example: tuple[str, Path, list[Path]]) -> None:
+def test_example_passes_its_tests_and_keeps_to_the_rooms(
+    example: tuple[str, Path, list[Path]],
+) -> None:
     _, repository, new = example
     tests = [path for path in new if path.name.startswith("test_")]
     assert len(tests) == 1
-    output = run_in(repository, [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)])
+    output = run_in(
+        repository,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)],
+    )
     passed = re.search(r"(\d+) passed", output)
     assert passed
     assert int(passed[1]) >= tests[0].read_text().count("def test_")
@@ -87,11 +104,25 @@ def test_example_passes_its_tests_and_keeps_to_the_rooms(example: tuple[str, Pat
 @pytest.mark.parametrize("example", EXAMPLES[1:], indirect=True)
 def test_example_trains_by_its_own_commands(example: tuple[str, Path, list[Path]]) -> None:
     title, repository, _ = example
-    write_simulated_scan(repository / "scan.npz", pattern_size=16, scan_shape=(6, 6), probe="disk", probe_diameter_px=8.0, step_px=2.0)
+    write_simulated_scan(
+        repository / "scan.npz",
+        pattern_size=16,
+        scan_shape=(6, 6),
+        probe="disk",
+        probe_diameter_px=8.0,
+        step_px=2.0,
+    )
     (script,) = blocks(title, "bash")
     python = shlex.quote(sys.executable)
-    script = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run --standalone ", script, flags=re.MULTILINE)
-    output = run_in(repository, ["bash", "-ec", re.sub(r"^python ", f"{python} ", script, flags=re.MULTILINE)])
+    script = re.sub(
+        r"^torchrun ",
+        f"{python} -m torch.distributed.run --standalone ",
+        script,
+        flags=re.MULTILINE,
+    )
+    output = run_in(
+        repository, ["bash", "-ec", re.sub(r"^python ", f"{python} ", script, flags=re.MULTILINE)]
+    )
     assert "wrote RUN/bundle.zip" in output
     said = (repository / "RUN/hparams.yaml").read_text()
     assert {"A network": "network: shallow", "A loss": "loss: amplitude"}[title] in said

@@ -33,7 +33,15 @@ def test_every_default_is_the_one_named(key: str, default: str) -> None:
 def test_page_names_what_users_look_for() -> None:
     assert len(NAMED) > 20
     assert len(DEFAULTS) > 15
-    for setting in ("nphotons", "intensity_scale_trainable", "gridsize", "probe_scale", "n_groups", "batch_size", "n_devices"):
+    for setting in (
+        "nphotons",
+        "intensity_scale_trainable",
+        "gridsize",
+        "probe_scale",
+        "n_groups",
+        "batch_size",
+        "n_devices",
+    ):
         assert f"| `{setting}`" in PAGE, setting
 
 
@@ -45,7 +53,9 @@ def test_links_lead_somewhere(link: str) -> None:
 @pytest.mark.parametrize("key", ["diff3d", "diffraction"])
 @pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0)])
 @pytest.mark.parametrize("probe_axis", [None, -1, 0])
-def test_their_files_are_read_as_the_page_says(tmp_path: Any, key: str, axes: tuple[int, ...], probe_axis: int | None) -> None:
+def test_their_files_are_read_as_the_page_says(
+    tmp_path: Any, key: str, axes: tuple[int, ...], probe_axis: int | None
+) -> None:
     arrays = small_scan_arrays()
     patterns, probe = arrays.pop("diffraction"), arrays.pop("probeGuess")
     numbers = np.arange(len(patterns))
@@ -60,6 +70,8 @@ def test_their_files_are_read_as_the_page_says(tmp_path: Any, key: str, axes: tu
     )
     scan = read_scan(tmp_path / "scan.npz", "amplitude")
     assert np.array_equal(scan.diffraction[numbers], patterns)
-    assert np.array_equal(scan.positions_px, np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1))
+    assert np.array_equal(
+        scan.positions_px, np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    )
     assert np.array_equal(scan.probe, probe[None])
     assert scan.nphotons == 12345.0

@@ -1,4 +1,5 @@
-"""The examples of docs/library.md as they stand there, on two ranks of torchrun, against one process that knows nothing of ptycho_dist."""
+"""The examples of docs/library.md as they stand there, on two ranks of torchrun, against one
+process that knows nothing of ptycho_dist."""
 
 from __future__ import annotations
 
@@ -50,7 +51,11 @@ class Example:
 
 
 def source_of(name: str) -> str:
-    sources = [block.text for block in blocks("docs/library.md") if block.language == "python" and ('save_bundle("' + name) in block.text]
+    sources = [
+        block.text
+        for block in blocks("docs/library.md")
+        if block.language == "python" and ('save_bundle("' + name) in block.text
+    ]
     assert len(sources) == 1
     return sources[0]
 
@@ -76,9 +81,20 @@ def example(name: str, tmp_path_factory: pytest.TempPathFactory) -> Example:
     (folder / f"train_{name}.py").write_text(source)
     (folder / "sitecustomize.py").write_text(AUDIT)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", f"train_{name}.py"],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            f"train_{name}.py",
+        ],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,14 +114,20 @@ def example(name: str, tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 def own_names(tree: ast.Module) -> set[str]:
-    """What a program imports from ptycho_dist, and what it makes with it: variables, or attributes of `self`."""
+    """What a program imports from ptycho_dist, and what it makes with it: variables, or attributes
+    of `self`."""
     imported = {
-        alias.name for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "ptycho_dist" for alias in node.names
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "ptycho_dist"
+        for alias in node.names
     }
     made = {
         ast.unparse(node.targets[0])
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in imported
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) in imported
     }
     return imported | made
 
@@ -126,7 +148,11 @@ def test_ptycho_dist_takes_under_twenty_lines(example_name: str) -> None:
     assert {"derive_intensity_scale", "ScaledPoissonLoss", "save_bundle", "load_bundle"} <= names
     lines = set()
     for statement in simple_statements(tree):
-        said = {ast.unparse(node) for node in ast.walk(statement) if isinstance(node, ast.Name | ast.Attribute)}
+        said = {
+            ast.unparse(node)
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name | ast.Attribute)
+        }
         is_import = isinstance(statement, ast.ImportFrom) and statement.module == "ptycho_dist"
         if is_import or said & names:
             assert statement.end_lineno is not None
@@ -139,21 +165,26 @@ def test_scale_is_that_of_the_union_and_has_the_same_bits_everywhere(example: Ex
     nphotons = example.counts.sum(axis=(1, 2)).mean()
     energies = (example.x_norm.astype(np.float64) ** 2).sum(axis=(1, 2))
     # NumPy adds 51 numbers in float64, the package exactly.
-    assert example.bundle.intensity_scale == pytest.approx(np.sqrt(nphotons / energies.mean()), rel=1e-14)
-    assert example.bundle.scale == derive_intensity_scale(example.x_norm, nphotons)  # one process, to the last bit
+    assert example.bundle.intensity_scale == pytest.approx(
+        np.sqrt(nphotons / energies.mean()), rel=1e-14
+    )
+    # one process, to the last bit
+    assert example.bundle.scale == derive_intensity_scale(example.x_norm, nphotons)
     assert example.bundle.scale.num_patterns == len(example.counts)
     assert f"s = {example.bundle.intensity_scale!r}; {nphotons:.1f} photons" in example.output
 
 
 def poisson_likelihood(rate: Tensor, counts: Tensor) -> Tensor:
-    """Mean of rate - counts log(rate); below 1e-3 counts the logarithm goes on along its tangent, as the loss documents."""
+    """Mean of rate - counts log(rate); below 1e-3 counts the logarithm goes on along its tangent,
+    as the loss documents."""
     lit = rate.clamp_min(1e-3)
     return (rate - counts * (lit.log() + (rate - lit) / lit)).mean()
 
 
 @pytest.mark.slow
 def test_weights_are_those_of_one_process_on_the_union(name: str, example: Example) -> None:
-    """Trained again without ranks and without ptycho_dist's loss: the Poisson likelihood in float64 of rate s^2 g^2 I and counts."""
+    """Trained again without ranks and without ptycho_dist's loss: the Poisson likelihood in float64
+    of rate s^2 g^2 I and counts."""
     torch.manual_seed(0)
     probe = torch.from_numpy(example.bundle.probe[0].real.copy())
     log_gain = torch.zeros((), requires_grad=name == "lightning")
@@ -162,21 +193,36 @@ def test_weights_are_those_of_one_process_on_the_union(name: str, example: Examp
         trained, batches = network, [np.arange(51)] * 20
     else:
         network = example.classes["Module"](example.x_norm, probe.numpy(), 1.0, 1.0, width=32)
-        trained, batches = network.layers, [np.arange(start, min(start + 16, 51)) for start in (0, 16, 32, 48)] * 5
+        trained, batches = (
+            network.layers,
+            [np.arange(start, min(start + 16, 51)) for start in (0, 16, 32, 48)] * 5,
+        )
     begun = {key: value.clone() for key, value in trained.state_dict().items()}
-    parameters = [parameter for parameter in [*network.parameters(), log_gain] if parameter.requires_grad]
-    # SGD, unlike Adam, would show a gradient that is wrong by a factor, such as the number of ranks.
-    optimizer = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9) if name == "ddp" else torch.optim.Adam(parameters, lr=1e-3)
+    parameters = [
+        parameter for parameter in [*network.parameters(), log_gain] if parameter.requires_grad
+    ]
+    # SGD, unlike Adam, would show a gradient that is wrong by a factor, such as the number of
+    # ranks.
+    optimizer = (
+        torch.optim.SGD(parameters, lr=1e-5, momentum=0.9)
+        if name == "ddp"
+        else torch.optim.Adam(parameters, lr=1e-3)
+    )
     counts = torch.from_numpy(example.counts).double()
     for batch in batches:
         optimizer.zero_grad()
-        rate = (example.bundle.intensity_scale * log_gain.exp()).square() * network(torch.from_numpy(example.x_norm[batch])).double()
+        rate = (example.bundle.intensity_scale * log_gain.exp()).square() * network(
+            torch.from_numpy(example.x_norm[batch])
+        ).double()
         poisson_likelihood(rate, counts[batch]).backward()
         optimizer.step()
-    # Weights move by about 2e-2 in all, in float32; where a gradient is near zero, Adam makes more of its rounding.
+    # Weights move by about 2e-2 in all, in float32; where a gradient is near zero, Adam makes more
+    # of its rounding.
     for key, value in trained.state_dict().items():
         torch.testing.assert_close(example.bundle.weights[key], value, rtol=0, atol=2e-5)
-    assert max((value - begun[key]).abs().max() for key, value in trained.state_dict().items()) > 1e-2
+    assert (
+        max((value - begun[key]).abs().max() for key, value in trained.state_dict().items()) > 1e-2
+    )
     assert example.bundle.gain == pytest.approx(float(log_gain.detach().exp()), rel=2e-5)
     assert (example.bundle.gain == 1) == (name == "ddp")
 

@@ -1,4 +1,5 @@
-"""The numbers of docs/normalization.md, found again with NumPy from the scan and from what the page's commands leave."""
+"""The numbers of docs/normalization.md, found again with NumPy from the scan and from what the
+page's commands leave."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ def row(label: str) -> list[str]:
     """Numbers, as they are written, in the last cell of the one row that begins with the label."""
     rows = [line for line in SECTION.splitlines() if line.startswith(f"| {label}")]
     assert len(rows) == 1, label
-    return [number.replace(" ", "") for number in re.findall(NUMBER, rows[0].rstrip("| ").rpartition("|")[2])]
+    return [
+        number.replace(" ", "")
+        for number in re.findall(NUMBER, rows[0].rstrip("| ").rpartition("|")[2])
+    ]
 
 
 def require(label: str, *found: float) -> None:
@@ -38,7 +42,11 @@ def require(label: str, *found: float) -> None:
     for text, value in zip(written, found, strict=True):
         decimals = len(text.partition(".")[2])
         # NumPy's float64 rounds a few times, the package once.
-        assert abs(float(text) - value) <= 0.5 * 10.0**-decimals + 1e-15 * abs(value), (label, text, value)
+        assert abs(float(text) - value) <= 0.5 * 10.0**-decimals + 1e-15 * abs(value), (
+            label,
+            text,
+            value,
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ class Subset:
     @property
     def x_norm(self) -> np.ndarray:
         """All patterns, float64 of float32."""
-        return (32 / np.sqrt(self.mean_counts) * self.amplitude).astype(np.float32).astype(np.float64)
+        return (
+            (32 / np.sqrt(self.mean_counts) * self.amplitude).astype(np.float32).astype(np.float64)
+        )
 
     def s(self, nphotons: float) -> float:
         return float(np.sqrt(nphotons / np.square(self.x_norm[self.train]).sum(axis=(1, 2)).mean()))
@@ -67,10 +77,20 @@ class Subset:
 @pytest.fixture(scope="module")
 def subset(realdata: Path) -> Subset:
     path = realdata / "siemens_velociprobe_N64.npz"
-    module = ScanDataModule(DataConfig(path=str(path), measurement="amplitude", nphotons="measured"), global_batch_size=8, seed=0)
+    module = ScanDataModule(
+        DataConfig(path=str(path), measurement="amplitude", nphotons="measured"),
+        global_batch_size=8,
+        seed=0,
+    )
     module.setup("fit")
     with np.load(path) as scan:
-        return Subset(path, scan["diffraction"].astype(np.float64), module.subset.train, scan["probeGuess"], module)
+        return Subset(
+            path,
+            scan["diffraction"].astype(np.float64),
+            module.subset.train,
+            scan["probeGuess"],
+            module,
+        )
 
 
 def test_statistical_numbers(subset: Subset) -> None:
@@ -80,7 +100,11 @@ def test_statistical_numbers(subset: Subset) -> None:
     require("the darkest and the brightest pattern", counts.min(), counts.max())
     require("r = 32 / sqrt(440 520.516)", 32 / np.sqrt(subset.mean_counts))
     require("mean of sum X_norm^2", np.square(subset.x_norm[subset.train]).sum(axis=(1, 2)).mean())
-    require("energy of the file's probe; as it is used", np.square(np.abs(subset.probe.astype(np.complex128))).sum(), 1024)
+    require(
+        "energy of the file's probe; as it is used",
+        np.square(np.abs(subset.probe.astype(np.complex128))).sum(),
+        1024,
+    )
     assert float(row("r = ")[0]) == subset.module.normalization.factor
 
 
@@ -108,7 +132,9 @@ def test_one_pixel_on_its_way(subset: Subset) -> None:
 
 
 @pytest.fixture(scope="module")
-def reconstruction(subset: Subset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def reconstruction(
+    subset: Subset, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, np.ndarray]:
     """What the page's own commands leave of the object."""
     folder = tmp_path_factory.mktemp("siemens")
     (folder / "scan.npz").symlink_to(subset.path)
@@ -118,30 +144,51 @@ def reconstruction(subset: Subset, tmp_path_factory: pytest.TempPathFactory) -> 
     commands = [text for text in shown if "--data.nphotons measured" in text]
     assert len(commands) == 1
     torchrun = f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone"
-    script = commands[0].replace("torchrun ", f"{torchrun} ").replace("\npython ", f"\n{shlex.quote(sys.executable)} ")
+    script = (
+        commands[0]
+        .replace("torchrun ", f"{torchrun} ")
+        .replace("\npython ", f"\n{shlex.quote(sys.executable)} ")
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        ["bash", "-ec", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     with np.load(folder / "DIR/reconstruction.npz") as stored:
         return dict(stored)
 
 
 def predicted_energies(reconstruction: dict[str, np.ndarray]) -> np.ndarray:
-    """Sum of I_hat a pattern, float64 (n,): by Parseval the energy of the exit wave. The probe is moved by what is left of a pixel."""
+    """Sum of I_hat a pattern, float64 (n,): by Parseval the energy of the exit wave. The probe is
+    moved by what is left of a pixel."""
     probe, size = reconstruction["probe"].astype(np.complex128), 64
     spectrum, frequency = np.fft.fft2(probe), np.fft.fftfreq(size)
     energies = []
     for position in reconstruction["positions_px"]:
         pixel = np.floor(position + 0.5)
         rest = position - pixel
-        moved = np.fft.ifft2(spectrum * np.exp(-2j * np.pi * (frequency[:, None] * rest[0] + frequency * rest[1])))
+        moved = np.fft.ifft2(
+            spectrum * np.exp(-2j * np.pi * (frequency[:, None] * rest[0] + frequency * rest[1]))
+        )
         row, column = (pixel - size // 2 - reconstruction["origin_px"]).astype(int)
-        energies.append(np.square(np.abs(moved * reconstruction["object"][row : row + size, column : column + size])).sum())
+        energies.append(
+            np.square(
+                np.abs(moved * reconstruction["object"][row : row + size, column : column + size])
+            ).sum()
+        )
     return np.array(energies)
 
 
 @pytest.mark.slow
-def test_photons_and_display_of_the_reconstruction(subset: Subset, reconstruction: dict[str, np.ndarray]) -> None:
+def test_photons_and_display_of_the_reconstruction(
+    subset: Subset, reconstruction: dict[str, np.ndarray]
+) -> None:
     measured = np.square(subset.amplitude).sum(axis=(1, 2)).mean()
     # The summary's number goes through float32 amplitudes.
     assert float(row("mean measured photons a pattern")[0]) == pytest.approx(measured, rel=1e-7)
@@ -150,7 +197,11 @@ def test_photons_and_display_of_the_reconstruction(subset: Subset, reconstructio
     assert float(row("mean predicted photons a pattern")[-1]) == pytest.approx(predicted, rel=0.01)
     assert float(row("predicted over measured")[0]) == pytest.approx(predicted / measured, rel=0.01)
     amplitude = np.abs(reconstruction["object"][reconstruction["valid"]])
-    shown = re.search(rf"from ({NUMBER}) \(black\) to ({NUMBER}) \(white\).*?from ({NUMBER}) to ({NUMBER})\.", SECTION, re.DOTALL)
+    shown = re.search(
+        rf"from ({NUMBER}) \(black\) to ({NUMBER}) \(white\).*?from ({NUMBER}) to ({NUMBER})\.",
+        SECTION,
+        re.DOTALL,
+    )
     assert shown
     found = [*np.percentile(amplitude, (1, 99)), amplitude.min(), amplitude.max()]
     numbers = [float(number) for number in shown.groups()]

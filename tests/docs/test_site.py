@@ -1,4 +1,5 @@
-"""The documentation as a site: it builds without a warning, and its pages need nothing but each other."""
+"""The documentation as a site: it builds without a warning, and its pages need nothing but each
+other."""
 
 from __future__ import annotations
 
@@ -41,13 +42,15 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `bash docs/build.sh` makes, in a folder of its own. A warning would end it with an error."""
+    """What `bash docs/build.sh` makes, in a folder of its own. A warning would end it with an
+    error."""
     project = tmp_path_factory.mktemp("project")
     make_project(project)
     built = subprocess.run(
         ["bash", "docs/build.sh"],
         cwd=project,
-        env={**os.environ, "http_proxy": "http://localhost:9", "https_proxy": "http://localhost:9"},  # no network: nobody answers there
+        # no network: nobody answers there
+        env={**os.environ, "http_proxy": "http://localhost:9", "https_proxy": "http://localhost:9"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,7 +68,11 @@ def parsed(site: Path) -> dict[Path, Page]:
 
 def test_links_lead_somewhere(site: Path, parsed: dict[Path, Page]) -> None:
     targets = [(path, target) for path, page in parsed.items() for target in page.links]
-    assert not [f"{path.relative_to(site)}: {target}" for path, target in targets if leads_nowhere(path, target, parsed)]
+    assert not [
+        f"{path.relative_to(site)}: {target}"
+        for path, target in targets
+        if leads_nowhere(path, target, parsed)
+    ]
 
 
 def leads_nowhere(path: Path, target: str, parsed: dict[Path, Page]) -> bool:
@@ -73,26 +80,41 @@ def leads_nowhere(path: Path, target: str, parsed: dict[Path, Page]) -> bool:
         return False
     name, _, anchor = unquote(target).partition("#")
     found = (path.parent / name.split("?")[0]).resolve() if name else path
-    return not found.is_file() or (bool(anchor) and found in parsed and anchor not in parsed[found].anchors)
+    return not found.is_file() or (
+        bool(anchor) and found in parsed and anchor not in parsed[found].anchors
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(parsed: dict[Path, Page]) -> None:
     for path, page in parsed.items():
         for target in page.loads:
-            assert target.startswith("data:") or (path.parent / unquote(target).split("?")[0]).is_file(), f"{path}: {target}"
+            assert (
+                target.startswith("data:")
+                or (path.parent / unquote(target).split("?")[0]).is_file()
+            ), f"{path}: {target}"
 
 
 def test_keys_and_public_names_are_shown(site: Path, parsed: dict[Path, Page]) -> None:
-    assert {"confval-data.path", "confval-data.hdf5.diffraction", "confval-train.epochs"} <= parsed[site / "configuration.html"].anchors
-    assert {"ptycho_dist.train", "ptycho_dist.ScaledPoissonLoss"} <= parsed[site / "api/index.html"].anchors
+    assert {"confval-data.path", "confval-data.hdf5.diffraction", "confval-train.epochs"} <= parsed[
+        site / "configuration.html"
+    ].anchors
+    assert {"ptycho_dist.train", "ptycho_dist.ScaledPoissonLoss"} <= parsed[
+        site / "api/index.html"
+    ].anchors
     assert "ptycho_dist.scale.exact_sum.exact_energy_sum" in parsed[site / "api/scale.html"].anchors
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine: bash tests/report/install_chromium.sh")
+@pytest.mark.skipif(
+    chromium() is None, reason="no Chromium on this machine: bash tests/report/install_chromium.sh"
+)
 def test_a_browser_has_nothing_to_complain_of(site: Path, tmp_path: Path) -> None:
     with headless_page(chromium() or "", tmp_path) as page:
         for name in ("index.html", "tutorial.html", "configuration.html", "api/model.html"):
             page.open((site / name).as_uri())
             assert not page.complaints, name
-            assert [address for address in page.requests if not address.startswith(("file:", "data:"))] == []
-            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), name
+            assert [
+                address for address in page.requests if not address.startswith(("file:", "data:"))
+            ] == []
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), (
+                name
+            )

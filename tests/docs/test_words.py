@@ -70,23 +70,40 @@ def named_options(page: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("page", pages())
 def test_options_exist(page: str, options: set[str]) -> None:
     """`--read.KEY` stands for any key."""
-    unknown = [f"{page}:{line} {word}" for line, word in named_options(page) if word not in {*options, *OPTIONS_OF_OTHERS, "--read.KEY"}]
+    unknown = [
+        f"{page}:{line} {word}"
+        for line, word in named_options(page)
+        if word not in {*options, *OPTIONS_OF_OTHERS, "--read.KEY"}
+    ]
     assert not unknown
 
 
 @pytest.mark.parametrize("page", pages())
 def test_keys_exist(page: str) -> None:
-    named = [(code.line, re.match(r"(data|model|train|simulation)\.[\w.]+(?=$|[ :=])", code.text)) for code in inline_code(page)]
+    named = [
+        (code.line, re.match(r"(data|model|train|simulation)\.[\w.]+(?=$|[ :=])", code.text))
+        for code in inline_code(page)
+    ]
     known = KEYS | GROUPS_OF_KEYS | FILES_NAMED_LIKE_KEYS
-    assert not [f"{page}:{line} {found[0]}" for line, found in named if found and found[0] not in known]
+    assert not [
+        f"{page}:{line} {found[0]}" for line, found in named if found and found[0] not in known
+    ]
 
 
 @pytest.mark.parametrize("page", pages())
 def test_files_of_the_project_exist(page: str) -> None:
     """Paths that begin with one of its directories, alone or in a command or a table."""
     directories = "ptycho_dist|launch|configs|slurm|benchmarks|tests|docs"
-    named = [(code.line, path) for code in inline_code(page) for path in re.findall(rf"(?<![\w./-])(?:{directories})/[\w./-]*", code.text)]
-    assert not [f"{page}:{line} {path}" for line, path in named if not (ROOT / path).exists() and path not in FILES_OF_PTYCHOPINN]
+    named = [
+        (code.line, path)
+        for code in inline_code(page)
+        for path in re.findall(rf"(?<![\w./-])(?:{directories})/[\w./-]*", code.text)
+    ]
+    assert not [
+        f"{page}:{line} {path}"
+        for line, path in named
+        if not (ROOT / path).exists() and path not in FILES_OF_PTYCHOPINN
+    ]
 
 
 @pytest.mark.parametrize("page", pages())
@@ -99,7 +116,9 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
         file = (ROOT / page).parent / path if path else ROOT / page
         assert file.exists(), f"{page}:{line} {target}"
         if anchor:
-            assert anchor in headings(file.resolve().relative_to(ROOT).as_posix()), f"{page}:{line} {target}"
+            assert anchor in headings(file.resolve().relative_to(ROOT).as_posix()), (
+                f"{page}:{line} {target}"
+            )
 
 
 def test_public_names_are_documented() -> None:
@@ -109,16 +128,23 @@ def test_public_names_are_documented() -> None:
 
 
 def test_no_page_is_left_out_of_the_site() -> None:
-    """Each page of docs/ is in a table of contents, and each Markdown file outside of it is included by a page."""
+    """Each page of docs/ is in a table of contents, and each Markdown file outside of it is
+    included by a page."""
     site = {page for page in pages() if page.startswith("docs/")}
     listed, included = {"docs/index.md"}, set()
     for page in site:
         folder = Path(page).parent
         for block in blocks(page):
             if block.language == "{toctree}":
-                entries = [re.sub(r".*<(.*)>", r"\1", line) for line in block.text.splitlines() if line and not line.startswith(":")]
+                entries = [
+                    re.sub(r".*<(.*)>", r"\1", line)
+                    for line in block.text.splitlines()
+                    if line and not line.startswith(":")
+                ]
                 listed |= {f"{folder}/{entry}.md" for entry in entries}
             if block.language == "{include}":
-                included |= {(ROOT / folder / target).resolve() for _, target in [block.info.split(" ", 1)]}
+                included |= {
+                    (ROOT / folder / target).resolve() for _, target in [block.info.split(" ", 1)]
+                }
     assert listed == site
     assert included == {ROOT / page for page in pages() if not page.startswith("docs/")}

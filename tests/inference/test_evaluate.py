@@ -18,7 +18,9 @@ SHAPE = (60, 64)
 @pytest.fixture
 def files(write_scan: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
     """A reconstruction, and a scan file whose object it is."""
-    truth = make_object("dead_leaves", SHAPE, (0.5, 1.0), (-1.0, 1.0), np.random.default_rng(0)).astype(np.complex64)
+    truth = make_object(
+        "dead_leaves", SHAPE, (0.5, 1.0), (-1.0, 1.0), np.random.default_rng(0)
+    ).astype(np.complex64)
     path = tmp_path / "out" / "reconstruction.npz"
     path.parent.mkdir()
     np.savez(
@@ -36,7 +38,10 @@ def test_files_and_numbers(files: tuple[Path, Path], tmp_path: Path) -> None:
     reconstruction, reference = files
     reconstruction.with_name("summary.json").write_text(json.dumps({"deviance_per_pixel": 1.25}))
     evaluate(reconstruction, reference, tmp_path / "report")
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["comparison.png", "metrics.json"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "comparison.png",
+        "metrics.json",
+    ]
     numbers = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert numbers["phase_correlation"] == pytest.approx(1, abs=1e-5)
     assert numbers["amplitude_correlation"] == pytest.approx(1, abs=1e-5)

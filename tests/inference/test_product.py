@@ -1,4 +1,5 @@
-"""ptychodus products: read by what their layout says, with h5py and NumPy alone, against the experiment that was simulated."""
+"""ptychodus products: read by what their layout says, with h5py and NumPy alone, against the
+experiment that was simulated."""
 
 from __future__ import annotations
 
@@ -38,8 +39,17 @@ def source(truth: FarField, tmp_path: Path) -> Path:
     """The experiment as a plain HDF5 file, positions in metres."""
     path = tmp_path / "source.h5"
     with h5py.File(path, "w") as file:
-        file["counts"], file["positions"], file["probe"], file["object"] = truth.counts, truth.positions_m, truth.probe, truth.object
-        file["energy_eV"], file["distance_m"], file["pixel_m"] = truth.energy_eV, truth.distance_m, truth.detector_pixel_m
+        file["counts"], file["positions"], file["probe"], file["object"] = (
+            truth.counts,
+            truth.positions_m,
+            truth.probe,
+            truth.object,
+        )
+        file["energy_eV"], file["distance_m"], file["pixel_m"] = (
+            truth.energy_eV,
+            truth.distance_m,
+            truth.detector_pixel_m,
+        )
     return path
 
 
@@ -47,7 +57,9 @@ HDF5 = {"diffraction": "counts", "positions": "positions", "positions_unit": "m"
 HDF5 |= {"energy_eV": "energy_eV", "distance_m": "distance_m", "detector_pixel_m": "pixel_m"}
 
 
-def bundle_of(amplitude: np.ndarray, probe: np.ndarray, nphotons: float, *, gain: float = 1.0) -> Bundle:
+def bundle_of(
+    amplitude: np.ndarray, probe: np.ndarray, nphotons: float, *, gain: float = 1.0
+) -> Bundle:
     """An untrained network, with weights that make its patches differ from one."""
     rms = derive_rms_normalization([amplitude], SIZE)
     torch.manual_seed(0)
@@ -70,13 +82,17 @@ def bundle_of(amplitude: np.ndarray, probe: np.ndarray, nphotons: float, *, gain
 @pytest.fixture
 def bundle(truth: FarField, tmp_path: Path) -> Path:
     counts = truth.counts.astype(float)
-    save_bundle(tmp_path / "bundle.zip", bundle_of(np.sqrt(counts).astype(np.float32), truth.probe, counts.sum(axis=(1, 2)).mean()))
+    save_bundle(
+        tmp_path / "bundle.zip",
+        bundle_of(np.sqrt(counts).astype(np.float32), truth.probe, counts.sum(axis=(1, 2)).mean()),
+    )
     return tmp_path / "bundle.zip"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Product:
-    """What a file says in ptychodus' words, checked for what its readers ask for: positions and centre as (y, x), metres."""
+    """What a file says in ptychodus' words, checked for what its readers ask for: positions and
+    centre as (y, x), metres."""
 
     indexes: np.ndarray
     positions_m: np.ndarray
@@ -101,27 +117,44 @@ class Product:
             assert stored.ndim == 3, "layers, rows, columns"
             assert len(probe) == len(stored) == 1
             assert file["object_layer_spacing_m"].shape == (0,), "one less than layers"
-            pixels = {file[key].attrs[f"pixel_{side}_m"] for key in ("probe", "object") for side in ("width", "height")}
+            pixels = {
+                file[key].attrs[f"pixel_{side}_m"]
+                for key in ("probe", "object")
+                for side in ("width", "height")
+            }
             assert len(pixels) == 1, "square, and the same"
             energies = {attributes["photon_energy_eV"], attributes["probe_energy_eV"]}
             assert len(energies) == 1, "both names"
             return cls(
                 indexes=file["probe_position_indexes"][()],
-                positions_m=np.stack([file["probe_position_y_m"][()], file["probe_position_x_m"][()]], axis=1),
+                positions_m=np.stack(
+                    [file["probe_position_y_m"][()], file["probe_position_x_m"][()]], axis=1
+                ),
                 probe=probe[0],
                 object=stored[0],
-                centre_m=np.array([file["object"].attrs["center_y_m"], file["object"].attrs["center_x_m"]]),
+                centre_m=np.array(
+                    [file["object"].attrs["center_y_m"], file["object"].attrs["center_x_m"]]
+                ),
                 pixel_m=pixels.pop(),
                 energy_eV=energies.pop(),
                 distance_m=attributes["detector_object_distance_m"],
                 photons=attributes["probe_photon_count"],
-                losses=list(zip(file["loss_epochs"][()].tolist(), file["loss_values"][()].tolist(), strict=True)),
+                losses=list(
+                    zip(
+                        file["loss_epochs"][()].tolist(),
+                        file["loss_values"][()].tolist(),
+                        strict=True,
+                    )
+                ),
             )
 
     def predicted_counts(self) -> np.ndarray:
-        """(n, N, N): a patch begins half a pattern before its position; the object's corner lies half its extent before its centre."""
+        """(n, N, N): a patch begins half a pattern before its position; the object's corner lies
+        half its extent before its centre."""
         size = self.probe.shape[-1]
-        corners = (self.positions_m - self.centre_m) / self.pixel_m + (np.array(self.object.shape) - size) / 2
+        corners = (self.positions_m - self.centre_m) / self.pixel_m + (
+            np.array(self.object.shape) - size
+        ) / 2
         whole = np.floor(corners + 0.5)
         frequency = np.fft.fftfreq(size)
         counts = []
@@ -129,7 +162,11 @@ class Product:
             ramp = np.exp(-2j * np.pi * (frequency[:, None] * dy + frequency * dx))
             shifted = np.fft.ifft2(np.fft.fft2(self.probe.astype(complex)) * ramp)
             wave = shifted * self.object[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-            counts.append((np.abs(np.fft.fftshift(np.fft.fft2(wave, norm="ortho"), axes=(-2, -1))) ** 2).sum(axis=0))
+            counts.append(
+                (np.abs(np.fft.fftshift(np.fft.fft2(wave, norm="ortho"), axes=(-2, -1))) ** 2).sum(
+                    axis=0
+                )
+            )
         return np.stack(counts)
 
 
@@ -137,11 +174,17 @@ def require_explains(product: Product, result: Reconstruction) -> None:
     """The photons that inference itself found."""
     predicted = product.predicted_counts().mean(axis=0)
     # Transforms in float32, and a probe stored so.
-    np.testing.assert_allclose(predicted, result.photons.mean_predicted_pattern, rtol=1e-4, atol=1e-5 * predicted.max())
+    np.testing.assert_allclose(
+        predicted, result.photons.mean_predicted_pattern, rtol=1e-4, atol=1e-5 * predicted.max()
+    )
 
 
-def test_product_of_a_scan_in_metres(truth: FarField, source: Path, bundle: Path, tmp_path: Path) -> None:
-    result = infer(bundle, source, tmp_path / "out", read={"hdf5": HDF5}, refine_iterations=2, product=True)
+def test_product_of_a_scan_in_metres(
+    truth: FarField, source: Path, bundle: Path, tmp_path: Path
+) -> None:
+    result = infer(
+        bundle, source, tmp_path / "out", read={"hdf5": HDF5}, refine_iterations=2, product=True
+    )
     product = Product.read(tmp_path / "out" / "product.h5")
     # Metres to pixels and back in float64.
     np.testing.assert_allclose(product.positions_m, truth.positions_m, rtol=1e-12, atol=1e-18)
@@ -150,17 +193,24 @@ def test_product_of_a_scan_in_metres(truth: FarField, source: Path, bundle: Path
     assert product.indexes.tolist() == list(range(30))
     # The canvas begins where the first patches do.
     first_corner = truth.corner_m + truth.corners_px.min(axis=0) * truth.object_pixel_m
-    np.testing.assert_allclose(product.centre_m - np.array(product.object.shape) / 2 * product.pixel_m, first_corner, rtol=1e-9)
+    np.testing.assert_allclose(
+        product.centre_m - np.array(product.object.shape) / 2 * product.pixel_m,
+        first_corner,
+        rtol=1e-9,
+    )
     assert np.array_equal(product.object, result.object)
     assert product.probe.shape == truth.probe.shape
     assert product.photons == pytest.approx(truth.counts.sum(axis=(1, 2)).mean(), rel=1e-12)
-    assert (np.abs(product.probe) ** 2).sum(dtype=float) == pytest.approx(product.photons, rel=1e-6)  # a probe in float32
+    # a probe in float32
+    assert (np.abs(product.probe) ** 2).sum(dtype=float) == pytest.approx(product.photons, rel=1e-6)
     require_explains(product, result)
     assert product.losses == list(enumerate(result.summary["refinement"]["deviance_per_pixel"]))
     assert len(product.losses) == 3
 
 
-def test_what_was_written_is_read_as_a_scan(truth: FarField, source: Path, bundle: Path, tmp_path: Path) -> None:
+def test_what_was_written_is_read_as_a_scan(
+    truth: FarField, source: Path, bundle: Path, tmp_path: Path
+) -> None:
     result = infer(bundle, source, tmp_path / "out", read={"hdf5": HDF5}, product=True)
     patterns = write_patterns(tmp_path / "patterns.h5", truth.counts)
     scan = read_scan(tmp_path / "out" / "product.h5", options=DataConfig(diffraction=str(patterns)))
@@ -168,23 +218,34 @@ def test_what_was_written_is_read_as_a_scan(truth: FarField, source: Path, bundl
     assert scan.object_guess is not None
     assert np.array_equal(scan.object_guess, result.object)
     assert scan.geometry is not None
-    assert dataclasses.astuple(scan.geometry) == pytest.approx((truth.energy_eV, truth.distance_m, truth.detector_pixel_m), rel=1e-9)
+    assert dataclasses.astuple(scan.geometry) == pytest.approx(
+        (truth.energy_eV, truth.distance_m, truth.detector_pixel_m), rel=1e-9
+    )
     assert scan.nphotons == pytest.approx(truth.counts.sum(axis=(1, 2)).mean(), rel=1e-12)
-    assert scan.origin_m == pytest.approx(tuple(truth.corner_m + truth.corners_px.min(axis=0) * truth.object_pixel_m), rel=1e-9)
+    assert scan.origin_m == pytest.approx(
+        tuple(truth.corner_m + truth.corners_px.min(axis=0) * truth.object_pixel_m), rel=1e-9
+    )
 
 
-def test_product_of_a_product_names_the_same_patterns(truth: FarField, bundle: Path, tmp_path: Path) -> None:
+def test_product_of_a_product_names_the_same_patterns(
+    truth: FarField, bundle: Path, tmp_path: Path
+) -> None:
     patterns = write_patterns(tmp_path / "patterns.h5", truth.counts)
     before = write_product(tmp_path / "before.h5", truth, KEPT)
-    result = infer(bundle, before, tmp_path / "out", read={"diffraction": str(patterns)}, product=True)
+    result = infer(
+        bundle, before, tmp_path / "out", read={"diffraction": str(patterns)}, product=True
+    )
     product = Product.read(tmp_path / "out" / "product.h5")
     assert product.indexes.tolist() == KEPT.tolist()
     np.testing.assert_allclose(product.positions_m, truth.positions_m[KEPT], rtol=1e-12, atol=1e-18)
     require_explains(product, result)
 
 
-def test_metres_are_those_of_the_file_where_its_pixel_is_a_little_off(truth: FarField, bundle: Path, tmp_path: Path) -> None:
-    """A pixel of the object half a percent from what energy, distance and detector pixel give is accepted, and stays."""
+def test_metres_are_those_of_the_file_where_its_pixel_is_a_little_off(
+    truth: FarField, bundle: Path, tmp_path: Path
+) -> None:
+    """A pixel of the object half a percent from what energy, distance and detector pixel give is
+    accepted, and stays."""
     patterns = write_patterns(tmp_path / "patterns.h5", truth.counts)
     before = write_product(tmp_path / "before.h5", truth)
     pixel_m = 1.005 * truth.object_pixel_m
@@ -199,20 +260,38 @@ def test_metres_are_those_of_the_file_where_its_pixel_is_a_little_off(truth: Far
 
 
 @pytest.mark.parametrize("normalization", ["bundle", "scan"])
-def test_scan_in_pixels_with_its_geometry_given(write_scan: Callable[..., Path], tmp_path: Path, normalization: str) -> None:
-    """Subpixel positions, a trained gain, and a scan of three times the dose: the product predicts what inference predicts."""
+def test_scan_in_pixels_with_its_geometry_given(
+    write_scan: Callable[..., Path], tmp_path: Path, normalization: str
+) -> None:
+    """Subpixel positions, a trained gain, and a scan of three times the dose: the product predicts
+    what inference predicts."""
     arrays = small_scan_arrays()
-    save_bundle(tmp_path / "bundle.zip", bundle_of(arrays["diffraction"], arrays["probeGuess"][None], 1e6, gain=1.25))
-    arrays["ycoords"], arrays["xcoords"] = arrays["ycoords"] + 7, arrays["xcoords"] - 4  # no pixel of the object lies at (0, 0) by chance
+    save_bundle(
+        tmp_path / "bundle.zip",
+        bundle_of(arrays["diffraction"], arrays["probeGuess"][None], 1e6, gain=1.25),
+    )
+    # no pixel of the object lies at (0, 0) by chance
+    arrays["ycoords"], arrays["xcoords"] = arrays["ycoords"] + 7, arrays["xcoords"] - 4
     bright = write_scan(arrays=arrays, diffraction=np.sqrt(3) * arrays["diffraction"])
-    options = {"normalization": normalization, "measurement": "amplitude", "read": GEOMETRY, "product": True}
+    options = {
+        "normalization": normalization,
+        "measurement": "amplitude",
+        "read": GEOMETRY,
+        "product": True,
+    }
     result = infer(tmp_path / "bundle.zip", bright, tmp_path / "out", **options)
     product = Product.read(tmp_path / "out" / "product.h5")
     pixel_m = 1.2398419843320026e-06 / 8765.0 * 1.9 / (SIZE * 75e-6)
-    np.testing.assert_allclose(product.positions_m, pixel_m * np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1), rtol=1e-9)
-    # With the bundle's normalisation the probe is that of the training scan, and the object three times as bright.
+    np.testing.assert_allclose(
+        product.positions_m,
+        pixel_m * np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1),
+        rtol=1e-9,
+    )
+    # With the bundle's normalisation the probe is that of the training scan, and the object three
+    # times as bright.
     dose = 3e6 if normalization == "scan" else 1e6
-    assert product.photons == pytest.approx(1.25**2 * dose, rel=1e-6)  # the scan's mean energy, of float32 amplitudes
+    # the scan's mean energy, of float32 amplitudes
+    assert product.photons == pytest.approx(1.25**2 * dose, rel=1e-6)
     assert (np.abs(product.probe) ** 2).sum(dtype=float) == pytest.approx(product.photons, rel=1e-6)
     require_explains(product, result)
     assert product.losses == list(enumerate(result.summary["corrections"]["deviance_per_pixel"]))
@@ -236,33 +315,52 @@ def test_missing_geometry_is_named_before_anything_is_computed(
 ) -> None:
     monkeypatch.setattr(reconstruct_module, "reconstruct", None)
     with pytest.raises(ScanError) as caught:
-        infer(bundle, write_scan(), tmp_path / "out", read=given, measurement="amplitude", product=True)
+        infer(
+            bundle,
+            write_scan(),
+            tmp_path / "out",
+            read=given,
+            measurement="amplitude",
+            product=True,
+        )
     said = ", ".join(f"no {name}" for name in missing)
     options = " ".join(f"--read.{name} NUMBER" for name in missing)
     expected = f"the numbers that give a ptychodus product its metres: {options}"
-    assert str(caught.value) == f"{tmp_path / 'scan.npz'}: geometry: found {said}, expected {expected}"
+    assert (
+        str(caught.value) == f"{tmp_path / 'scan.npz'}: geometry: found {said}, expected {expected}"
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_pair_whose_object_pixel_is_known_asks_for_energy_and_distance(truth: FarField, bundle: Path, tmp_path: Path) -> None:
+def test_pair_whose_object_pixel_is_known_asks_for_energy_and_distance(
+    truth: FarField, bundle: Path, tmp_path: Path
+) -> None:
     write_patterns(tmp_path / "scan_dp.hdf5", truth.counts)
     with h5py.File(tmp_path / "scan_para.hdf5", "w") as file:
         file["object"], file["probe"] = truth.object[None].astype(np.complex64), truth.probe
         file["object"].attrs["pixel_height_m"] = truth.object_pixel_m
-        file["probe_position_y_m"], file["probe_position_x_m"] = (truth.positions_m - truth.object_centre_m).T
+        file["probe_position_y_m"], file["probe_position_x_m"] = (
+            truth.positions_m - truth.object_centre_m
+        ).T
     with pytest.raises(ScanError, match=r"found no energy_eV, no detector_distance_m, expected"):
         infer(bundle, tmp_path / "scan_dp.hdf5", tmp_path / "out", product=True)
     given = {"energy_eV": truth.energy_eV, "detector_distance_m": truth.distance_m}
     infer(bundle, tmp_path / "scan_dp.hdf5", tmp_path / "out", read=given, product=True)
     product = Product.read(tmp_path / "out" / "product.h5")
-    np.testing.assert_allclose(product.positions_m, truth.positions_m - truth.object_centre_m, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        product.positions_m, truth.positions_m - truth.object_centre_m, rtol=1e-9, atol=1e-15
+    )
 
 
-def test_product_does_not_replace_the_scan_that_it_is_of(truth: FarField, bundle: Path, tmp_path: Path) -> None:
+def test_product_does_not_replace_the_scan_that_it_is_of(
+    truth: FarField, bundle: Path, tmp_path: Path
+) -> None:
     patterns = write_patterns(tmp_path / "patterns.h5", truth.counts)
     before = write_product(tmp_path / "product.h5", truth)
     content = before.read_bytes()
-    with pytest.raises(ValueError, match=r"product\.h5: found the file that the product would replace"):
+    with pytest.raises(
+        ValueError, match=r"product\.h5: found the file that the product would replace"
+    ):
         infer(bundle, before, tmp_path, read={"diffraction": str(patterns)}, product=True)
     assert before.read_bytes() == content
 

@@ -1,4 +1,5 @@
-"""Refinement against a known truth, against NumPy in float64, and against what an ePIE left of a measured scan."""
+"""Refinement against a known truth, against NumPy in float64, and against what an ePIE left of a
+measured scan."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ from ptycho_dist.model.loss import RATE_FLOOR
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.simulated_objects import make_object
 from ptycho_dist.physics.simulated_probes import make_probe
-from ptycho_dist.physics.simulation import canvas_shape, expected_intensity, noisy_diffraction, raster_positions, scale_probe
+from ptycho_dist.physics.simulation import (
+    canvas_shape,
+    expected_intensity,
+    noisy_diffraction,
+    raster_positions,
+    scale_probe,
+)
 from tests.conftest import dead_pixels
 
 SIZE = 32
@@ -29,7 +36,8 @@ PHOTONS = 1e5
 
 @dataclasses.dataclass(kw_only=True)
 class KnownScan:
-    """A simulated scan at subpixel positions, its truth on the canvas of the stitched object, and photons from either."""
+    """A simulated scan at subpixel positions, its truth on the canvas of the stitched object, and
+    photons from either."""
 
     positions_px: np.ndarray
     counts: np.ndarray
@@ -50,7 +58,14 @@ class KnownScan:
             counts = self.counts[batch] if self.mask is None else self.counts[batch] * self.mask
             yield torch.from_numpy(self.positions_px[batch]), torch.from_numpy(counts)
 
-    def refined(self, object_: torch.Tensor, probe: torch.Tensor, iterations: int, *, refine_probe: bool = False) -> Refinement:
+    def refined(
+        self,
+        object_: torch.Tensor,
+        probe: torch.Tensor,
+        iterations: int,
+        *,
+        refine_probe: bool = False,
+    ) -> Refinement:
         return refine(
             self.stitched(object_, probe),
             self.photons,
@@ -69,9 +84,13 @@ def simulate(*, modes: int = 1, defocus_rad: float = 4.0) -> KnownScan:
     rng = np.random.default_rng(0)
     probe = make_probe("defocused", SIZE, 14.0, defocus_rad)
     slope = np.linspace(-1, 1, SIZE)
-    probe = np.concatenate([probe * factor for factor in (1, 0.6 * slope, 0.6 * slope[:, None])[:modes]])
+    probe = np.concatenate(
+        [probe * factor for factor in (1, 0.6 * slope, 0.6 * slope[:, None])[:modes]]
+    )
     positions_px = raster_positions((9, 8), 3.0, 1.0, SIZE, rng)
-    object_ = make_object("dead_leaves", canvas_shape(positions_px, SIZE), (0.6, 1.0), (-0.8, 0.8), rng)
+    object_ = make_object(
+        "dead_leaves", canvas_shape(positions_px, SIZE), (0.6, 1.0), (-0.8, 0.8), rng
+    )
     photon_probe = scale_probe(probe, object_, positions_px, PHOTONS)
     counts = noisy_diffraction(photon_probe, object_, positions_px, rng) ** 2
     # Photons an intensity: what the probe has in photons, over what it has in normalised units.
@@ -96,18 +115,26 @@ def scan() -> KnownScan:
 
 def spoilt(object_: torch.Tensor) -> torch.Tensor:
     """Blurred over 3 x 3 pixels, and noisy."""
-    parts = [torch.nn.functional.avg_pool2d(part[None, None], 3, stride=1, padding=1)[0, 0] for part in (object_.real, object_.imag)]
-    noise = torch.randn(object_.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    parts = [
+        torch.nn.functional.avg_pool2d(part[None, None], 3, stride=1, padding=1)[0, 0]
+        for part in (object_.real, object_.imag)
+    ]
+    noise = torch.randn(
+        object_.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0)
+    )
     return torch.complex(*parts) + 0.1 * noise
 
 
 def defocused(probe: torch.Tensor, *, rad: float) -> torch.Tensor:
-    """The probe with a quadratic phase in its far field, `rad` at the radius that half of its spectrum's energy lies within."""
+    """The probe with a quadratic phase in its far field, `rad` at the radius that half of its
+    spectrum's energy lies within."""
     spectrum = torch.fft.fft2(probe)
     frequency = torch.fft.fftfreq(SIZE)
     square = frequency[:, None] ** 2 + frequency**2
     mean_square = (spectrum.abs() ** 2 * square).sum() / (spectrum.abs() ** 2).sum()
-    return normalize_probe(torch.fft.ifft2(spectrum * torch.polar(torch.ones_like(square), rad * square / mean_square)))
+    return normalize_probe(
+        torch.fft.ifft2(spectrum * torch.polar(torch.ones_like(square), rad * square / mean_square))
+    )
 
 
 def float64_deviance(scan: KnownScan, object_: np.ndarray, probe: np.ndarray) -> float:
@@ -129,7 +156,10 @@ def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
     assert first > 5 * of_truth
     assert last < of_truth  # the truth is not the maximum of the likelihood: noise is fitted too
     lit = scan.stitched(start, scan.true_probe).light[0] > 20
-    error = [float((found - scan.true_object)[lit].abs().square().mean().sqrt()) for found in (start, refined.object)]
+    error = [
+        float((found - scan.true_object)[lit].abs().square().mean().sqrt())
+        for found in (start, refined.object)
+    ]
     assert error[1] < error[0] / 4
 
 
@@ -141,7 +171,11 @@ def test_deviance_and_gradient_are_those_of_float64_numpy(modes: int, is_masked:
     object_, probe = spoilt(scan.true_object), defocused(scan.true_probe, rad=0.3)
     stitched = scan.stitched(object_, probe)
     total, gradients = refine_module._deviance_and_gradient(
-        [object_, probe], stitched, scan.photons, scan.photons_per_intensity, None if scan.mask is None else torch.from_numpy(scan.mask)
+        [object_, probe],
+        stitched,
+        scan.photons,
+        scan.photons_per_intensity,
+        None if scan.mask is None else torch.from_numpy(scan.mask),
     )
     arrays = [object_.numpy().astype(complex), probe.numpy().astype(complex)]
     assert total == pytest.approx(float64_deviance(scan, *arrays), rel=1e-5)  # float32 transforms
@@ -150,23 +184,36 @@ def test_deviance_and_gradient_are_those_of_float64_numpy(modes: int, is_masked:
         # Towards the gradient there is no cancellation; towards noise, all pixels count.
         noise = random.normal(size=(*gradient.shape, 2)) @ [1, 1j]
         for towards in (gradient.numpy() / np.linalg.norm(gradient), noise / np.linalg.norm(noise)):
-            moved = [[a + sign * 1e-5 * towards if i == number else a for i, a in enumerate(arrays)] for sign in (1, -1)]
+            moved = [
+                [a + sign * 1e-5 * towards if i == number else a for i, a in enumerate(arrays)]
+                for sign in (1, -1)
+            ]
             slope = (float64_deviance(scan, *moved[0]) - float64_deviance(scan, *moved[1])) / 2e-5
             found = np.sum((gradient.numpy().conj() * towards).real)
-            assert found == pytest.approx(slope, abs=1e-4 * float(np.linalg.norm(gradient)))  # float32 gradient
+            # float32 gradient
+            assert found == pytest.approx(slope, abs=1e-4 * float(np.linalg.norm(gradient)))
 
 
 def test_object_comes_back_behind_a_mask(scan: KnownScan) -> None:
-    """A tenth of the pixels, two columns and the beam's centre are not seen; the deviance is that of a pixel that counts."""
+    """A tenth of the pixels, two columns and the beam's centre are not seen; the deviance is that
+    of a pixel that counts."""
     masked = dataclasses.replace(scan, mask=dead_pixels(0, pattern_size=SIZE))
     start = spoilt(scan.true_object)
     refined = masked.refined(start, scan.true_probe, 20)
     first, *_, last = refined.summary["deviance_per_pixel"]
-    expected = 2 * float64_deviance(masked, start.numpy().astype(complex), scan.true_probe.numpy().astype(complex))
-    assert first == pytest.approx(expected / len(scan.counts) / np.count_nonzero(masked.mask), rel=1e-5)  # float32 transforms
+    expected = 2 * float64_deviance(
+        masked, start.numpy().astype(complex), scan.true_probe.numpy().astype(complex)
+    )
+    # float32 transforms
+    assert first == pytest.approx(
+        expected / len(scan.counts) / np.count_nonzero(masked.mask), rel=1e-5
+    )
     assert last < masked.deviance(scan.true_object, scan.true_probe)
     lit = scan.stitched(start, scan.true_probe).light[0] > 20
-    error = [float((found - scan.true_object)[lit].abs().square().mean().sqrt()) for found in (start, refined.object)]
+    error = [
+        float((found - scan.true_object)[lit].abs().square().mean().sqrt())
+        for found in (start, refined.object)
+    ]
     assert error[1] < error[0] / 4
 
 
@@ -184,8 +231,12 @@ def test_wrong_probe_comes_right(modes: int) -> None:
 
 
 def overlap(probe: torch.Tensor, other: torch.Tensor) -> float:
-    """Fidelity of two probes as incoherent mixtures, 0 to 1: the nuclear norm of their modes' overlaps."""
-    return float(torch.linalg.svdvals(torch.einsum("iyx,jyx->ij", probe.conj(), other)).sum()) / (SIZE / 2) ** 2
+    """Fidelity of two probes as incoherent mixtures, 0 to 1: the nuclear norm of their modes'
+    overlaps."""
+    return (
+        float(torch.linalg.svdvals(torch.einsum("iyx,jyx->ij", probe.conj(), other)).sum())
+        / (SIZE / 2) ** 2
+    )
 
 
 def test_deviance_never_rises_and_every_value_is_true(scan: KnownScan) -> None:
@@ -198,11 +249,15 @@ def test_deviance_never_rises_and_every_value_is_true(scan: KnownScan) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e6, -30.0, float("nan")])
-def test_a_step_that_diverges_is_never_returned(scan: KnownScan, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_diverges_is_never_returned(
+    scan: KnownScan, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Steps a million times too long, uphill, or not numbers."""
     moved = refine_module._moved
 
-    def go_astray(unknowns: list[torch.Tensor], direction: list[torch.Tensor], length: float) -> list[torch.Tensor]:
+    def go_astray(
+        unknowns: list[torch.Tensor], direction: list[torch.Tensor], length: float
+    ) -> list[torch.Tensor]:
         return moved(unknowns, direction, factor * length)
 
     monkeypatch.setattr(refine_module, "_moved", go_astray)
@@ -214,19 +269,28 @@ def test_a_step_that_diverges_is_never_returned(scan: KnownScan, factor: float, 
     assert torch.isfinite(refined.object.abs()).all()
     assert torch.isfinite(refined.probe.abs()).all()
     if not factor > 0:  # nothing to take
-        assert torch.equal(refined.object, torch.from_numpy(scan.stitched(start, scan.true_probe).object()))
+        assert torch.equal(
+            refined.object, torch.from_numpy(scan.stitched(start, scan.true_probe).object())
+        )
 
 
-def test_a_step_taken_back_is_tried_again_shorter(scan: KnownScan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refine_module, "_rough_curvature", lambda *_: [torch.tensor(20.0)])  # far too little: the step is far too long
-    history = scan.refined(spoilt(scan.true_object), scan.true_probe, 12).summary["deviance_per_pixel"]
+def test_a_step_taken_back_is_tried_again_shorter(
+    scan: KnownScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # far too little: the step is far too long
+    monkeypatch.setattr(refine_module, "_rough_curvature", lambda *_: [torch.tensor(20.0)])
+    history = scan.refined(spoilt(scan.true_object), scan.true_probe, 12).summary[
+        "deviance_per_pixel"
+    ]
     assert history[1] == history[0]
     assert history[-1] < history[0] / 4
 
 
 def test_dark_patterns_and_an_opaque_object_stay_finite(scan: KnownScan) -> None:
     """Predicted rates of zero where photons were counted, and the other way round."""
-    dark = dataclasses.replace(scan, counts=np.where(np.arange(len(scan.counts))[:, None, None] % 2, scan.counts, 0.0))
+    dark = dataclasses.replace(
+        scan, counts=np.where(np.arange(len(scan.counts))[:, None, None] % 2, scan.counts, 0.0)
+    )
     for start in (torch.zeros_like(scan.true_object), torch.full_like(scan.true_object, 1e-12)):
         refined = dark.refined(start, scan.true_probe, 5, refine_probe=True)
         history = refined.summary["deviance_per_pixel"]
@@ -238,12 +302,19 @@ def test_dark_patterns_and_an_opaque_object_stay_finite(scan: KnownScan) -> None
 def test_regions_without_light_keep_what_they_had(scan: KnownScan) -> None:
     probe = scan.true_probe.clone()
     probe[:, :4], probe[:, -4:] = 0, 0
-    whole = dataclasses.replace(scan, positions_px=np.floor(scan.positions_px + 0.5))  # the shift of a cut probe would ring
+    # the shift of a cut probe would ring
+    whole = dataclasses.replace(scan, positions_px=np.floor(scan.positions_px + 0.5))
     start = spoilt(scan.true_object)
     stitched = whole.stitched(start, probe)
     stitched.light += 1e-3  # so that the dark has a value of its own
     stitched.hold(start)
-    result = refine(stitched, whole.photons, num_patterns=len(scan.counts), photons_per_intensity=scan.photons_per_intensity, iterations=3)
+    result = refine(
+        stitched,
+        whole.photons,
+        num_patterns=len(scan.counts),
+        photons_per_intensity=scan.photons_per_intensity,
+        iterations=3,
+    )
     moved = (result.object - start).abs()
     assert moved[:4].max() < 1e-5  # transforms leave some rounding where the probe is dark
     assert moved[-4:].max() < 1e-5
@@ -273,7 +344,9 @@ def test_same_bits_twice_and_start_left_alone(scan: KnownScan) -> None:
 def test_batches_do_not_matter(scan: KnownScan) -> None:
     start = spoilt(scan.true_object)
     one, other = (
-        dataclasses.replace(scan, batch_patterns=batch).refined(start, scan.true_probe, 3).summary["deviance_per_pixel"]
+        dataclasses.replace(scan, batch_patterns=batch)
+        .refined(start, scan.true_probe, 3)
+        .summary["deviance_per_pixel"]
         for batch in (5, 72)
     )
     assert one == pytest.approx(other, rel=1e-4)  # float32 sums in another order
@@ -286,16 +359,26 @@ def test_measured_scan_reaches_what_epie_left_and_sooner_than_from_an_empty_obje
     realdata: Path, pattern_size: int, tmp_path: Path
 ) -> None:
     path = realdata / f"siemens_velociprobe_N{pattern_size}.npz"
-    data = DataConfig(path=str(path), measurement="amplitude", nphotons="measured", group_size=4, subset_size=256)
-    train_config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=2, global_batch_size=4, learning_rate=5e-3)
-    bundle = load_bundle(train(Config(data=data, model=ModelConfig(base_width=16), train=train_config)))
+    data = DataConfig(
+        path=str(path), measurement="amplitude", nphotons="measured", group_size=4, subset_size=256
+    )
+    train_config = TrainConfig(
+        run_dir=str(tmp_path / "run"), epochs=2, global_batch_size=4, learning_rate=5e-3
+    )
+    bundle = load_bundle(
+        train(Config(data=data, model=ModelConfig(base_width=16), train=train_config))
+    )
     scan = read_scan(path, "amplitude")
 
     result = reconstruct(bundle, scan, refine_iterations=10)
     from_network = result.summary["refinement"]["deviance_per_pixel"]
     assert result.summary["deviance_per_pixel"] == pytest.approx(from_network[-1], rel=1e-5)
-    untrained = dataclasses.replace(bundle, weights={name: 0 * weight for name, weight in bundle.weights.items()})
-    from_empty = reconstruct(untrained, scan, refine_iterations=10).summary["refinement"]["deviance_per_pixel"]
+    untrained = dataclasses.replace(
+        bundle, weights={name: 0 * weight for name, weight in bundle.weights.items()}
+    )
+    from_empty = reconstruct(untrained, scan, refine_iterations=10).summary["refinement"][
+        "deviance_per_pixel"
+    ]
 
     epie = deviance_of_the_files_own_object(scan)
     reached = [int(np.argmax(np.array(history) <= epie)) for history in (from_network, from_empty)]
@@ -312,7 +395,14 @@ def deviance_of_the_files_own_object(scan: Scan) -> float:
     total = 0.0
     for first in range(0, scan.num_patterns, 64):
         batch = slice(first, first + 64)
-        rate = np.maximum(expected_intensity(scan.probe.astype(complex), object_, scan.positions_px[batch] + size), RATE_FLOOR)
+        rate = np.maximum(
+            expected_intensity(
+                scan.probe.astype(complex), object_, scan.positions_px[batch] + size
+            ),
+            RATE_FLOOR,
+        )
         measured = counts[batch]
-        total += np.sum(rate - measured - measured * np.log(rate / np.where(measured > 0, measured, 1)))
+        total += np.sum(
+            rate - measured - measured * np.log(rate / np.where(measured > 0, measured, 1))
+        )
     return 2 * total / counts.size

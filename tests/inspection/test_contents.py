@@ -22,15 +22,23 @@ def by_name(path: Path) -> dict[str, tuple[str, str, str]]:
 
 
 def test_npz(write_scan: WriteScan) -> None:
-    plain, packed = by_name(write_scan()), by_name(write_scan("packed.npz", compressed=True, diff3d=np.zeros((4, 4, 9), order="F")))
-    assert plain["diffraction"] == ("37 x 16 x 16", "float32", "38 kB, not compressed")  # 37 * 16 * 16 * 4 and a header of 128
+    plain, packed = (
+        by_name(write_scan()),
+        by_name(write_scan("packed.npz", compressed=True, diff3d=np.zeros((4, 4, 9), order="F"))),
+    )
+    # 37 * 16 * 16 * 4 and a header of 128
+    assert plain["diffraction"] == ("37 x 16 x 16", "float32", "38 kB, not compressed")
     assert plain["probeGuess"][:2] == ("16 x 16", "complex64")
     assert re.fullmatch(r"[\d.]+ kB, deflated [\d.]+ times", packed["diffraction"][2])
     assert packed["diff3d"][2].endswith(", Fortran order")
 
 
 def test_npz_of_strangers(tmp_path: Path) -> None:
-    np.savez(tmp_path / "scan.npz", pickled=np.array({"a": 1}, dtype=object), **{"red\x1b[31m": np.zeros(3)})
+    np.savez(
+        tmp_path / "scan.npz",
+        pickled=np.array({"a": 1}, dtype=object),
+        **{"red\x1b[31m": np.zeros(3)},
+    )
     assert by_name(tmp_path / "scan.npz")["red?[31m"][:2] == ("3", "float64")
     assert by_name(tmp_path / "scan.npz")["pickled"][:2] == ("one value", "object")
 
@@ -39,8 +47,18 @@ def test_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     with h5py.File(path, "w") as file:
         file.attrs["beamline"], file.attrs["limits"] = "P25 \x1b[2J", np.arange(3)
-        file.create_dataset("entry/data", data=np.zeros((8, 6, 5), np.uint16), chunks=(2, 6, 5), compression="gzip", shuffle=True)
-        file["entry/energy"], file["entry/title"], file["entry/empty"] = 1.5e-15, "a scan", h5py.Empty("f4")
+        file.create_dataset(
+            "entry/data",
+            data=np.zeros((8, 6, 5), np.uint16),
+            chunks=(2, 6, 5),
+            compression="gzip",
+            shuffle=True,
+        )
+        file["entry/energy"], file["entry/title"], file["entry/empty"] = (
+            1.5e-15,
+            "a scan",
+            h5py.Empty("f4"),
+        )
         file["entry/again"] = h5py.SoftLink("/entry/data")
         file["entry/elsewhere"] = h5py.ExternalLink("../secret.h5", "/data")
         file["entry/circle"] = file["entry"]
@@ -74,7 +92,9 @@ def test_many_entries_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"\x89HDF\r\n\x1a\n" + bytes(90), b"some text"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 and no more", b"\x89HDF\r\n\x1a\n" + bytes(90), b"some text"]
+)
 def test_what_is_neither_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scan").write_bytes(content)
     with pytest.raises(ScanError, match=r"scan: file: found "):

@@ -1,4 +1,5 @@
-"""A scan of any format, written in ours and read back: the same to the bit; nothing written over, nothing half written."""
+"""A scan of any format, written in ours and read back: the same to the bit; nothing written over,
+nothing half written."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ def require_same(read: Scan, original: Scan) -> None:
     for name in ("positions_px", "probe", "object_guess", "mask"):
         one, other = getattr(read, name), getattr(original, name)
         assert (one is None) == (other is None), name
-        assert one is None or (one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()), name
+        assert one is None or (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and one.tobytes() == other.tobytes()
+        ), name
     for name in ("measurement", "nphotons", "geometry", "origin_m"):
         assert getattr(read, name) == getattr(original, name), name
 
@@ -50,35 +55,62 @@ def write_pair(folder: Path, truth: FarField) -> Path:
 
 
 def write_fold_slice(folder: Path, truth: FarField) -> Path:
-    content = {"dp": truth.counts.astype(">u4"), **positions_of(truth), "energy": truth.energy_eV / 1e3, "probe": truth.probe}
+    content = {
+        "dp": truth.counts.astype(">u4"),
+        **positions_of(truth),
+        "energy": truth.energy_eV / 1e3,
+        "probe": truth.probe,
+    }
     return write_datasets(folder / "scan.mat", {**content, "detector_distance": truth.distance_m})
 
 
 def write_plain(folder: Path, truth: FarField) -> Path:
     y, x = 1e9 * truth.positions_m.T
-    return write_datasets(folder / "scan.nxs", {"frames": truth.counts.astype(np.float64), "y": y, "x": x, "p": truth.probe})
+    return write_datasets(
+        folder / "scan.nxs",
+        {"frames": truth.counts.astype(np.float64), "y": y, "x": x, "p": truth.probe},
+    )
 
 
-PLAIN = Hdf5Config(diffraction="frames", positions_y="y", positions_x="x", positions_unit="nm", probe="p")
+PLAIN = Hdf5Config(
+    diffraction="frames", positions_y="y", positions_x="x", positions_unit="nm", probe="p"
+)
 FORMATS: dict[str, tuple[Callable[[Path, FarField], Path], dict[str, Any]]] = {
     "cxi": (lambda folder, truth: write_cxi(folder / "scan.cxi", truth, masked), {}),
-    "cxi, a window": (lambda folder, truth: write_cxi(folder / "scan.cxi", truth, masked), {"crop": 8}),
+    "cxi, a window": (
+        lambda folder, truth: write_cxi(folder / "scan.cxi", truth, masked),
+        {"crop": 8},
+    ),
     "cxi without a probe": (
-        lambda folder, truth: write_cxi(folder / "scan.cxi", truth, lambda file: file.pop("entry_1/instrument_1/source_1/probe")),
+        lambda folder, truth: write_cxi(
+            folder / "scan.cxi", truth, lambda file: file.pop("entry_1/instrument_1/source_1/probe")
+        ),
         {},
     ),
     "ptyd": (lambda folder, truth: write_ptyd(folder / "scan.ptyd", truth), {"probe": "probe.npy"}),
-    "ptyd, linked": (lambda folder, truth: write_ptyd(folder / "scan.ptyd", truth, linked=True), {"probe": "probe.npy"}),
+    "ptyd, linked": (
+        lambda folder, truth: write_ptyd(folder / "scan.ptyd", truth, linked=True),
+        {"probe": "probe.npy"},
+    ),
     "ptychodus": (
         lambda folder, truth: write_product(folder / "scan.h5", truth, KEPT),
         {"diffraction": "patterns.h5", "detector_pixel_m": 75e-6},
     ),
-    "ptychodus NPZ": (lambda folder, truth: write_npz_product(folder / "scan.npz", truth, KEPT), {"diffraction": "patterns.h5"}),
+    "ptychodus NPZ": (
+        lambda folder, truth: write_npz_product(folder / "scan.npz", truth, KEPT),
+        {"diffraction": "patterns.h5"},
+    ),
     "ptycho-vit": (write_pair, {}),
     "fold_slice": (write_fold_slice, {"detector_pixel_m": 75e-6, "transpose": False}),
     "plain": (
         write_plain,
-        {"hdf5": PLAIN, "measurement": "counts", "energy_eV": 8765.0, "detector_distance_m": 1.9, "detector_pixel_m": 75e-6},
+        {
+            "hdf5": PLAIN,
+            "measurement": "counts",
+            "energy_eV": 8765.0,
+            "detector_distance_m": 1.9,
+            "detector_pixel_m": 75e-6,
+        },
     ),
 }
 
@@ -86,7 +118,11 @@ FORMATS: dict[str, tuple[Callable[[Path, FarField], Path], dict[str, Any]]] = {
 @OUTPUTS
 @pytest.mark.parametrize(("write", "options"), FORMATS.values(), ids=FORMATS)
 def test_what_is_read_back_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, FarField], Path], options: dict[str, Any], output: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Path, FarField], Path],
+    options: dict[str, Any],
+    output: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hdf5_writer, "COPIED_PIXELS", 1500)  # pieces, the last one smaller
@@ -98,7 +134,8 @@ def test_what_is_read_back_is_the_same(
     original = read_scan(write(tmp_path, truth), options=settings)
     convert(original, settings, tmp_path / output)
     (tmp_path / "elsewhere").mkdir()
-    read = read_scan((tmp_path / output).rename(tmp_path / "elsewhere" / output))  # of itself, without options or neighbours
+    # of itself, without options or neighbours
+    read = read_scan((tmp_path / output).rename(tmp_path / "elsewhere" / output))
     require_same(read, original)
     if len(original.probe) and original.mask is None and original.pattern_size == 16:
         numbers = KEPT if "diffraction" in options else np.arange(30)
@@ -106,23 +143,39 @@ def test_what_is_read_back_is_the_same(
 
 
 @OUTPUTS
-@pytest.mark.parametrize("changed", [{}, {"mask": np.arange(256).reshape(16, 16) % 3 > 0}], ids=["bare", "masked"])
-def test_npz_too(write_scan: WriteScan, tmp_path: Path, output: str, changed: dict[str, Any]) -> None:
-    metadata = np.array(json.dumps({"measurement": "amplitude", "physics_parameters": {"nphotons": 4321.5}}))
-    original = read_scan(write_scan(arrays=small_scan_arrays(modes=2), _metadata=metadata, **changed))
+@pytest.mark.parametrize(
+    "changed", [{}, {"mask": np.arange(256).reshape(16, 16) % 3 > 0}], ids=["bare", "masked"]
+)
+def test_npz_too(
+    write_scan: WriteScan, tmp_path: Path, output: str, changed: dict[str, Any]
+) -> None:
+    metadata = np.array(
+        json.dumps({"measurement": "amplitude", "physics_parameters": {"nphotons": 4321.5}})
+    )
+    original = read_scan(
+        write_scan(arrays=small_scan_arrays(modes=2), _metadata=metadata, **changed)
+    )
     convert(original, DataConfig(), tmp_path / output)
     require_same(read_scan(tmp_path / output), original)
     assert np.array_equal(read_object(tmp_path / output), original.object_guess)
 
 
 @OUTPUTS
-def test_window_is_taken_of_a_converted_scan_as_of_the_original(tmp_path: Path, output: str) -> None:
-    """The pixel of the object grows, and so the positions shrink; they count from the object's pixel [0, 0] still."""
+def test_window_is_taken_of_a_converted_scan_as_of_the_original(
+    tmp_path: Path, output: str
+) -> None:
+    """The pixel of the object grows, and so the positions shrink; they count from the object's
+    pixel [0, 0] still."""
     truth = simulate()
     original = read_scan(write_pair(tmp_path, truth), options=DataConfig(detector_pixel_m=75e-6))
     convert(original, DataConfig(), tmp_path / output)
-    whole, part = read_scan(tmp_path / output), read_scan(tmp_path / output, options=DataConfig(crop=8))
-    other = read_scan(tmp_path / "scan_para.hdf5", options=DataConfig(crop=8, detector_pixel_m=75e-6))
+    whole, part = (
+        read_scan(tmp_path / output),
+        read_scan(tmp_path / output, options=DataConfig(crop=8)),
+    )
+    other = read_scan(
+        tmp_path / "scan_para.hdf5", options=DataConfig(crop=8, detector_pixel_m=75e-6)
+    )
     np.testing.assert_allclose(part.positions_px, whole.positions_px / 2, rtol=1e-15)
     np.testing.assert_allclose(part.positions_px, other.positions_px, rtol=1e-12)
     assert np.array_equal(part.diffraction[np.arange(30)], other.diffraction[np.arange(30)])
@@ -130,7 +183,9 @@ def test_window_is_taken_of_a_converted_scan_as_of_the_original(tmp_path: Path, 
 
 
 @OUTPUTS
-def test_dose_of_the_options_is_written_where_the_file_has_none(write_scan: WriteScan, tmp_path: Path, output: str) -> None:
+def test_dose_of_the_options_is_written_where_the_file_has_none(
+    write_scan: WriteScan, tmp_path: Path, output: str
+) -> None:
     scan = read_scan(write_scan(), "amplitude")
     convert(scan, DataConfig(nphotons=1e5), tmp_path / output)
     assert read_scan(tmp_path / output).nphotons == 1e5
@@ -142,7 +197,9 @@ def test_dose_of_the_options_is_written_where_the_file_has_none(write_scan: Writ
 def test_nothing_is_written_over(write_scan: WriteScan, tmp_path: Path, output: str) -> None:
     scan = read_scan(write_scan(), "amplitude")
     (tmp_path / output).write_text("a scan that somebody needs")
-    with pytest.raises(ValueError, match=rf"--convert: found {tmp_path / output}, expected a new name"):
+    with pytest.raises(
+        ValueError, match=rf"--convert: found {tmp_path / output}, expected a new name"
+    ):
         convert(scan, DataConfig(), tmp_path / output)
     assert (tmp_path / output).read_text() == "a scan that somebody needs"
 
@@ -186,18 +243,36 @@ def test_measured_scans(realdata: Path, tmp_path: Path, name: str, output: str) 
 
 
 BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
-    "newer version": (lambda file: file.attrs.modify("version", 2), r"version: found 2\.0, expected 1: written by another release"),
+    "newer version": (
+        lambda file: file.attrs.modify("version", 2),
+        r"version: found 2\.0, expected 1: written by another release",
+    ),
     "no version": (lambda file: file.attrs.pop("version"), r"version: found None, expected 1"),
-    "no measurement": (lambda file: file.attrs.pop("measurement"), r"measurement: found None, expected amplitude or counts"),
-    "unknown measurement": (lambda file: file.attrs.modify("measurement", "lux"), r"measurement: found 'lux'"),
-    "no positions": (lambda file: file.pop("positions"), r"positions: found shape None, expected \(37, 2\)"),
+    "no measurement": (
+        lambda file: file.attrs.pop("measurement"),
+        r"measurement: found None, expected amplitude or counts",
+    ),
+    "unknown measurement": (
+        lambda file: file.attrs.modify("measurement", "lux"),
+        r"measurement: found 'lux'",
+    ),
+    "no positions": (
+        lambda file: file.pop("positions"),
+        r"positions: found shape None, expected \(37, 2\)",
+    ),
     "no patterns": (lambda file: file.pop("diffraction"), r"diffraction: found no such dataset"),
-    "origin of text": (lambda file: file["positions"].attrs.create("origin_m", "here"), r"positions origin_m: found here"),
+    "origin of text": (
+        lambda file: file["positions"].attrs.create("origin_m", "here"),
+        r"positions origin_m: found here",
+    ),
     "origin of three": (
         lambda file: file["positions"].attrs.create("origin_m", np.ones(3)),
         r"positions origin_m: found \[1\.0, 1\.0, 1\.0\]",
     ),
-    "negative energy": (lambda file: file.create_dataset("energy_eV", data=-1.0), r"energy_eV: found -1\.0, expected a positive number"),
+    "negative energy": (
+        lambda file: file.create_dataset("energy_eV", data=-1.0),
+        r"energy_eV: found -1\.0, expected a positive number",
+    ),
 }
 
 
@@ -215,7 +290,10 @@ def test_own_hdf5_that_was_changed_is_refused_by_name(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"geometry": {"energy_eV": 8000.0}}, r"_metadata geometry: found \{'energy_eV': 8000\.0\}, expected detector_pixel_m, distance_m"),
+        (
+            {"geometry": {"energy_eV": 8000.0}},
+            r"_metadata geometry: found \{'energy_eV': 8000\.0\}, expected detector_pixel_m, distance_m",
+        ),
         (
             {"geometry": {"energy_eV": 8000.0, "distance_m": -2, "detector_pixel_m": 1e-4}},
             r"_metadata geometry: found .*, positive numbers",
@@ -225,7 +303,9 @@ def test_own_hdf5_that_was_changed_is_refused_by_name(
         ({"origin_m": [float("nan"), 1.0]}, r"_metadata origin_m: found \[nan, 1\.0\]"),
     ],
 )
-def test_npz_metadata_of_a_geometry_are_checked(write_scan: WriteScan, metadata: dict[str, Any], message: str) -> None:
+def test_npz_metadata_of_a_geometry_are_checked(
+    write_scan: WriteScan, metadata: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         read_scan(write_scan(_metadata=np.array(json.dumps(metadata))), "amplitude")
 
@@ -234,5 +314,8 @@ def test_npz_metadata_of_a_geometry_are_checked(write_scan: WriteScan, metadata:
 def test_geometry_that_the_options_contradict_is_refused(tmp_path: Path, output: str) -> None:
     scan = read_scan(write_cxi(tmp_path / "scan.cxi", simulate()))
     convert(scan, DataConfig(), tmp_path / output)
-    with pytest.raises(ValueError, match=r"energy_eV: found 8765 in the file but 9000 in data\.energy_eV, expected one answer"):
+    with pytest.raises(
+        ValueError,
+        match=r"energy_eV: found 8765 in the file but 9000 in data\.energy_eV, expected one answer",
+    ):
         read_scan(tmp_path / output, options=DataConfig(energy_eV=9000.0))

@@ -26,7 +26,11 @@ def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_statistics_are_those_of_all_patterns(write_scan: WriteScan, measurement: str) -> None:
     amplitude = small_scan_arrays()["diffraction"].astype(np.float64)
     mask = np.arange(256).reshape(16, 16) % 5 > 0
-    stored = amplitude.astype(np.float32) if measurement == "amplitude" else np.round(amplitude**2).astype(np.uint16)
+    stored = (
+        amplitude.astype(np.float32)
+        if measurement == "amplitude"
+        else np.round(amplitude**2).astype(np.uint16)
+    )
     found = pattern_statistics(read_scan(write_scan(diffraction=stored, mask=mask), measurement))  # type: ignore[arg-type]
     values = np.where(mask, stored.astype(np.float64), 0)
     counts = values**2 if measurement == "amplitude" else values
@@ -53,11 +57,17 @@ def test_numbers_that_are_no_measurement_are_counted_and_left_out(write_scan: Wr
     stored[:, 5, 5] = np.nan  # does not count
     found = pattern_statistics(read_scan(write_scan(diffraction=stored, mask=mask), "amplitude"))
     assert found.num_invalid == {"NaN": 3, "infinite": 1, "negative": 1}
-    assert found.first_invalid == {"NaN": (3, 2, 8), "infinite": (12, 0, 0), "negative": (36, 15, 15)}
+    assert found.first_invalid == {
+        "NaN": (3, 2, 8),
+        "infinite": (12, 0, 0),
+        "negative": (36, 15, 15),
+    }
     assert np.isfinite(found.counts).all()
     elsewhere = np.ones((16, 16), dtype=bool)
     elsewhere[[1, 2, 0, 15, 5], [9, 8, 0, 15, 5]] = False
-    np.testing.assert_allclose(found.mean_pattern[elsewhere], sound.mean_pattern[elsewhere], rtol=1e-12)
+    np.testing.assert_allclose(
+        found.mean_pattern[elsewhere], sound.mean_pattern[elsewhere], rtol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("pieces")

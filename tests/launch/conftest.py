@@ -15,9 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`launch("train.py", *arguments, nproc=N)`: a script of launch/, under torchrun where nproc is given; stdout holds stderr too."""
+    """`launch("train.py", *arguments, nproc=N)`: a script of launch/, under torchrun where nproc is
+    given; stdout holds stderr too."""
 
-    def run(script: str, *arguments: object, nproc: int | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, *arguments: object, nproc: int | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable]
         if nproc is not None:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]

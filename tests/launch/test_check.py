@@ -1,4 +1,5 @@
-"""`launch/train.py --check`: the table says what the run would find, or why it would fail, and leaves no trace."""
+"""`launch/train.py --check`: the table says what the run would find, or why it would fail, and
+leaves no trace."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 def table(output: str) -> dict[str, tuple[str, str]]:
-    """Verdict and text (found, and after `mend:` the mend) of each row; the texts of rows of one name are joined."""
+    """Verdict and text (found, and after `mend:` the mend) of each row; the texts of rows of one
+    name are joined."""
     rows: dict[str, tuple[str, str]] = {}
     name = ""
     in_table = False
@@ -49,7 +51,10 @@ def table(output: str) -> dict[str, tuple[str, str]]:
         if in_table and match:
             name, verdict, found = match.groups()
             earlier_verdict, earlier = rows.get(name, ("", ""))
-            rows[name] = ("FAIL" if "FAIL" in (verdict, earlier_verdict) else verdict, f"{earlier} {found}".strip())
+            rows[name] = (
+                "FAIL" if "FAIL" in (verdict, earlier_verdict) else verdict,
+                f"{earlier} {found}".strip(),
+            )
         elif in_table and name and line.startswith("   "):
             rows[name] = (rows[name][0], f"{rows[name][1]} {line.strip()}")
         else:
@@ -59,18 +64,29 @@ def table(output: str) -> dict[str, tuple[str, str]]:
 
 def told_by(concerns: dict[str, Any]) -> list[str]:
     """The same settings as command-line arguments."""
-    return [f"--{concern}.{key}={value}" for concern, keys in concerns.items() for key, value in keys.items()]
+    return [
+        f"--{concern}.{key}={value}"
+        for concern, keys in concerns.items()
+        for key, value in keys.items()
+    ]
 
 
 def everything_in(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Names, sizes and times of change."""
     states = {path: path.stat() for path in sorted(folder.rglob("*"))}
-    return {str(path): (state.st_size, state.st_mtime_ns, state.st_ctime_ns) for path, state in states.items()}
+    return {
+        str(path): (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        for path, state in states.items()
+    }
 
 
 @pytest.mark.parametrize("nproc", [None, 2])
 def test_good_job_shows_what_the_run_then_finds(
-    launch: Launch, on_ranks: OnRanks, write_scan: Callable[..., Path], tmp_path: Path, nproc: int | None
+    launch: Launch,
+    on_ranks: OnRanks,
+    write_scan: Callable[..., Path],
+    tmp_path: Path,
+    nproc: int | None,
 ) -> None:
     concerns = settings(write_scan(), tmp_path / "run")
     before = everything_in(tmp_path)
@@ -84,15 +100,29 @@ def test_good_job_shows_what_the_run_then_finds(
     on_ranks(1, train_one, concerns)  # the run directory is free for it
     hparams = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())
     assert f"s = {hparams['intensity_scale']!r} from 33 patterns" in rows["intensity scale"][1]
-    assert f"r = {hparams['normalization']['factor']!r} from 33 patterns" in rows["normalization"][1]
+    assert (
+        f"r = {hparams['normalization']['factor']!r} from 33 patterns" in rows["normalization"][1]
+    )
     assert rows["nphotons"][1] == "1000000.0 (source: config)"
     assert hparams["subset_fingerprint"] in rows["subset"][1]
-    assert rows["subset"][1].startswith("37 of 37 patterns, full; 33 training patterns, 4 validation patterns, groups of 4")
+    assert rows["subset"][1].startswith(
+        "37 of 37 patterns, full; 33 training patterns, 4 validation patterns, groups of 4"
+    )
     assert f"torch {hparams['versions']['torch']}" in rows["software, config"][1]
-    launcher = "torchrun; world size 2, 1 node(s), backend gloo" if nproc else "python alone; world size 1, 1 node(s), backend none"
+    launcher = (
+        "torchrun; world size 2, 1 node(s), backend gloo"
+        if nproc
+        else "python alone; world size 1, 1 node(s), backend none"
+    )
     assert rows["processes"][1].startswith(launcher)
-    assert re.search(r"552 B in .* ms; 16.8 MB in .* ms, .*/s" if nproc else "nothing to reduce", rows["all_reduce"][1])
-    assert rows["batch"][1].startswith(f"8 groups of 4 a step, at most {4 if nproc else 8} at a time on a rank; 5 steps an epoch, 2 epochs")
+    assert re.search(
+        r"552 B in .* ms; 16.8 MB in .* ms, .*/s" if nproc else "nothing to reduce",
+        rows["all_reduce"][1],
+    )
+    assert rows["batch"][1].startswith(
+        f"8 groups of 4 a step, at most {4 if nproc else 8} at a time on a rank; 5 steps an "
+        "epoch, 2 epochs"
+    )
 
 
 Refused = Callable[[dict[str, Any]], dict[str, tuple[str, str]]]
@@ -100,7 +130,8 @@ Refused = Callable[[dict[str, Any]], dict[str, tuple[str, str]]]
 
 @pytest.fixture
 def refused(on_ranks: OnRanks, capsys: Capture) -> Refused:
-    """`refused(settings)`: the table of a check that fails, and leaves nothing, of a run that fails too."""
+    """`refused(settings)`: the table of a check that fails, and leaves nothing, of a run that fails
+    too."""
 
     def look(concerns: dict[str, Any]) -> dict[str, tuple[str, str]]:
         rows = rows_of_failed_check(concerns, capsys)
@@ -136,7 +167,11 @@ def test_missing_data(write_scan: Callable[..., Path], tmp_path: Path, refused: 
     paths = ["missing.npz", str(write_scan()), "missing_too.npz"]
     rows = refused(settings(tmp_path, tmp_path / "run", data__path=paths))
     assert failures(rows) == ["data file"]
-    for said in ("missing.npz: file: found no such file", "scan.npz: 37 patterns of 16 x 16", "missing_too.npz: file: found no such file"):
+    for said in (
+        "missing.npz: file: found no such file",
+        "scan.npz: 37 patterns of 16 x 16",
+        "missing_too.npz: file: found no such file",
+    ):
         assert said in rows["data file"][1]
     assert "mend: Give --data.path files that every node sees" in rows["data file"][1]
     assert rows["intensity scale"] == rows["memory"] == ("-", "needs what failed above")
@@ -146,19 +181,40 @@ def test_missing_data(write_scan: Callable[..., Path], tmp_path: Path, refused: 
     ("changes", "row", "found", "mend"),
     [
         ({"data__path": None}, "data file", "data.path is None", "Give --data.path"),
-        ({"data__nphotons": None}, "nphotons", "no _metadata physics_parameters.nphotons", "Say the dose: --data.nphotons NUMBER"),
-        ({"data__subset_size": 38}, "subset", "data.subset_size is 38, but", "Change data.subset_size"),
+        (
+            {"data__nphotons": None},
+            "nphotons",
+            "no _metadata physics_parameters.nphotons",
+            "Say the dose: --data.nphotons NUMBER",
+        ),
+        (
+            {"data__subset_size": 38},
+            "subset",
+            "data.subset_size is 38, but",
+            "Change data.subset_size",
+        ),
         (
             {"data__sampling": "index_file", "data__index_file": "gone.txt"},
             "subset",
             "gone.txt: file: found no such file, expected a list of pattern numbers",
             "Change data.subset_size or what else data.sampling draws by",
         ),
-        ({"train__resume": "gone.ckpt"}, "run directory", "found no file gone.ckpt", "Name another --train.run_dir"),
+        (
+            {"train__resume": "gone.ckpt"},
+            "run directory",
+            "found no file gone.ckpt",
+            "Name another --train.run_dir",
+        ),
     ],
 )
 def test_configuration_that_the_data_refuse(
-    write_scan: Callable[..., Path], tmp_path: Path, refused: Refused, changes: dict[str, Any], row: str, found: str, mend: str
+    write_scan: Callable[..., Path],
+    tmp_path: Path,
+    refused: Refused,
+    changes: dict[str, Any],
+    row: str,
+    found: str,
+    mend: str,
 ) -> None:
     rows = refused(settings(write_scan(), tmp_path / "run", **changes))
     assert failures(rows) == [row]
@@ -167,13 +223,21 @@ def test_configuration_that_the_data_refuse(
 
 
 @pytest.mark.parametrize(("number", "row"), [(1, "normalization"), (0, "validation")])
-def test_bad_pixel(write_scan: Callable[..., Path], tmp_path: Path, refused: Refused, number: int, row: str) -> None:
+def test_bad_pixel(
+    write_scan: Callable[..., Path], tmp_path: Path, refused: Refused, number: int, row: str
+) -> None:
     """In a pattern of each side: number 1 is trained on, all but number 0 are."""
     diffraction = small_scan_arrays()["diffraction"]
     validation = {0: 0.03, 1: 0.0}[number]  # one pattern, or none
-    concerns = settings(write_scan(), tmp_path / "run", data__val_fraction=validation, data__group_size=1)
+    concerns = settings(
+        write_scan(), tmp_path / "run", data__val_fraction=validation, data__group_size=1
+    )
     if number == 0:
-        number = int(select_subset([read_scan(tmp_path / "scan.npz", "amplitude")], parse_mapping(concerns).data).validation[0])
+        number = int(
+            select_subset(
+                [read_scan(tmp_path / "scan.npz", "amplitude")], parse_mapping(concerns).data
+            ).validation[0]
+        )
     diffraction[number, 3, 4] = -1
     write_scan(diffraction=diffraction)
     rows = refused(concerns)
@@ -181,14 +245,22 @@ def test_bad_pixel(write_scan: Callable[..., Path], tmp_path: Path, refused: Ref
     assert f"found -1.0 at pixel [3, 4] of pattern {number}" in rows[row][1]
 
 
-def test_patterns_of_a_size_that_the_network_does_not_take(write_scan: Callable[..., Path], tmp_path: Path, refused: Refused) -> None:
-    rows = refused(settings(write_scan(arrays=small_scan_arrays(pattern_size=24)), tmp_path / "run"))
+def test_patterns_of_a_size_that_the_network_does_not_take(
+    write_scan: Callable[..., Path], tmp_path: Path, refused: Refused
+) -> None:
+    rows = refused(
+        settings(write_scan(arrays=small_scan_arrays(pattern_size=24)), tmp_path / "run")
+    )
     assert failures(rows) == ["network"]
     assert "power of two" in rows["network"][1]
 
 
 def test_checkpoint_in_the_way(
-    on_ranks: OnRanks, write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture, refused: Refused
+    on_ranks: OnRanks,
+    write_scan: Callable[..., Path],
+    tmp_path: Path,
+    capsys: Capture,
+    refused: Refused,
 ) -> None:
     concerns = settings(write_scan(), tmp_path / "run", train__epochs=1)
     on_ranks(1, train_one, concerns)
@@ -210,10 +282,15 @@ def test_checkpoint_in_the_way(
     concerns["data"]["nphotons"], concerns["model"]["base_width"] = 1e6, 8
     with pytest.raises(FailedTogether, match=r"1 of \d+ checks failed: checkpoint"):
         check(parse_mapping(concerns))
-    assert "the network is another one: size mismatch" in table(capsys.readouterr().out)["checkpoint"][1]
+    assert (
+        "the network is another one: size mismatch"
+        in table(capsys.readouterr().out)["checkpoint"][1]
+    )
 
 
-def test_another_run_in_the_directory(write_scan: Callable[..., Path], tmp_path: Path, refused: Refused) -> None:
+def test_another_run_in_the_directory(
+    write_scan: Callable[..., Path], tmp_path: Path, refused: Refused
+) -> None:
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -232,7 +309,10 @@ def test_run_directory_that_may_not_be_written(
     mount(disk, READ_ONLY | REMOUNT, "")
     rows = refused(settings(write_scan(), disk / "run"))
     assert failures(rows) == ["run directory"]
-    assert f"{disk}: may not be written by this user, or its file system is read-only" in rows["run directory"][1]
+    assert (
+        f"{disk}: may not be written by this user, or its file system is read-only"
+        in rows["run directory"][1]
+    )
     rows = refused(settings(tmp_path / "scan.npz", tmp_path / "scan.npz" / "run"))
     assert "scan.npz is a file, expected a directory" in rows["run directory"][1]
 
@@ -248,7 +328,10 @@ def test_full_disk(
     (disk / "run" / "checkpoints" / "last.ckpt").touch()
     rows = refused(settings(write_scan(), disk / "run", data__nphotons=None))
     assert failures(rows) == ["run directory", "nphotons", "disk"]
-    found = re.search(r"(\S+) kB free in \S+; two checkpoints, bundle and log need (\S+) MB mend: Free some room", rows["disk"][1])
+    found = re.search(
+        r"(\S+) kB free in \S+; two checkpoints, bundle and log need (\S+) MB mend: Free some room",
+        rows["disk"][1],
+    )
     assert float(found.group(1)) <= 65.6
     assert float(found.group(2)) >= 1
 
@@ -258,15 +341,24 @@ def test_room_for_checkpoints_is_what_they_take(
 ) -> None:
     concerns = settings(write_scan(), tmp_path / "run", train__epochs=1, model__base_width=48)
     check(parse_mapping(concerns))
-    needed = float(re.search(r"log need (\S+) MB", table(capsys.readouterr().out)["disk"][1]).group(1)) * 1e6
+    needed = (
+        float(re.search(r"log need (\S+) MB", table(capsys.readouterr().out)["disk"][1]).group(1))
+        * 1e6
+    )
     on_ranks(1, train_one, concerns)
     checkpoint = (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size
-    taken = checkpoint + sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
-    assert taken <= needed <= taken + (1 << 20)  # which is kept for what does not grow with the network
+    taken = checkpoint + sum(
+        path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file()
+    )
+    # which is kept for what does not grow with the network
+    assert taken <= needed <= taken + (1 << 20)
 
 
-def test_batch_too_large_for_memory(write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: Any) -> None:
-    """A million groups of 16 x 16 at a time; and weights alone that no machine holds, which are not even made."""
+def test_batch_too_large_for_memory(
+    write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: Any
+) -> None:
+    """A million groups of 16 x 16 at a time; and weights alone that no machine holds, which are not
+    even made."""
     monkeypatch.setattr(check_module, "_largest_micro_batch", lambda data: (1_000_000, 1))
     concerns = settings(write_scan(), tmp_path / "run")
     for changes, said in (({}, "activations"), ({"base_width": 200_000}, "at least ")):
@@ -276,12 +368,20 @@ def test_batch_too_large_for_memory(write_scan: Callable[..., Path], tmp_path: P
         rows = table(capsys.readouterr().out)
         assert rows["memory"][0] == "FAIL"
         assert said in rows["memory"][1]
-        assert re.search(r"the node's ranks need \S+ [GT]B, .* has \S+ [GMk]?B left mend: Raise train.accumulate", rows["memory"][1])
+        assert re.search(
+            r"the node's ranks need \S+ [GT]B, .* has \S+ [GMk]?B left mend: Raise train.accumulate",
+            rows["memory"][1],
+        )
 
 
-def test_batch_counts_once_accumulated(write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture) -> None:
+def test_batch_counts_once_accumulated(
+    write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture
+) -> None:
     check(parse_mapping(settings(write_scan(), tmp_path / "run", train__accumulate_grad_batches=3)))
-    assert "8 groups of 4 a step, at most 3 at a time on a rank" in table(capsys.readouterr().out)["batch"][1]
+    assert (
+        "8 groups of 4 a step, at most 3 at a time on a rank"
+        in table(capsys.readouterr().out)["batch"][1]
+    )
 
 
 PEAK_OF_A_RUN = """
@@ -306,24 +406,51 @@ print("peak", memory("VmHWM") - before)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_memory_of_a_real_run_is_as_estimated(tmp_path: Path, capsys: Capture, accumulated: int) -> None:
+def test_memory_of_a_real_run_is_as_estimated(
+    tmp_path: Path, capsys: Capture, accumulated: int
+) -> None:
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this system keeps no peak of memory that can be reset")
     np.savez(tmp_path / "scan.npz", **small_scan_arrays(num_patterns=70, pattern_size=64))
-    batch = {"train__global_batch_size": 32, "train__accumulate_grad_batches": accumulated, "model__base_width": 8, "train__epochs": 1}
+    batch = {
+        "train__global_batch_size": 32,
+        "train__accumulate_grad_batches": accumulated,
+        "model__base_width": 8,
+        "train__epochs": 1,
+    }
     concerns = settings(tmp_path / "scan.npz", tmp_path / "run", **batch)
-    first = settings(tmp_path / "scan.npz", tmp_path / "first", train__global_batch_size=1, data__subset_size=20, train__epochs=1)
+    first = settings(
+        tmp_path / "scan.npz",
+        tmp_path / "first",
+        train__global_batch_size=1,
+        data__subset_size=20,
+        train__epochs=1,
+    )
     check(parse_mapping(concerns))
-    estimated = float(re.match(r"(\S+) MB a rank", table(capsys.readouterr().out)["memory"][1]).group(1))
-    done = subprocess.run([sys.executable, "-c", PEAK_OF_A_RUN, json.dumps([first, concerns])], capture_output=True, text=True, check=True)
+    estimated = float(
+        re.match(r"(\S+) MB a rank", table(capsys.readouterr().out)["memory"][1]).group(1)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK_OF_A_RUN, json.dumps([first, concerns])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     measured = int(done.stdout.split()[-1]) / 1e6
-    # Measured 0.83 to 1.06 of the estimate: the allocator keeps less than it may, and a batch is gone before the activations' peak.
+    # Measured 0.83 to 1.06 of the estimate: the allocator keeps less than it may, and a batch is
+    # gone before the activations' peak.
     assert 0.7 * estimated < measured < 1.15 * estimated
 
 
 def check_with_fault_on_rank_1(concerns: dict[str, Any], fault: str) -> str:
     own = dist.get_rank()
-    launcher = {"RANK": str(own), "LOCAL_RANK": str(own), "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "GROUP_RANK": "0"}
+    launcher = {
+        "RANK": str(own),
+        "LOCAL_RANK": str(own),
+        "WORLD_SIZE": "3",
+        "LOCAL_WORLD_SIZE": "3",
+        "GROUP_RANK": "0",
+    }
     os.environ.update(launcher, TORCHELASTIC_RUN_ID="test")
     if own == 1:
         if fault == "file":
@@ -359,9 +486,16 @@ def check_with_fault_on_rank_1(concerns: dict[str, Any], fault: str) -> str:
     ],
 )
 def test_fault_of_one_rank_is_a_row_of_the_one_table(
-    on_ranks: OnRanks, write_scan: Callable[..., Path], tmp_path: Path, fault: str, row: str, message: str
+    on_ranks: OnRanks,
+    write_scan: Callable[..., Path],
+    tmp_path: Path,
+    fault: str,
+    row: str,
+    message: str,
 ) -> None:
-    outputs = on_ranks(3, check_with_fault_on_rank_1, settings(write_scan(), tmp_path / "run"), fault)
+    outputs = on_ranks(
+        3, check_with_fault_on_rank_1, settings(write_scan(), tmp_path / "run"), fault
+    )
     assert outputs[1:] == ["", ""]  # rank 0 says it
     rows = table(outputs[0])
     assert failures(rows) == [row]
@@ -369,7 +503,9 @@ def test_fault_of_one_rank_is_a_row_of_the_one_table(
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_do_not_meet(write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: Any) -> None:
+def test_processes_that_do_not_meet(
+    write_scan: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: Any
+) -> None:
     def fail(self: Processes) -> None:
         raise RuntimeError("no route to host")
 
@@ -378,30 +514,44 @@ def test_processes_that_do_not_meet(write_scan: Callable[..., Path], tmp_path: P
         check(parse_mapping(settings(write_scan(), tmp_path / "run")))
     rows = table(capsys.readouterr().out)
     assert failures(rows) == list(rows) == ["processes"]
-    assert re.search(r"RuntimeError: no route to host mend: Start one process a GPU with torchrun or srun", rows["processes"][1])
+    assert re.search(
+        r"RuntimeError: no route to host mend: Start one process a GPU with torchrun or srun",
+        rows["processes"][1],
+    )
 
 
 def test_more_processes_than_gpus(monkeypatch: Any) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     check_module._require_own_device(Processes(per_node=4, local_rank=1))
-    with pytest.raises(ValueError, match=r"local rank 2 has no GPU of its own: this process sees 2, with 4 processes on the node"):
+    with pytest.raises(
+        ValueError,
+        match=r"local rank 2 has no GPU of its own: this process sees 2, with 4 processes on the node",
+    ):
         check_module._require_own_device(Processes(per_node=4, local_rank=2))
 
 
 @pytest.fixture
 def supply() -> Iterator[Callable[..., memory_module.MemorySupply]]:
     def make(**changes: Any) -> memory_module.MemorySupply:
-        return memory_module.MemorySupply(**{"host": {"the machine": 1000}, "slurm": None, "own": 100, "device": None, **changes})
+        return memory_module.MemorySupply(
+            **{"host": {"the machine": 1000}, "slurm": None, "own": 100, "device": None, **changes}
+        )
 
     return make
 
 
-def test_memory_of_a_node_is_the_least_that_anybody_leaves(supply: Callable[..., memory_module.MemorySupply]) -> None:
+def test_memory_of_a_node_is_the_least_that_anybody_leaves(
+    supply: Callable[..., memory_module.MemorySupply],
+) -> None:
     left = memory_module.host_bytes_left
     assert left([supply(), supply(host={"the machine": 900})]) == (900, "the machine")
-    assert left([supply(host={"the machine": 900, "its control group": 50})]) == (50, "its control group")
-    assert left([supply(slurm=700), supply(slurm=700)]) == (500, "SLURM's allocation")  # both use 100 of it
+    assert left([supply(host={"the machine": 900, "its control group": 50})]) == (
+        50,
+        "its control group",
+    )
+    # both use 100 of it
+    assert left([supply(slurm=700), supply(slurm=700)]) == (500, "SLURM's allocation")
     assert left([supply(host={})]) is None
 
 
@@ -414,7 +564,9 @@ def test_memory_of_a_node_is_the_least_that_anybody_leaves(supply: Callable[...,
         ({"SLURM_MEM_PER_CPU": "1000", "SLURM_CPUS_ON_NODE": "8"}, 8000 << 20),
     ],
 )
-def test_allocation_of_slurm(monkeypatch: Any, variables: dict[str, str], expected: int | None) -> None:
+def test_allocation_of_slurm(
+    monkeypatch: Any, variables: dict[str, str], expected: int | None
+) -> None:
     for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -428,8 +580,14 @@ def test_control_groups(tmp_path: Path, version: int) -> None:
     folder = tmp_path / "sys/fs/cgroup" / ("memory" if version == 1 else "") / "job"
     (folder / "step").mkdir(parents=True)
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("4:memory,hugetlb:/job/step\n3:cpu:/x\n" if version == 1 else "0::/job/step\n")
-    limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    (tmp_path / "proc/self/cgroup").write_text(
+        "4:memory,hugetlb:/job/step\n3:cpu:/x\n" if version == 1 else "0::/job/step\n"
+    )
+    limit, used = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if version == 1
+        else ("memory.max", "memory.current")
+    )
     (folder / limit).write_text("1000\n")
     (folder / used).write_text("600\n")
     (folder / "memory.stat").write_text("inactive_file 150\ntotal_inactive_file 150\n")
@@ -441,13 +599,32 @@ def test_control_groups(tmp_path: Path, version: int) -> None:
 def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
     write_masked_scan: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
-    check(parse_mapping(settings(write_masked_scan("scan.h5", dead_pixels(0)), tmp_path / "run", data__hdf5=MASKED_HDF5)))
+    check(
+        parse_mapping(
+            settings(
+                write_masked_scan("scan.h5", dead_pixels(0)),
+                tmp_path / "run",
+                data__hdf5=MASKED_HDF5,
+            )
+        )
+    )
     rows = table(capsys.readouterr().out)
     assert failures(rows) == []
-    assert f"16 x 16 float32, {np.count_nonzero(~dead_pixels(0))} pixels masked" in rows["data file"][1]
+    assert (
+        f"16 x 16 float32, {np.count_nonzero(~dead_pixels(0))} pixels masked"
+        in rows["data file"][1]
+    )
 
-    module, positions_px = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3), torch.rand(4, 2, dtype=torch.float64)
-    module.build(torch.ones(1, 1, 16, 16, dtype=torch.complex64), 1.0, seed=0, masks=torch.from_numpy(dead_pixels(0))[None])
+    module, positions_px = (
+        PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3),
+        torch.rand(4, 2, dtype=torch.float64),
+    )
+    module.build(
+        torch.ones(1, 1, 16, 16, dtype=torch.complex64),
+        1.0,
+        seed=0,
+        masks=torch.from_numpy(dead_pixels(0))[None],
+    )
     estimated = step_memory.estimate_step_memory(
         module,
         positions_px,
@@ -459,8 +636,14 @@ def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
         held_bytes=0,
     )
     with step_memory._LiveBytes() as live:
-        samples = Samples(torch.ones(5, 4, 16, 16), positions_px.expand(5, -1, -1), torch.zeros(5, dtype=torch.int64))
+        samples = Samples(
+            torch.ones(5, 4, 16, 16),
+            positions_px.expand(5, -1, -1),
+            torch.zeros(5, dtype=torch.int64),
+        )
         prediction = module(samples), samples.x_norm, module.mask(samples)
         del samples
         module.loss.deviance(*prediction).sum(dtype=torch.float64).backward()
-    assert estimated.activations == int(step_memory.ALLOCATOR_FACTOR * max(live.after_each_operation))
+    assert estimated.activations == int(
+        step_memory.ALLOCATOR_FACTOR * max(live.after_each_operation)
+    )

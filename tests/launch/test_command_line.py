@@ -1,4 +1,5 @@
-"""How a script ends: who says what went wrong, also where the ranks don't get there at the same time."""
+"""How a script ends: who says what went wrong, also where the ranks don't get there at the same
+time."""
 
 from __future__ import annotations
 
@@ -62,11 +63,20 @@ def main():
     ],
     ids=["after meeting", "before meeting", "one rank before meeting"],
 )
-def test_what_went_wrong_is_said_once_however_slow_a_rank_is(program: str, message: str, tmp_path: Path) -> None:
+def test_what_went_wrong_is_said_once_however_slow_a_rank_is(
+    program: str, message: str, tmp_path: Path
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(HEAD + program + "\ncommand_line.run(main)\n")
     ended = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            str(script),
+        ],
         capture_output=True,
         text=True,
         timeout=120,

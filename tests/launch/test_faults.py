@@ -1,4 +1,5 @@
-"""Faults of a running job: what is killed, told to stop, or fails on one rank; and what is left of it."""
+"""Faults of a running job: what is killed, told to stop, or fails on one rank; and what is left of
+it."""
 
 from __future__ import annotations
 
@@ -34,21 +35,52 @@ pytestmark = pytest.mark.slow
 class Job:
     """A torchrun job of `launch/train.py` in a process group of its own."""
 
-    def __init__(self, scan: Path, run_dir: Path, *arguments: str, nproc: int = 2, torchrun: tuple[str, ...] = (), **env: str) -> None:
+    def __init__(
+        self,
+        scan: Path,
+        run_dir: Path,
+        *arguments: str,
+        nproc: int = 2,
+        torchrun: tuple[str, ...] = (),
+        **env: str,
+    ) -> None:
         self.run_dir = run_dir
         self.output = run_dir.with_suffix(f".{time.monotonic_ns()}.txt")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}", *torchrun]
-        command += [str(ROOT / "launch" / "train.py"), f"--data.path={scan}", "--data.measurement=amplitude", "--data.nphotons=1e6"]
-        command += ["--data.val_fraction=0.1", "--model.base_width=4", "--train.precision=32", "--train.global_batch_size=2"]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={nproc}",
+            *torchrun,
+        ]
+        command += [
+            str(ROOT / "launch" / "train.py"),
+            f"--data.path={scan}",
+            "--data.measurement=amplitude",
+            "--data.nphotons=1e6",
+        ]
+        command += [
+            "--data.val_fraction=0.1",
+            "--model.base_width=4",
+            "--train.precision=32",
+            "--train.global_batch_size=2",
+        ]
         command += [f"--train.epochs={EPOCHS}", f"--train.run_dir={run_dir}", *arguments]
         with self.output.open("w") as output:
             self.agent = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env}
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **env},
             )
 
     def ranks(self) -> list[int]:
         """Process numbers of the ranks, in their order."""
-        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
+        )
         return sorted(map(int, children))
 
     def said(self) -> str:
@@ -56,7 +88,13 @@ class Job:
 
     def wait_for_step(self, step: int) -> None:
         """Wait until training is past a step and a checkpoint was written."""
-        self.wait_until(lambda: (self.run_dir / "checkpoints" / "last.ckpt").exists() and last_step(self.run_dir) >= step, f"step {step}")
+        self.wait_until(
+            lambda: (
+                (self.run_dir / "checkpoints" / "last.ckpt").exists()
+                and last_step(self.run_dir) >= step
+            ),
+            f"step {step}",
+        )
 
     def wait_for_end(self, timeout: float = 300) -> int:
         return self.agent.wait(timeout)
@@ -64,10 +102,19 @@ class Job:
     def wait_for_ranks_to_end(self, ranks: list[int], timeout: float = 20) -> None:
         deadline = time.monotonic() + timeout
         while any(Path(f"/proc/{rank}").exists() for rank in ranks):
-            assert time.monotonic() < deadline, f"ranks still there after {timeout} s:\n{self.said()}"
+            assert time.monotonic() < deadline, (
+                f"ranks still there after {timeout} s:\n{self.said()}"
+            )
             time.sleep(0.1)
 
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 300, *, may_end: bool = False) -> None:
+    def wait_until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        timeout: float = 300,
+        *,
+        may_end: bool = False,
+    ) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert may_end or self.agent.poll() is None, f"ended before {what}:\n{self.said()}"
@@ -86,7 +133,10 @@ def last_step(run_dir: Path) -> int:
 def rows(run_dir: Path) -> list[dict[str, str]]:
     """All of metrics.csv but the times."""
     with (run_dir / "metrics.csv").open(newline="") as stream:
-        return [{name: value for name, value in row.items() if not name.endswith("_ms")} for row in csv.DictReader(stream)]
+        return [
+            {name: value for name, value in row.items() if not name.endswith("_ms")}
+            for row in csv.DictReader(stream)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +156,14 @@ def uninterrupted(folder: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Job]]:
-    """`start(*arguments, **options)` starts a job in this test's run directory; what is left of it is killed at the end."""
+    """`start(*arguments, **options)` starts a job in this test's run directory; what is left of it
+    is killed at the end."""
     jobs: list[Job] = []
 
     def start_job(*arguments: str, **options: Any) -> Job:
-        run_dir = folder / "".join(character if character.isalnum() else "_" for character in request.node.name)
+        run_dir = folder / "".join(
+            character if character.isalnum() else "_" for character in request.node.name
+        )
         jobs.append(Job(folder / "scan.npz", run_dir, *arguments, **options))
         return jobs[-1]
 
@@ -154,7 +207,9 @@ def user_signal_to_all(job: Job) -> None:
         os.kill(number, signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("fault", [kill_one_rank, kill_agent, terminate_agent, terminate_all, ctrl_c, user_signal_to_all])
+@pytest.mark.parametrize(
+    "fault", [kill_one_rank, kill_agent, terminate_agent, terminate_all, ctrl_c, user_signal_to_all]
+)
 def test_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(
     start: Callable[..., Job], uninterrupted: Path, fault: Callable[[Job], None]
 ) -> None:
@@ -165,12 +220,15 @@ def test_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(
     assert job.wait_for_end(timeout=20) != 0
     job.wait_for_ranks_to_end(ranks)
     assert not (job.run_dir / "bundle.zip").exists(), "it ended before the fault"
-    resumed = start("--train.resume=auto", **STREAMED)  # the uninterrupted run held its patterns in memory
+    # the uninterrupted run held its patterns in memory
+    resumed = start("--train.resume=auto", **STREAMED)
     assert resumed.wait_for_end() == 0, resumed.said()
     assert_same_result(job.run_dir, uninterrupted)
 
 
-def test_scan_that_is_cut_short_while_it_is_read_stops_all_ranks(start: Callable[..., Job], tmp_path: Path) -> None:
+def test_scan_that_is_cut_short_while_it_is_read_stops_all_ranks(
+    start: Callable[..., Job], tmp_path: Path
+) -> None:
     np.savez(scan := tmp_path / "cut.npz", **small_scan_arrays())
     job = start(f"--data.path={scan}", "--train.epochs=100000", **STREAMED)
     job.wait_for_step(STEPS_AN_EPOCH)
@@ -178,15 +236,21 @@ def test_scan_that_is_cut_short_while_it_is_read_stops_all_ranks(start: Callable
     os.truncate(scan, 5000)
     assert job.wait_for_end(timeout=20) == 1
     job.wait_for_ranks_to_end(ranks)
-    (cause,) = {line.partition("error: ")[2] for line in job.said().splitlines() if "error: " in line}  # whoever says it says the same
+    # whoever says it says the same
+    (cause,) = {
+        line.partition("error: ")[2] for line in job.said().splitlines() if "error: " in line
+    }
     assert re.fullmatch(
-        rf"rank [01]: {scan}: diffraction: found 5000 bytes, which end within patterns \d+ to \d+, expected 37 patterns.*", cause
+        rf"rank [01]: {scan}: diffraction: found 5000 bytes, which end within patterns \d+ to \d+, expected 37 patterns.*",
+        cause,
     )
     assert cause in (job.run_dir / "train.log").read_text()
     assert not (job.run_dir / "bundle.zip").exists()
 
 
-def test_signal_is_answered_with_a_checkpoint_within_the_epoch(start: Callable[..., Job], tmp_path: Path) -> None:
+def test_signal_is_answered_with_a_checkpoint_within_the_epoch(
+    start: Callable[..., Job], tmp_path: Path
+) -> None:
     np.savez(tmp_path / "long.npz", **small_scan_arrays(num_patterns=900))
     job = start(f"--data.path={tmp_path / 'long.npz'}", "--train.global_batch_size=1")
     job.wait_until(lambda: last_step(job.run_dir) > 0, "the first row of metrics")
@@ -195,11 +259,17 @@ def test_signal_is_answered_with_a_checkpoint_within_the_epoch(start: Callable[.
     checkpoint = torch.load(job.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 0
     assert 0 < checkpoint["global_step"] < 810  # 810 training patterns: an epoch has as many steps
-    assert f"stopped by SIGTERM after step {checkpoint['global_step']}; go on with --train.resume auto" in job.said()
+    assert (
+        f"stopped by SIGTERM after step {checkpoint['global_step']}; go on with --train.resume auto"
+        in job.said()
+    )
 
 
-def test_torchrun_restarts_a_killed_rank_by_itself(start: Callable[..., Job], uninterrupted: Path) -> None:
-    """Watched by TensorBoard and MLflow, which changes no bit, and which hold each row once in the end."""
+def test_torchrun_restarts_a_killed_rank_by_itself(
+    start: Callable[..., Job], uninterrupted: Path
+) -> None:
+    """Watched by TensorBoard and MLflow, which changes no bit, and which hold each row once in the
+    end."""
     loggers = "--train.logger=[tensorboard,mlflow]"
     job = start(loggers, torchrun=("--max-restarts=2",), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     job.wait_for_step(5 * STEPS_AN_EPOCH)
@@ -209,20 +279,31 @@ def test_torchrun_restarts_a_killed_rank_by_itself(start: Callable[..., Job], un
     assert_hold_metrics_csv(job.run_dir)
 
 
-def test_at_another_world_size_it_goes_on_with_the_same_scale_and_batches(start: Callable[..., Job], uninterrupted: Path) -> None:
+def test_at_another_world_size_it_goes_on_with_the_same_scale_and_batches(
+    start: Callable[..., Job], uninterrupted: Path
+) -> None:
     job = start()
     job.wait_for_step(5 * STEPS_AN_EPOCH)
     terminate_agent(job)
     job.wait_for_end(timeout=20)
     resumed = start("--train.resume=auto", nproc=3)
     assert resumed.wait_for_end() == 0, resumed.said()
-    assert load_bundle(job.run_dir / "bundle.zip").scale == load_bundle(uninterrupted / "bundle.zip").scale
+    assert (
+        load_bundle(job.run_dir / "bundle.zip").scale
+        == load_bundle(uninterrupted / "bundle.zip").scale
+    )
     found, expected = rows(job.run_dir), rows(uninterrupted)
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     deviances = [
-        [float(row["train_deviance_per_pixel"]) for row in of_run if row["train_deviance_per_pixel"]] for of_run in (found, expected)
+        [
+            float(row["train_deviance_per_pixel"])
+            for row in of_run
+            if row["train_deviance_per_pixel"]
+        ]
+        for of_run in (found, expected)
     ]
-    # The same batches, in float32 convolutions of other sizes: what differs by 1e-8 at first grows a hundredfold an epoch ...
+    # The same batches, in float32 convolutions of other sizes: what differs by 1e-8 at first grows
+    # a hundredfold an epoch ...
     np.testing.assert_allclose(*(of_run[:7] for of_run in deviances), rtol=1e-4)
     # ... and training ends at about the same place all the same.
     np.testing.assert_allclose(*(of_run[-5:] for of_run in deviances), rtol=5e-2)
@@ -263,8 +344,14 @@ if os.environ.get("RANK") == "0":  # which the launcher ends before it can say a
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("raise RuntimeError('the detector is on fire')", "rank 1: RuntimeError: the detector is on fire"),
-        ("samples = samples._replace(x_norm=samples.x_norm * float('nan'))", "rank 1: the loss is nan at step 30"),
+        (
+            "raise RuntimeError('the detector is on fire')",
+            "rank 1: RuntimeError: the detector is on fire",
+        ),
+        (
+            "samples = samples._replace(x_norm=samples.x_norm * float('nan'))",
+            "rank 1: the loss is nan at step 30",
+        ),
         (
             "self.network.head[1].bias.register_hook(lambda gradient: gradient * float('inf'))",
             "the gradient of network.head.1.bias is not finite at step 30; the step was not taken",
@@ -272,7 +359,9 @@ if os.environ.get("RANK") == "0":  # which the launcher ends before it can say a
     ],
     ids=["exception", "loss", "gradient"],
 )
-def test_fault_of_one_rank_stops_all_with_one_message(start: Callable[..., Job], tmp_path: Path, fault: str, message: str) -> None:
+def test_fault_of_one_rank_stops_all_with_one_message(
+    start: Callable[..., Job], tmp_path: Path, fault: str, message: str
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(SABOTAGE.format(fault=fault))
     job = start(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", nproc=3)
     job.wait_for_step(STEPS_AN_EPOCH - 1)

@@ -1,6 +1,8 @@
-"""Hostile and broken inputs, tried through the scripts themselves: one message that says what is wrong, status 1, and no result.
+"""Hostile and broken inputs, tried through the scripts themselves: one message that says what is
+wrong, status 1, and no result.
 
-The scripts run in this process, as `python launch/train.py ...` would; a few rows also on two ranks, and under torchrun.
+The scripts run in this process, as `python launch/train.py ...` would; a few rows also on two
+ranks, and under torchrun.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def object_array(payload: bytes) -> bytes:
 
 def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
     return stream.getvalue()
 
 
@@ -75,13 +79,16 @@ def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
 
 
 def scan(*, drop: str = "", compressed: bool = False, metadata: Any = None, **changed: Any) -> Make:
-    """A small scan with some arrays changed; bytes stand for the raw content of a member, a function makes them for the file's path."""
+    """A small scan with some arrays changed; bytes stand for the raw content of a member, a
+    function makes them for the file's path."""
 
     def make(path: Path) -> None:
         content = {**small_scan_arrays(), **changed}
         content.pop(drop, None)
         if metadata is not None:
-            content["_metadata"] = np.array(metadata if isinstance(metadata, str) else json.dumps(metadata))
+            content["_metadata"] = np.array(
+                metadata if isinstance(metadata, str) else json.dumps(metadata)
+            )
         members = {}
         for key, value in content.items():
             value = value(path) if callable(value) else value
@@ -144,7 +151,11 @@ def flipped(member: str) -> Make:
 
 
 def renamed(member: str, name: str) -> Make:
-    return bundle(lambda path: write_zip(path, {name if key == member else key: value for key, value in contents(path).items()}))
+    return bundle(
+        lambda path: write_zip(
+            path, {name if key == member else key: value for key, value in contents(path).items()}
+        )
+    )
 
 
 def signed(member: str, content: Callable[[Path], bytes]) -> Make:
@@ -170,13 +181,17 @@ def weights_with(value: float) -> Callable[[Path], bytes]:
 
 
 def claims_many_weights(path: Path) -> bytes:
-    described = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
+    described = json.dumps(
+        {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+    ).encode()
     return struct.pack("<Q", len(described)) + described
 
 
 def reconstruction(*, drop: str = "", compressed: bool = False, **changed: Any) -> Make:
     arrays: dict[str, Any] = {
-        "object": np.exp((0.1 + 1j) * np.random.default_rng(0).normal(size=(36, 36))).astype(np.complex64),
+        "object": np.exp((0.1 + 1j) * np.random.default_rng(0).normal(size=(36, 36))).astype(
+            np.complex64
+        ),
         "origin_px": np.zeros(2),
         "positions_px": np.random.default_rng(0).uniform(8, 24, (37, 2)),
         "valid": np.ones((36, 36), bool),
@@ -187,7 +202,10 @@ def reconstruction(*, drop: str = "", compressed: bool = False, **changed: Any) 
         content = {**arrays, **changed}
         content.pop(drop, None)
         content = {key: value(path) if callable(value) else value for key, value in content.items()}
-        members = {f"{key}.npy": value if isinstance(value, bytes) else npy(value) for key, value in content.items()}
+        members = {
+            f"{key}.npy": value if isinstance(value, bytes) else npy(value)
+            for key, value in content.items()
+        }
         write_zip(path, members, zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED)
 
     return make
@@ -216,14 +234,23 @@ class Row:
     """Tried on two ranks too."""
 
 
-def trains(make: Make, message: str, *, name: str = "scan.npz", ranks: bool = False, told: tuple[str, ...] | None = None) -> Row:
+def trains(
+    make: Make,
+    message: str,
+    *,
+    name: str = "scan.npz",
+    ranks: bool = False,
+    told: tuple[str, ...] | None = None,
+) -> Row:
     told = ("--data.measurement=amplitude", "--data.nphotons=1e5") if told is None else told
     return Row("train.py", name, make, ("--data.path={}", *told), message, ranks=ranks)
 
 
 def says(metadata: Any, message: str, *, ranks: bool = False) -> Row:
     """A scan with this in its metadata, and nothing in the config that goes before it."""
-    return trains(scan(metadata=metadata), message, told=("--data.measurement=amplitude",), ranks=ranks)
+    return trains(
+        scan(metadata=metadata), message, told=("--data.measurement=amplitude",), ranks=ranks
+    )
 
 
 def configures(content: str | bytes, message: str) -> Row:
@@ -231,7 +258,13 @@ def configures(content: str | bytes, message: str) -> Row:
 
 
 def is_told(option: str, message: str) -> Row:
-    return Row("train.py", "scan.npz", scan(), ("--data.path={}", "--data.measurement=amplitude", option), message)
+    return Row(
+        "train.py",
+        "scan.npz",
+        scan(),
+        ("--data.path={}", "--data.measurement=amplitude", option),
+        message,
+    )
 
 
 def infers(make: Make, message: str) -> Row:
@@ -243,59 +276,104 @@ def infers_from(make: Make, message: str, *more: str) -> Row:
 
 
 def evaluates(make: Make, message: str) -> Row:
-    return Row("evaluate.py", "reconstruction.npz", make, ("--reconstruction={}", "--reference=good.npz"), message)
+    return Row(
+        "evaluate.py",
+        "reconstruction.npz",
+        make,
+        ("--reconstruction={}", "--reference=good.npz"),
+        message,
+    )
 
 
 NOT_NPZ = r"FILE: file: found not a readable NPZ archive \(.*\), expected a zip archive as numpy.savez writes it"
-NO_FORMAT = r"FILE: format: found b.* at its beginning, expected an NPZ archive \(PK\) or an HDF5 file"
+NO_FORMAT = (
+    r"FILE: format: found b.* at its beginning, expected an NPZ archive \(PK\) or an HDF5 file"
+)
 NOT_FINITE = r" at pixel \[3, 5\] of pattern 7, expected finite amplitude of at least 0"
 POSITIVE = ", expected a positive number"
 
 ROWS: dict[str, Row] = {
     # Scan files
-    "no file": trains(lambda path: None, "FILE: file: found no such file, expected a scan file", ranks=True),
+    "no file": trains(
+        lambda path: None, "FILE: file: found no such file, expected a scan file", ranks=True
+    ),
     "a directory": trains(Path.mkdir, "FILE: file: found not a file, expected a scan file"),
     "an empty file": trains(text(""), NO_FORMAT),
     "text": trains(text("hello\n" * 99), NO_FORMAT),
     "a single array": trains(text(npy(PATTERNS)), NO_FORMAT),
     "a truncated scan": trains(then(scan(), cut), NOT_NPZ, ranks=True),
-    "a zip directory that points to nowhere": trains(then(scan(), lambda content: content.__setitem__(-4, 0xFF)), NOT_NPZ),
+    "a zip directory that points to nowhere": trains(
+        then(scan(), lambda content: content.__setitem__(-4, 0xFF)), NOT_NPZ
+    ),
     "an HDF5 signature and nothing behind it": trains(
         text(b"\x89HDF\r\n\x1a\n"), "FILE: file: found not a readable HDF5 file", name="scan.h5"
     ),
     "other arrays": trains(
-        lambda path: np.savez(path, a=np.ones(3)), r"FILE: file: found an archive of \['a.npy'\], expected arrays named"
+        lambda path: np.savez(path, a=np.ones(3)),
+        r"FILE: file: found an archive of \['a.npy'\], expected arrays named",
     ),
-    "no diffraction": trains(scan(drop="diffraction"), r"FILE: diffraction: found only the keys \[.*'xcoords'.*\], expected this key"),
-    "no ycoords": trains(scan(drop="ycoords"), r"FILE: ycoords: found only the keys \[.*\], expected this key"),
+    "no diffraction": trains(
+        scan(drop="diffraction"),
+        r"FILE: diffraction: found only the keys \[.*'xcoords'.*\], expected this key",
+    ),
+    "no ycoords": trains(
+        scan(drop="ycoords"), r"FILE: ycoords: found only the keys \[.*\], expected this key"
+    ),
     "a misspelt key": trains(
-        scan(drop="probeGuess", probeguess=PATTERNS[0]), r"FILE: probeGuess: found only the keys .* expected this key"
+        scan(drop="probeGuess", probeguess=PATTERNS[0]),
+        r"FILE: probeGuess: found only the keys .* expected this key",
     ),
     "one pattern without its axis": trains(
-        scan(diffraction=PATTERNS[0]), r"FILE: diffraction: found shape \(16, 16\), expected .*\(n, N, N\)"
+        scan(diffraction=PATTERNS[0]),
+        r"FILE: diffraction: found shape \(16, 16\), expected .*\(n, N, N\)",
     ),
-    "patterns with four axes": trains(scan(diffraction=PATTERNS[None]), r"FILE: diffraction: found shape \(1, 37, 16, 16\), expected"),
-    "odd N": trains(scan(diffraction=PATTERNS[:, :15, :15]), r"FILE: diffraction: found shape \(37, 15, 15\), expected .* of an even size"),
+    "patterns with four axes": trains(
+        scan(diffraction=PATTERNS[None]),
+        r"FILE: diffraction: found shape \(1, 37, 16, 16\), expected",
+    ),
+    "odd N": trains(
+        scan(diffraction=PATTERNS[:, :15, :15]),
+        r"FILE: diffraction: found shape \(37, 15, 15\), expected .* of an even size",
+    ),
     "N that the network can't halve": trains(
-        scan(diffraction=np.ones((37, 24, 24)), probeGuess=np.ones((24, 24), complex)), "pattern_size must be a power of two .* not 24"
+        scan(diffraction=np.ones((37, 24, 24)), probeGuess=np.ones((24, 24), complex)),
+        "pattern_size must be a power of two .* not 24",
     ),
     "patterns that are not square": trains(
-        scan(diffraction=PATTERNS[:, :, :14]), r"FILE: diffraction: found shape \(37, 16, 14\), expected"
+        scan(diffraction=PATTERNS[:, :, :14]),
+        r"FILE: diffraction: found shape \(37, 16, 14\), expected",
     ),
-    "no pattern": trains(scan(diffraction=PATTERNS[:0], xcoords=[], ycoords=[]), r"FILE: diffraction: found .*shape \(0, 16, 16\)"),
-    "complex patterns": trains(scan(diffraction=PATTERNS.astype(complex)), "FILE: diffraction: found type complex128, expected real"),
-    "boolean patterns": trains(scan(diffraction=PATTERNS > 1), "FILE: diffraction: found type bool, expected real numbers"),
-    "patterns of text": trains(scan(diffraction=PATTERNS.astype(str)), "FILE: diffraction: found type <U.*, expected real numbers"),
+    "no pattern": trains(
+        scan(diffraction=PATTERNS[:0], xcoords=[], ycoords=[]),
+        r"FILE: diffraction: found .*shape \(0, 16, 16\)",
+    ),
+    "complex patterns": trains(
+        scan(diffraction=PATTERNS.astype(complex)),
+        "FILE: diffraction: found type complex128, expected real",
+    ),
+    "boolean patterns": trains(
+        scan(diffraction=PATTERNS > 1), "FILE: diffraction: found type bool, expected real numbers"
+    ),
+    "patterns of text": trains(
+        scan(diffraction=PATTERNS.astype(str)),
+        "FILE: diffraction: found type <U.*, expected real numbers",
+    ),
     "NaN": trains(pixel(np.nan), "FILE: diffraction: found nan" + NOT_FINITE, ranks=True),
     "infinity": trains(pixel(np.inf), "FILE: diffraction: found inf" + NOT_FINITE),
     "a negative amplitude": trains(pixel(-1), r"FILE: diffraction: found -1\.0" + NOT_FINITE),
-    "a number that float32 can't hold": trains(pixel(1e39), r"FILE: diffraction: found 1e\+39" + NOT_FINITE),
+    "a number that float32 can't hold": trains(
+        pixel(1e39), r"FILE: diffraction: found 1e\+39" + NOT_FINITE
+    ),
     "counts that overflowed": trains(
         scan(diffraction=(np.full((37, 16, 16), 40000) + 0).astype(np.int16)),
         r"FILE: diffraction: found -25536\.0 at pixel \[0, 0\] of pattern \d+, expected finite counts of at least 0",
         told=("--data.measurement=counts", "--data.nphotons=measured"),
     ),
-    "zeros only": trains(scan(diffraction=np.zeros((37, 16, 16), np.uint16)), r"all \d+ patterns are zero", ranks=True),
+    "zeros only": trains(
+        scan(diffraction=np.zeros((37, 16, 16), np.uint16)),
+        r"all \d+ patterns are zero",
+        ranks=True,
+    ),
     "a header of more patterns than there are": trains(
         scan(diffraction=header((100, 16, 16)) + PATTERNS.tobytes()),
         r"FILE: diffraction: found 37888 bytes, expected 102400, as its header",
@@ -305,54 +383,99 @@ ROWS: dict[str, Row] = {
         "FILE: diffraction: found 99 bytes, expected 1237940039285380274899124224",
     ),
     "a header of negative lengths": trains(
-        scan(diffraction=header((-37, -16, 16)) + PATTERNS.tobytes()), r"FILE: diffraction: found shape \(-37, -16, 16\), expected lengths"
+        scan(diffraction=header((-37, -16, 16)) + PATTERNS.tobytes()),
+        r"FILE: diffraction: found shape \(-37, -16, 16\), expected lengths",
     ),
-    "no header": trains(scan(diffraction=b"hello" * 99), r"FILE: diffraction.npy: found no NPY header \(.*\), expected an array"),
-    "corrupted compressed data": trains(then(scan(compressed=True), zeros_in_the_middle), r"FILE: \w+: found damaged data"),
+    "no header": trains(
+        scan(diffraction=b"hello" * 99),
+        r"FILE: diffraction.npy: found no NPY header \(.*\), expected an array",
+    ),
+    "corrupted compressed data": trains(
+        then(scan(compressed=True), zeros_in_the_middle), r"FILE: \w+: found damaged data"
+    ),
     "a zip bomb in place of a coordinate": trains(
-        scan(compressed=True, xcoords=npy(np.zeros(20_000_000, np.float32))), "FILE: xcoords: found 80000000 bytes, expected at most"
+        scan(compressed=True, xcoords=npy(np.zeros(20_000_000, np.float32))),
+        "FILE: xcoords: found 80000000 bytes, expected at most",
     ),
-    "coordinates of two lengths": trains(scan(xcoords=np.ones(36)), "FILE: xcoords, ycoords: found 36 and 37 values, expected as many"),
+    "coordinates of two lengths": trains(
+        scan(xcoords=np.ones(36)),
+        "FILE: xcoords, ycoords: found 36 and 37 values, expected as many",
+    ),
     "fewer positions than patterns": trains(
-        scan(xcoords=np.ones(36), ycoords=np.ones(36)), "FILE: positions: found 36 positions, expected 37, one a pattern"
+        scan(xcoords=np.ones(36), ycoords=np.ones(36)),
+        "FILE: positions: found 36 positions, expected 37, one a pattern",
     ),
-    "a position that is NaN": trains(element("xcoords", np.nan), "FILE: positions: found NaN or infinity, expected finite pixels"),
-    "positions in nanometres": trains(element("ycoords", 4e6), r"FILE: positions: found a scan over 4e\+06 pixels, expected pixels of"),
-    "positions at the end of float64": trains(element("ycoords", 1.7e308), r"FILE: positions: found a scan over 1.7e\+308 pixels"),
+    "a position that is NaN": trains(
+        element("xcoords", np.nan), "FILE: positions: found NaN or infinity, expected finite pixels"
+    ),
+    "positions in nanometres": trains(
+        element("ycoords", 4e6),
+        r"FILE: positions: found a scan over 4e\+06 pixels, expected pixels of",
+    ),
+    "positions at the end of float64": trains(
+        element("ycoords", 1.7e308), r"FILE: positions: found a scan over 1.7e\+308 pixels"
+    ),
     "patches that don't overlap": trains(
-        element("ycoords", 9999), "pattern 3 and its 3 nearest neighbours .* patches of 16 px don't overlap"
+        element("ycoords", 9999),
+        "pattern 3 and its 3 nearest neighbours .* patches of 16 px don't overlap",
     ),
     "a probe without light": trains(
-        scan(probeGuess=np.zeros((16, 16), complex)), "FILE: probe: found zeros only, expected a probe with light"
+        scan(probeGuess=np.zeros((16, 16), complex)),
+        "FILE: probe: found zeros only, expected a probe with light",
     ),
-    "a probe that is NaN": trains(element("probeGuess", np.nan), "FILE: probe: found NaN or infinity, expected finite values"),
-    "a probe beyond float32": trains(scan(probeGuess=np.full((16, 16), 1e300 + 0j)), "FILE: probe: found NaN or infinity, expected finite"),
-    "a probe that float32 takes for dark": trains(scan(probeGuess=np.full((16, 16), 1e-300 + 0j)), "FILE: probe: found zeros only"),
+    "a probe that is NaN": trains(
+        element("probeGuess", np.nan), "FILE: probe: found NaN or infinity, expected finite values"
+    ),
+    "a probe beyond float32": trains(
+        scan(probeGuess=np.full((16, 16), 1e300 + 0j)),
+        "FILE: probe: found NaN or infinity, expected finite",
+    ),
+    "a probe that float32 takes for dark": trains(
+        scan(probeGuess=np.full((16, 16), 1e-300 + 0j)), "FILE: probe: found zeros only"
+    ),
     "a probe of another size": trains(
-        scan(probeGuess=np.ones((32, 32), complex)), r"FILE: probe: found shape \(1, 32, 32\), expected .*16, 16"
+        scan(probeGuess=np.ones((32, 32), complex)),
+        r"FILE: probe: found shape \(1, 32, 32\), expected .*16, 16",
     ),
     "code in place of patterns": trains(
-        scan(diffraction=lambda path: object_array(attack(path))), "FILE: diffraction: found .*object.*expected"
+        scan(diffraction=lambda path: object_array(attack(path))),
+        "FILE: diffraction: found .*object.*expected",
     ),
     "code in place of positions": trains(
-        scan(xcoords=lambda path: object_array(attack(path))), r"FILE: xcoords: found shape \(\) of object"
+        scan(xcoords=lambda path: object_array(attack(path))),
+        r"FILE: xcoords: found shape \(\) of object",
     ),
-    "code in place of the probe": trains(scan(probeGuess=lambda path: object_array(attack(path))), "FILE: probeGuess: found type object"),
+    "code in place of the probe": trains(
+        scan(probeGuess=lambda path: object_array(attack(path))),
+        "FILE: probeGuess: found type object",
+    ),
     "code in place of the metadata": trains(
         scan(_metadata=lambda path: object_array(attack(path))),
         "FILE: _metadata: found a pickled object that is no JSON text, expected JSON",
     ),
     # Metadata
-    "metadata that is not JSON": says("nphotons = 3", r"FILE: _metadata: found 'nphotons = 3' \(.*\), expected JSON text"),
+    "metadata that is not JSON": says(
+        "nphotons = 3", r"FILE: _metadata: found 'nphotons = 3' \(.*\), expected JSON text"
+    ),
     "metadata that is a list": says([1], "FILE: _metadata: found list, expected a JSON object"),
-    "metadata nested without end": says("[" * 100_000, r"FILE: _metadata: found .*\(.*\), expected JSON text"),
-    "metadata of 2 MB": says("{" + " " * (1 << 19) + "}", "FILE: _metadata: found .* bytes, expected one JSON text of at most 1 MiB"),
-    "metadata that is a number": trains(scan(_metadata=3.0), "FILE: _metadata: found type float64, expected JSON text"),
+    "metadata nested without end": says(
+        "[" * 100_000, r"FILE: _metadata: found .*\(.*\), expected JSON text"
+    ),
+    "metadata of 2 MB": says(
+        "{" + " " * (1 << 19) + "}",
+        "FILE: _metadata: found .* bytes, expected one JSON text of at most 1 MiB",
+    ),
+    "metadata that is a number": trains(
+        scan(_metadata=3.0), "FILE: _metadata: found type float64, expected JSON text"
+    ),
     "parameters that are no object": says(
-        {"physics_parameters": 3}, "FILE: _metadata physics_parameters: found int, expected a JSON object"
+        {"physics_parameters": 3},
+        "FILE: _metadata physics_parameters: found int, expected a JSON object",
     ),
     "no nphotons anywhere": says(
-        {}, "nphotons: FILE has no _metadata physics_parameters.nphotons, and data.nphotons is None; set data.nphotons"
+        {},
+        "nphotons: FILE has no _metadata physics_parameters.nphotons, and data.nphotons is None; "
+        "set data.nphotons",
     ),
     **{
         f"nphotons {said} in the metadata": says(
@@ -360,22 +483,44 @@ ROWS: dict[str, Row] = {
             "FILE: _metadata physics_parameters.nphotons is .*" + POSITIVE,
             ranks=said == "NaN",
         )
-        for said in ("0", "-5.0", "NaN", "Infinity", "1e999", '"1e6"', "true", "[1e6]", "{}", "1" + "0" * 400)
+        for said in (
+            "0",
+            "-5.0",
+            "NaN",
+            "Infinity",
+            "1e999",
+            '"1e6"',
+            "true",
+            "[1e6]",
+            "{}",
+            "1" + "0" * 400,
+        )
     },
     "a measurement that nobody knows": trains(
-        scan(metadata={"measurement": "intensity"}), "FILE: measurement: found 'intensity'.*expected", told=("--data.nphotons=1e5",)
+        scan(metadata={"measurement": "intensity"}),
+        "FILE: measurement: found 'intensity'.*expected",
+        told=("--data.nphotons=1e5",),
     ),
     "a measurement that is a list": trains(
-        scan(metadata={"measurement": ["counts"]}), r"FILE: measurement: found \['counts'\], expected", told=("--data.nphotons=1e5",)
+        scan(metadata={"measurement": ["counts"]}),
+        r"FILE: measurement: found \['counts'\], expected",
+        told=("--data.nphotons=1e5",),
     ),
     "two measurements": trains(
         scan(metadata={"measurement": "counts"}),
-        "FILE: measurement: found 'counts' in the file's metadata but 'amplitude' in data.measurement",
+        "FILE: measurement: found 'counts' in the file's metadata but 'amplitude' in "
+        "data.measurement",
     ),
-    "no measurement": trains(scan(), "FILE: measurement: found nothing in the file's metadata nor in data.measurement", told=()),
+    "no measurement": trains(
+        scan(),
+        "FILE: measurement: found nothing in the file's metadata nor in data.measurement",
+        told=(),
+    ),
     # The command line
     **{
-        f"nphotons {said} on the command line": is_told(f"--data.nphotons={said}", r"(?s)data\.nphotons.*" + expected)
+        f"nphotons {said} on the command line": is_told(
+            f"--data.nphotons={said}", r"(?s)data\.nphotons.*" + expected
+        )
         for said, expected in {
             "0": POSITIVE,
             "-1e6": POSITIVE,
@@ -385,7 +530,9 @@ ROWS: dict[str, Row] = {
             "many": "float.*many",
         }.items()
     },
-    "more patterns than there are": is_told("--data.subset_size=38", "data.subset_size is 38, but FILE has 37 patterns"),
+    "more patterns than there are": is_told(
+        "--data.subset_size=38", "data.subset_size is 38, but FILE has 37 patterns"
+    ),
     "an unknown option": is_told("--data.subset=3", r"unrecognized arguments: --data\.subset=3"),
     "no path": Row("train.py", "scan.npz", scan(), (), r"data\.path is None, expected a scan file"),
     "a path with a null byte": Row(
@@ -400,154 +547,287 @@ ROWS: dict[str, Row] = {
     "an unknown concern": configures("dato: {path: x}", "dato"),
     "a key at the top": configures("epochs: 3", "epochs"),
     "text for a number": configures("train: {epochs: many}", r"(?s)train\.epochs.*int.*many"),
-    "a fraction for a whole number": configures("train: {epochs: 2.5}", r"(?s)train\.epochs.*int.*2\.5"),
-    "a boolean for a number": configures("data: {nphotons: true}", r"(?s)data\.nphotons.*float.*True"),
-    "nothing for a number": configures("train: {epochs: null}", r"train\.epochs is None, expected a value"),
+    "a fraction for a whole number": configures(
+        "train: {epochs: 2.5}", r"(?s)train\.epochs.*int.*2\.5"
+    ),
+    "a boolean for a number": configures(
+        "data: {nphotons: true}", r"(?s)data\.nphotons.*float.*True"
+    ),
+    "nothing for a number": configures(
+        "train: {epochs: null}", r"train\.epochs is None, expected a value"
+    ),
     "a mapping for a path": configures("data: {path: {a: 1}}", r"(?s)data\.path.*str.*'a': 1"),
     "a list for a concern": configures("data: [1, 2]", "data"),
     "aliases that stand for 2^60 strings": configures(
         BOMB + "data: {path: *a59}", r"line 2: found the alias '\*a0', expected YAML without"
     ),
-    "an alias of itself": configures("data: &a {path: *a}", r"line 1: found the alias '\*a', expected YAML without anchors"),
-    "a merged key": configures("x: &x {epochs: 2}\ntrain: {<<: *x}", r"line 2: found the alias '\*x', expected YAML without anchors"),
-    "a key twice": configures("data: {group_size: 1, group_size: 2}", "found the key 'group_size' for the second time in one mapping"),
-    "lists nested without end": configures("data: {path: " + "[" * 5000, "line 1: found more than 20 levels of nesting"),
+    "an alias of itself": configures(
+        "data: &a {path: *a}", r"line 1: found the alias '\*a', expected YAML without anchors"
+    ),
+    "a merged key": configures(
+        "x: &x {epochs: 2}\ntrain: {<<: *x}",
+        r"line 2: found the alias '\*x', expected YAML without anchors",
+    ),
+    "a key twice": configures(
+        "data: {group_size: 1, group_size: 2}",
+        "found the key 'group_size' for the second time in one mapping",
+    ),
+    "lists nested without end": configures(
+        "data: {path: " + "[" * 5000, "line 1: found more than 20 levels of nesting"
+    ),
     "code in a YAML tag": Row(
         "train.py",
         "hostile.yaml",
-        lambda path: path.write_text(f"data: {{path: !!python/object/apply:builtins.open [{path.parent / 'witness'}, w]}}"),
+        lambda path: path.write_text(
+            f"data: {{path: !!python/object/apply:builtins.open [{path.parent / 'witness'}, w]}}"
+        ),
         ("--config={}",),
         "could not determine a constructor for the tag .*python/object/apply:builtins.open",
     ),
-    "code in a YAML tag on the command line": is_told("--data.nphotons=!!python/object/apply:os.abort []", r"data\.nphotons"),
+    "code in a YAML tag on the command line": is_told(
+        "--data.nphotons=!!python/object/apply:os.abort []", r"data\.nphotons"
+    ),
     "YAML that is no mapping": configures("- 1\n- 2\n", "(?i)config.*- 1"),
     "an empty YAML file": configures("", "(?i)unexpected config"),
     "broken YAML": configures("data: {path: [x", "(?is)config.*line 1"),
     "YAML that is not UTF-8": configures(b"data: {path: \xff\xfe}", "(?i)utf-?8"),
-    "no YAML file": Row("train.py", "hostile.yaml", lambda path: None, ("--config={}",), r"hostile\.yaml"),
-    "a directory for a YAML file": Row("train.py", "hostile.yaml", Path.mkdir, ("--config={}",), r"hostile\.yaml"),
+    "no YAML file": Row(
+        "train.py", "hostile.yaml", lambda path: None, ("--config={}",), r"hostile\.yaml"
+    ),
+    "a directory for a YAML file": Row(
+        "train.py", "hostile.yaml", Path.mkdir, ("--config={}",), r"hostile\.yaml"
+    ),
     # Bundles
     "no bundle": infers(lambda path: None, "FILE: found no file, expected a bundle"),
     "a directory for a bundle": infers(Path.mkdir, "FILE: found a directory, expected a bundle"),
     "an empty bundle": infers(text(""), "FILE: truncated, altered or not a bundle"),
     "a truncated bundle": infers(then(bundle(), cut), "FILE: truncated, altered or not a bundle"),
-    **{f"a flipped bit in {member}": infers(flipped(member), f"FILE: truncated, altered or not a bundle.*{member}") for member in MEMBERS},
+    **{
+        f"a flipped bit in {member}": infers(
+            flipped(member), f"FILE: truncated, altered or not a bundle.*{member}"
+        )
+        for member in MEMBERS
+    },
     **{
         f"a bundle without {member}": infers(
-            bundle(lambda path, gone=member: write_zip(path, {key: value for key, value in contents(path).items() if key != gone})),  # type: ignore[misc]
+            bundle(
+                lambda path, gone=member: write_zip(
+                    path, {key: value for key, value in contents(path).items() if key != gone}
+                )
+            ),  # type: ignore[misc]
             r"FILE: found an archive of \[.*\], expected \[",
         )
         for member in MEMBERS
     },
-    "a member with an absolute path": infers(renamed("probe.npy", "/tmp/probe.npy"), "FILE: found an archive of .*'/tmp/probe.npy'"),
-    "a member outside": infers(renamed("probe.npy", "../probe.npy"), r"FILE: found an archive of .*'\.\./probe.npy'"),
+    "a member with an absolute path": infers(
+        renamed("probe.npy", "/tmp/probe.npy"), "FILE: found an archive of .*'/tmp/probe.npy'"
+    ),
+    "a member outside": infers(
+        renamed("probe.npy", "../probe.npy"), r"FILE: found an archive of .*'\.\./probe.npy'"
+    ),
     "one more member": infers(
-        bundle(lambda path: write_zip(path, {**contents(path), "../../evil": b"x"})), r"FILE: found an archive of .*'\.\./\.\./evil'"
+        bundle(lambda path: write_zip(path, {**contents(path), "../../evil": b"x"})),
+        r"FILE: found an archive of .*'\.\./\.\./evil'",
     ),
     "a zip bomb": infers(
-        bundle(lambda path: write_zip(path, {**contents(path), "probe.npy": bytes(1 << 28)}, zipfile.ZIP_DEFLATED)),
+        bundle(
+            lambda path: write_zip(
+                path, {**contents(path), "probe.npy": bytes(1 << 28)}, zipfile.ZIP_DEFLATED
+            )
+        ),
         "FILE: bundle.yaml is compressed, expected it stored",
     ),
-    "a record of 2 MB": infers(record_text(lambda path: "a: 1\n" * (1 << 19)), "FILE: bundle.yaml has 2621440 bytes, expected at most"),
+    "a record of 2 MB": infers(
+        record_text(lambda path: "a: 1\n" * (1 << 19)),
+        "FILE: bundle.yaml has 2621440 bytes, expected at most",
+    ),
     "a newer schema": infers(
-        record(schema=SCHEMA + 1), f"FILE: the bundle's schema is {SCHEMA + 1}, .* reads up to {SCHEMA}: install a newer"
+        record(schema=SCHEMA + 1),
+        f"FILE: the bundle's schema is {SCHEMA + 1}, .* reads up to {SCHEMA}: install a newer",
     ),
     "a checkpoint for a bundle": infers(
-        lambda path: write_zip(path, {"archive/data.pkl": attack(path)}), r"FILE: found an archive of \['archive/data.pkl'\], expected"
+        lambda path: write_zip(path, {"archive/data.pkl": attack(path)}),
+        r"FILE: found an archive of \['archive/data.pkl'\], expected",
     ),
-    "a pickle for a bundle": infers(lambda path: path.write_bytes(attack(path)), "FILE: truncated, altered or not a bundle"),
-    "a pickle in place of weights": infers(signed("weights.safetensors", attack), "FILE: .* don't make a bundle: .*header"),
-    "a pickle in place of the probe": infers(signed("probe.npy", attack), "FILE: .* don't make a bundle: .*pickle"),
+    "a pickle for a bundle": infers(
+        lambda path: path.write_bytes(attack(path)), "FILE: truncated, altered or not a bundle"
+    ),
+    "a pickle in place of weights": infers(
+        signed("weights.safetensors", attack), "FILE: .* don't make a bundle: .*header"
+    ),
+    "a pickle in place of the probe": infers(
+        signed("probe.npy", attack), "FILE: .* don't make a bundle: .*pickle"
+    ),
     "a pickle in the probe's array": infers(
-        signed("probe.npy", lambda path: object_array(attack(path))), "FILE: .*Object arrays cannot be"
+        signed("probe.npy", lambda path: object_array(attack(path))),
+        "FILE: .*Object arrays cannot be",
     ),
     "code in the record": infers(
-        record_text(lambda path: f"format: !!python/object/apply:builtins.open [{path.parent / 'witness'}, w]"),
+        record_text(
+            lambda path: (
+                f"format: !!python/object/apply:builtins.open [{path.parent / 'witness'}, w]"
+            )
+        ),
         "FILE: bundle.yaml is not YAML",
     ),
     "aliases in the record": infers(
-        record_text(lambda path: BOMB + f"format: ptycho_dist bundle\nschema: {SCHEMA}\nsha256: *a59\n"),
+        record_text(
+            lambda path: BOMB + f"format: ptycho_dist bundle\nschema: {SCHEMA}\nsha256: *a59\n"
+        ),
         r"FILE: bundle.yaml .*the alias '\*a0'",
     ),
     "weights that are NaN": infers(
-        signed("weights.safetensors", weights_with(np.nan)), "FILE: .*weights.safetensors holds NaN or infinity"
+        signed("weights.safetensors", weights_with(np.nan)),
+        "FILE: .*weights.safetensors holds NaN or infinity",
     ),
     "weights that are infinite": infers(
-        signed("weights.safetensors", weights_with(np.inf)), "FILE: .*weights.safetensors holds NaN or inf"
+        signed("weights.safetensors", weights_with(np.inf)),
+        "FILE: .*weights.safetensors holds NaN or inf",
     ),
-    "weights of 4 TB": infers(signed("weights.safetensors", claims_many_weights), "FILE: .* don't make a bundle: .*"),
+    "weights of 4 TB": infers(
+        signed("weights.safetensors", claims_many_weights), "FILE: .* don't make a bundle: .*"
+    ),
     "a probe that is not square": infers(
-        signed("probe.npy", lambda path: npy(np.ones((1, 16, 8), np.complex64))), r"FILE: .*probe.npy is complex64 \(1, 16, 8\), expected"
+        signed("probe.npy", lambda path: npy(np.ones((1, 16, 8), np.complex64))),
+        r"FILE: .*probe.npy is complex64 \(1, 16, 8\), expected",
     ),
     "no mode in the probe": infers(
-        signed("probe.npy", lambda path: npy(np.ones((0, 16, 16), np.complex64))), r"FILE: .*\(0, 16, 16\), expected"
+        signed("probe.npy", lambda path: npy(np.ones((0, 16, 16), np.complex64))),
+        r"FILE: .*\(0, 16, 16\), expected",
     ),
     "a NaN in the bundle's probe": infers(
         signed("probe.npy", lambda path: npy(np.full((1, 16, 16), np.nan, np.complex64))),
         "FILE: .*probe.npy holds NaN or infinity, expected",
     ),
     "a probe of 4 TB": infers(
-        signed("probe.npy", lambda path: header((1 << 20, 1 << 10, 1 << 10), "<c8")), "FILE: .* don't make a bundle: .*"
+        signed("probe.npy", lambda path: header((1 << 20, 1 << 10, 1 << 10), "<c8")),
+        "FILE: .* don't make a bundle: .*",
     ),
-    "a scale that is NaN": infers(record(intensity_scale=float("nan")), "FILE: .* intensity_scale is nan" + POSITIVE),
-    "a scale that is text": infers(record(intensity_scale="12"), "FILE: .* intensity_scale is '12'" + POSITIVE),
-    "a factor of zero": infers(record(normalization={"factor": 0}), "FILE: .* factor is 0" + POSITIVE),
+    "a scale that is NaN": infers(
+        record(intensity_scale=float("nan")), "FILE: .* intensity_scale is nan" + POSITIVE
+    ),
+    "a scale that is text": infers(
+        record(intensity_scale="12"), "FILE: .* intensity_scale is '12'" + POSITIVE
+    ),
+    "a factor of zero": infers(
+        record(normalization={"factor": 0}), "FILE: .* factor is 0" + POSITIVE
+    ),
     "no scale": infers(
-        bundle(lambda path: edit_record(path, lambda content: content.pop("intensity_scale"))), "FILE: .* 'intensity_scale' is missing"
+        bundle(lambda path: edit_record(path, lambda content: content.pop("intensity_scale"))),
+        "FILE: .* 'intensity_scale' is missing",
     ),
-    "an unknown key in the bundle's config": infers(record(config={"train": {"epochz": 1}}), "FILE: .* train: 'epochz' is not accepted"),
-    "a network of 40 GB": infers(record(config={"model": {"base_width": 10_000}}), "(?s)FILE: .* don't make a bundle: .*size mismatch"),
-    "a network of a width that is no int64": infers(record(config={"model": {"base_width": 10**30}}), "FILE: .* don't make a bundle: "),
+    "an unknown key in the bundle's config": infers(
+        record(config={"train": {"epochz": 1}}), "FILE: .* train: 'epochz' is not accepted"
+    ),
+    "a network of 40 GB": infers(
+        record(config={"model": {"base_width": 10_000}}),
+        "(?s)FILE: .* don't make a bundle: .*size mismatch",
+    ),
+    "a network of a width that is no int64": infers(
+        record(config={"model": {"base_width": 10**30}}), "FILE: .* don't make a bundle: "
+    ),
     # Scans for inference
-    "NaN for inference": infers_from(pixel(np.nan), "FILE: diffraction: found nan" + NOT_FINITE, "--measurement=amplitude"),
+    "NaN for inference": infers_from(
+        pixel(np.nan), "FILE: diffraction: found nan" + NOT_FINITE, "--measurement=amplitude"
+    ),
     "patterns of another size": infers_from(
-        scan(diffraction=np.ones((37, 32, 32)), probeGuess=np.ones((32, 32), complex), metadata={"measurement": "amplitude"}),
-        "FILE: found patterns of 32 x 32, expected 16 x 16, which the bundle's network was trained on",
+        scan(
+            diffraction=np.ones((37, 32, 32)),
+            probeGuess=np.ones((32, 32), complex),
+            metadata={"measurement": "amplitude"},
+        ),
+        "FILE: found patterns of 32 x 32, expected 16 x 16, which the bundle's network was "
+        "trained on",
     ),
     "zeros only, normalised by themselves": infers_from(
-        scan(diffraction=np.zeros((37, 16, 16))), "all 37 patterns are zero", "--normalization=scan", "--measurement=amplitude"
+        scan(diffraction=np.zeros((37, 16, 16))),
+        "all 37 patterns are zero",
+        "--normalization=scan",
+        "--measurement=amplitude",
     ),
     # Reconstructions to evaluate
-    "no reconstruction": evaluates(lambda path: None, "FILE: not a reconstruction .*expected the arrays object"),
+    "no reconstruction": evaluates(
+        lambda path: None, "FILE: not a reconstruction .*expected the arrays object"
+    ),
     "a reconstruction that is text": evaluates(text("hello"), "FILE: not a reconstruction"),
     "an empty reconstruction": evaluates(text(""), "FILE: not a reconstruction"),
-    "a pickle for a reconstruction": evaluates(lambda path: path.write_bytes(attack(path)), "FILE: not a reconstruction"),
-    "a truncated reconstruction": evaluates(then(reconstruction(), cut), "FILE: not a reconstruction"),
-    "a corrupted reconstruction": evaluates(then(reconstruction(compressed=True), zeros_in_the_middle), "FILE: not a reconstruction"),
+    "a pickle for a reconstruction": evaluates(
+        lambda path: path.write_bytes(attack(path)), "FILE: not a reconstruction"
+    ),
+    "a truncated reconstruction": evaluates(
+        then(reconstruction(), cut), "FILE: not a reconstruction"
+    ),
+    "a corrupted reconstruction": evaluates(
+        then(reconstruction(compressed=True), zeros_in_the_middle), "FILE: not a reconstruction"
+    ),
     "code in a reconstruction": evaluates(
-        reconstruction(object=lambda path: object_array(attack(path))), "FILE: not a reconstruction .*Object arrays cannot be loaded"
+        reconstruction(object=lambda path: object_array(attack(path))),
+        "FILE: not a reconstruction .*Object arrays cannot be loaded",
     ),
     "no object": evaluates(reconstruction(drop="object"), "FILE: not a reconstruction .*object"),
     "an object that is real": evaluates(
-        reconstruction(object=np.ones((36, 36))), r"object is float64 \(36, 36\); expected a complex array"
+        reconstruction(object=np.ones((36, 36))),
+        r"object is float64 \(36, 36\); expected a complex array",
     ),
-    "an object of 4 TB": evaluates(reconstruction(object=header((1 << 20, 1 << 19), "<c8")), "FILE: not a reconstruction .*object"),
+    "an object of 4 TB": evaluates(
+        reconstruction(object=header((1 << 20, 1 << 19), "<c8")),
+        "FILE: not a reconstruction .*object",
+    ),
     "an object that is NaN": evaluates(
-        reconstruction(object=np.full((36, 36), np.nan + 0j)), "holds NaN or infinity at 1296 of 1296 values"
+        reconstruction(object=np.full((36, 36), np.nan + 0j)),
+        "holds NaN or infinity at 1296 of 1296 values",
     ),
-    "an object that is dark": evaluates(reconstruction(object=np.zeros((36, 36), complex)), "the object is zero at all .* compared pixels"),
+    "an object that is dark": evaluates(
+        reconstruction(object=np.zeros((36, 36), complex)),
+        "the object is zero at all .* compared pixels",
+    ),
     "a mask of another shape": evaluates(
-        reconstruction(valid=np.ones((3, 3), bool)), r"valid mask is bool \(3, 3\); expected bool \(36, 36\)"
+        reconstruction(valid=np.ones((3, 3), bool)),
+        r"valid mask is bool \(3, 3\); expected bool \(36, 36\)",
     ),
-    "a mask of numbers": evaluates(reconstruction(valid=np.ones((36, 36))), r"valid mask is float64 \(36, 36\); expected bool"),
-    "a mask of nothing": evaluates(reconstruction(valid=np.zeros((36, 36), bool)), "no pixel .* is valid; expected at least one"),
-    "no illumination": evaluates(reconstruction(drop="illumination"), "FILE: not a reconstruction .*illumination"),
+    "a mask of numbers": evaluates(
+        reconstruction(valid=np.ones((36, 36))), r"valid mask is float64 \(36, 36\); expected bool"
+    ),
+    "a mask of nothing": evaluates(
+        reconstruction(valid=np.zeros((36, 36), bool)),
+        "no pixel .* is valid; expected at least one",
+    ),
+    "no illumination": evaluates(
+        reconstruction(drop="illumination"), "FILE: not a reconstruction .*illumination"
+    ),
     "an illumination of another shape": evaluates(
-        reconstruction(illumination=np.ones((3, 3))), r"illumination is float64 \(3, 3\); expected real numbers \(36, 36\)"
+        reconstruction(illumination=np.ones((3, 3))),
+        r"illumination is float64 \(3, 3\); expected real numbers \(36, 36\)",
     ),
-    "an illumination that is NaN": evaluates(reconstruction(illumination=np.full((36, 36), np.nan)), "the illumination, .* holds NaN"),
-    "an origin that is NaN": evaluates(reconstruction(origin_px=np.full(2, np.nan)), r"origin_px is \[nan, nan\]; expected two finite"),
+    "an illumination that is NaN": evaluates(
+        reconstruction(illumination=np.full((36, 36), np.nan)), "the illumination, .* holds NaN"
+    ),
+    "an origin that is NaN": evaluates(
+        reconstruction(origin_px=np.full(2, np.nan)),
+        r"origin_px is \[nan, nan\]; expected two finite",
+    ),
     "an origin out of reach": evaluates(
-        reconstruction(origin_px=np.full(2, 1e300)), r"origin_px is \[1e\+300, 1e\+300\]; expected two finite numbers"
+        reconstruction(origin_px=np.full(2, 1e300)),
+        r"origin_px is \[1e\+300, 1e\+300\]; expected two finite numbers",
     ),
-    "an origin of text": evaluates(reconstruction(origin_px=np.array(["a", "b"])), "FILE: origin_px is <U1; expected real numbers"),
-    "no position": evaluates(reconstruction(positions_px=np.zeros((0, 2))), r"positions_px has shape \(0, 2\); expected \(n, 2\)"),
-    "positions that are NaN": evaluates(reconstruction(positions_px=np.full((3, 2), np.nan)), "positions_px holds NaN or infinity"),
+    "an origin of text": evaluates(
+        reconstruction(origin_px=np.array(["a", "b"])),
+        "FILE: origin_px is <U1; expected real numbers",
+    ),
+    "no position": evaluates(
+        reconstruction(positions_px=np.zeros((0, 2))),
+        r"positions_px has shape \(0, 2\); expected \(n, 2\)",
+    ),
+    "positions that are NaN": evaluates(
+        reconstruction(positions_px=np.full((3, 2), np.nan)), "positions_px holds NaN or infinity"
+    ),
     "positions out of reach": evaluates(
-        reconstruction(positions_px=np.full((3, 2), 1e300)), r"positions_px reach 1e\+300; expected pixels"
+        reconstruction(positions_px=np.full((3, 2), 1e300)),
+        r"positions_px reach 1e\+300; expected pixels",
     ),
     "positions that are complex": evaluates(
-        reconstruction(positions_px=np.ones((3, 2), complex)), "FILE: positions_px is complex128; expected real"
+        reconstruction(positions_px=np.ones((3, 2), complex)),
+        "FILE: positions_px is complex128; expected real",
     ),
     "a reference without an object": Row(
         "evaluate.py",
@@ -568,18 +848,37 @@ ROWS: dict[str, Row] = {
         "train.py",
         "taken",
         text("x"),
-        ("--data.path=good.npz", "--data.measurement=amplitude", "--data.nphotons=9", "--train.run_dir={}"),
+        (
+            "--data.path=good.npz",
+            "--data.measurement=amplitude",
+            "--data.nphotons=9",
+            "--train.run_dir={}",
+        ),
         "FILE",
     ),
     "a file for the directory of a reconstruction": Row(
         "infer.py", "taken", text("x"), ("--bundle=good.zip", "--data=good.npz", "--out={}"), "FILE"
     ),
-    "a directory in a file": Row("infer.py", "taken", text("x"), ("--bundle=good.zip", "--data=good.npz", "--out={}/below"), "FILE"),
+    "a directory in a file": Row(
+        "infer.py",
+        "taken",
+        text("x"),
+        ("--bundle=good.zip", "--data=good.npz", "--out={}/below"),
+        "FILE",
+    ),
     "a file for the directory of a comparison": Row(
-        "evaluate.py", "taken", text("x"), ("--reconstruction=good_reconstruction.npz", "--reference=good.npz", "--out={}"), "FILE"
+        "evaluate.py",
+        "taken",
+        text("x"),
+        ("--reconstruction=good_reconstruction.npz", "--reference=good.npz", "--out={}"),
+        "FILE",
     ),
     "a scan to write that is no npz": Row(
-        "simulate.py", "scan.txt", text("x"), ("--out={}",), r"--out is 'FILE', expected a name that ends in"
+        "simulate.py",
+        "scan.txt",
+        text("x"),
+        ("--out={}",),
+        r"--out is 'FILE', expected a name that ends in",
     ),
     "more photons than can be drawn": Row(
         "simulate.py",
@@ -588,7 +887,9 @@ ROWS: dict[str, Row] = {
         ("--simulation.nphotons=1e30", "--simulation.scan_shape=[2,2]", "--out=new.npz"),
         "photons in a pixel, expected at most 1e.18: lower nphotons",
     ),
-    "an image that is none": Row("simulate.py", "image.png", text("x"), ("--simulation.object={}", "--out=new.npz"), "FILE"),
+    "an image that is none": Row(
+        "simulate.py", "image.png", text("x"), ("--simulation.object={}", "--out=new.npz"), "FILE"
+    ),
     "a pickle for an image": Row(
         "simulate.py",
         "image.npy",
@@ -634,7 +935,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-OUT = {"train.py": "--train.run_dir=out", "infer.py": "--out=out", "evaluate.py": "--out=out", "simulate.py": "--out=out.npz"}
+OUT = {
+    "train.py": "--train.run_dir=out",
+    "infer.py": "--out=out",
+    "evaluate.py": "--out=out",
+    "simulate.py": "--out=out.npz",
+}
 
 
 def run_here(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -665,12 +971,18 @@ def require_one_message(said: str, message: str, path: Path) -> None:
 
 
 def files_below(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_one_message_status_1_and_no_result(
-    row: Row, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture, recwarn: pytest.WarningsRecorder
+    row: Row,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     path, arguments = make_row(row, folder)
     before = files_below(folder)
@@ -685,10 +997,27 @@ def test_one_message_status_1_and_no_result(
 
 def test_good_inputs_pass(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     """The table's rows fail by what is hostile in them, and by nothing else."""
-    assert run_here("infer.py", ["--bundle=good.zip", "--data=good.npz"], monkeypatch) == 0, capfd.readouterr().err
-    assert run_here("evaluate.py", ["--reconstruction=good_reconstruction.npz", "--reference=good.npz"], monkeypatch) == 0
-    told = ("--data.measurement=amplitude", "--data.nphotons=1e5", "--model.base_width=1", "--train.epochs=1")
-    assert run_here("train.py", ["--data.path=good.npz", *told, "--train.run_dir=run"], monkeypatch) == 0, capfd.readouterr().err
+    assert run_here("infer.py", ["--bundle=good.zip", "--data=good.npz"], monkeypatch) == 0, (
+        capfd.readouterr().err
+    )
+    assert (
+        run_here(
+            "evaluate.py",
+            ["--reconstruction=good_reconstruction.npz", "--reference=good.npz"],
+            monkeypatch,
+        )
+        == 0
+    )
+    told = (
+        "--data.measurement=amplitude",
+        "--data.nphotons=1e5",
+        "--model.base_width=1",
+        "--train.epochs=1",
+    )
+    assert (
+        run_here("train.py", ["--data.path=good.npz", *told, "--train.run_dir=run"], monkeypatch)
+        == 0
+    ), capfd.readouterr().err
     assert (folder / "run" / "bundle.zip").exists()
 
 
@@ -732,9 +1061,14 @@ def test_both_ranks_say_the_same(on_ranks: OnRanks, tmp_path: Path, name: str) -
 def test_torchrun_ends_with_one_message_of_ours(launch: Launch, tmp_path: Path, name: str) -> None:
     row = ROWS[name]
     path, arguments = make_row(row, tmp_path)
-    failed = launch(row.script, *arguments, f"--train.run_dir={tmp_path / 'out'}", nproc=2, timeout=60)
+    failed = launch(
+        row.script, *arguments, f"--train.run_dir={tmp_path / 'out'}", nproc=2, timeout=60
+    )
     assert failed.returncode == 1
-    assert len(re.findall(row.message.replace("FILE", re.escape(str(path))), failed.stdout)) == 1, failed.stdout
-    assert str(ROOT / "ptycho_dist") not in failed.stdout  # frames of ours; torchrun's own report has a traceback of its agent
+    assert len(re.findall(row.message.replace("FILE", re.escape(str(path))), failed.stdout)) == 1, (
+        failed.stdout
+    )
+    # frames of ours; torchrun's own report has a traceback of its agent
+    assert str(ROOT / "ptycho_dist") not in failed.stdout
     assert 'launch/train.py", line' not in failed.stdout
     assert not (tmp_path / "out" / "bundle.zip").exists()

@@ -23,8 +23,12 @@ def simulate(*arguments, cwd):
 
 
 def test_command_writes_the_scan_and_says_so(tmp_path):
-    (tmp_path / "scan.yaml").write_text("simulation:\n  scan_shape: [3, 4]\n  nphotons: 5.0e+4\n  seed: 11\n")
-    done = simulate("--config", "scan.yaml", "--out", "new/scan.npz", "--simulation.seed", "12", cwd=tmp_path)
+    (tmp_path / "scan.yaml").write_text(
+        "simulation:\n  scan_shape: [3, 4]\n  nphotons: 5.0e+4\n  seed: 11\n"
+    )
+    done = simulate(
+        "--config", "scan.yaml", "--out", "new/scan.npz", "--simulation.seed", "12", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "new" / "scan.npz", allow_pickle=False) as archive:
         assert archive["diffraction"].shape == (12, 64, 64)
@@ -32,12 +36,21 @@ def test_command_writes_the_scan_and_says_so(tmp_path):
     assert metadata["simulation"]["scan_shape"] == [3, 4]
     assert metadata["simulation"]["seed"] == 12
     assert metadata["physics_parameters"]["nphotons"] == 5e4
-    for said in ("12 patterns of 64 x 64 px", "object of", "before the noise", "overlap 82 %", "MB"):
+    for said in (
+        "12 patterns of 64 x 64 px",
+        "object of",
+        "before the noise",
+        "overlap 82 %",
+        "MB",
+    ):
         assert said in done.stderr
 
 
 def test_mistake_gives_one_line_and_status_1(tmp_path):
     done = simulate("--out", "scan.npz", "--simulation.probe", "dsk", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: probe: 'dsk' is neither 'disk' nor 'defocused' nor a file that exists"
+    assert (
+        done.stderr.strip()
+        == "error: probe: 'dsk' is neither 'disk' nor 'defocused' nor a file that exists"
+    )
     assert not (tmp_path / "scan.npz").exists()

@@ -18,14 +18,25 @@ SIZE = 16
 
 def groups(group_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    y, x = torch.meshgrid(torch.arange(SIZE) - SIZE / 2, torch.arange(SIZE) - SIZE / 2, indexing="ij")
-    probe = normalize_probe(torch.exp(-(y**2 + x**2) / 20 + 0.05j * (y**2 + x**2))[None]).expand(2, group_size, 1, SIZE, SIZE)
+    y, x = torch.meshgrid(
+        torch.arange(SIZE) - SIZE / 2, torch.arange(SIZE) - SIZE / 2, indexing="ij"
+    )
+    probe = normalize_probe(torch.exp(-(y**2 + x**2) / 20 + 0.05j * (y**2 + x**2))[None]).expand(
+        2, group_size, 1, SIZE, SIZE
+    )
     x_norm = torch.rand(2, group_size, SIZE, SIZE, generator=generator)
     corners = torch.randint(0, 5, (2, group_size, 2), generator=generator)
     return x_norm, probe, corners, illumination(probe)
 
 
-def corrected_by_hand(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor, corners: Tensor, weights: Tensor, times: int) -> Tensor:
+def corrected_by_hand(
+    network: PtychoAutoencoder,
+    x_norm: Tensor,
+    probe: Tensor,
+    corners: Tensor,
+    weights: Tensor,
+    times: int,
+) -> Tensor:
     canvas = GroupCanvas(corners, x_norm.shape[-1])
     estimate = first_estimate(x_norm, probe, canvas)
     for _ in range(times):
@@ -34,12 +45,18 @@ def corrected_by_hand(network: PtychoAutoencoder, x_norm: Tensor, probe: Tensor,
     return estimate
 
 
-@pytest.mark.parametrize(("group_size", "asked", "times"), [(1, 3, 1), (2, 1, 1), (2, 2, 2), (4, 3, 3)])
-def test_each_correction_begins_with_what_the_group_agreed_on(group_size: int, asked: int, times: int) -> None:
+@pytest.mark.parametrize(
+    ("group_size", "asked", "times"), [(1, 3, 1), (2, 1, 1), (2, 2, 2), (4, 3, 3)]
+)
+def test_each_correction_begins_with_what_the_group_agreed_on(
+    group_size: int, asked: int, times: int
+) -> None:
     network, samples = trained_like(SIZE), groups(group_size)
     patches = corrected_patches(network, *samples, corrections=asked)
     torch.testing.assert_close(patches, corrected_by_hand(network, *samples, times=times))
-    assert not torch.allclose(patches, corrected_by_hand(network, *samples, times=times - 1), rtol=1e-2)
+    assert not torch.allclose(
+        patches, corrected_by_hand(network, *samples, times=times - 1), rtol=1e-2
+    )
 
 
 def test_steps_take_one_two_and_three_corrections_in_turn() -> None:
@@ -52,7 +69,10 @@ def test_gradient_goes_through_the_last_correction_alone() -> None:
     def gradients(patches: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(patches.abs().square().sum(), list(network.parameters())))
 
-    ours, by_hand = gradients(corrected_patches(network, *samples)), gradients(corrected_by_hand(network, *samples, times=MOST_CORRECTIONS))
+    ours, by_hand = (
+        gradients(corrected_patches(network, *samples)),
+        gradients(corrected_by_hand(network, *samples, times=MOST_CORRECTIONS)),
+    )
     for our, expected in zip(ours, by_hand, strict=True):
         torch.testing.assert_close(our, expected)
 
@@ -61,7 +81,10 @@ def test_patches_are_merged_in_full_precision_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         patches = corrected_patches(trained_like(SIZE), *groups(4))
     assert patches.dtype == torch.complex64
-    torch.testing.assert_close(patches, corrected_patches(trained_like(SIZE), *groups(4)), rtol=0.1, atol=0.1)  # bfloat16: 8 bits
+    # bfloat16: 8 bits
+    torch.testing.assert_close(
+        patches, corrected_patches(trained_like(SIZE), *groups(4)), rtol=0.1, atol=0.1
+    )
 
 
 def test_an_empty_batch_has_no_patches_and_gradients_of_zero() -> None:
@@ -69,4 +92,7 @@ def test_an_empty_batch_has_no_patches_and_gradients_of_zero() -> None:
     patches = corrected_patches(network, *(tensor[:0] for tensor in groups(4)))
     assert patches.shape == (0, 4, SIZE, SIZE)
     patches.abs().sum().backward()
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in network.parameters())
+    assert all(
+        parameter.grad is not None and not parameter.grad.any()
+        for parameter in network.parameters()
+    )

@@ -1,4 +1,5 @@
-"""The probe that training begins with: found where the file's is a mere Gaussian, kept where it is good."""
+"""The probe that training begins with: found where the file's is a mere Gaussian, kept where it is
+good."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.model.first_probe import JointReconstruction, find_first_probe, lens_beams, middle_of_scan
+from ptycho_dist.model.first_probe import (
+    JointReconstruction,
+    find_first_probe,
+    lens_beams,
+    middle_of_scan,
+)
 from ptycho_dist.model.probe_modes import add_modes
 from ptycho_dist.physics.probe import shift_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
@@ -38,7 +44,11 @@ def scan(**changes: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     simulation = simulate_scan(**(settings | changes))
     amplitude = simulation.diffraction
     x_norm = amplitude * (N / 2 / np.sqrt((amplitude.astype(np.float64) ** 2).sum((1, 2)).mean()))
-    return torch.from_numpy(x_norm.astype(np.float32)), torch.from_numpy(simulation.positions_px), torch.from_numpy(simulation.probe)
+    return (
+        torch.from_numpy(x_norm.astype(np.float32)),
+        torch.from_numpy(simulation.positions_px),
+        torch.from_numpy(simulation.probe),
+    )
 
 
 def gaussian(diameter_px: float) -> torch.Tensor:
@@ -50,11 +60,15 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     """Share of the energy that two probes have in common, at their best relative shift."""
     one, other = one[0].numpy().astype(complex), other[0].numpy().astype(complex)
     correlation = np.fft.ifft2(np.fft.fft2(one) * np.fft.fft2(other).conj())
-    return float(np.abs(correlation).max() ** 2 / (np.abs(one) ** 2).sum() / (np.abs(other) ** 2).sum())
+    return float(
+        np.abs(correlation).max() ** 2 / (np.abs(one) ** 2).sum() / (np.abs(other) ** 2).sum()
+    )
 
 
 @pytest.mark.parametrize(("defocus", "way"), [(6.0, "one way"), (-6.0, "the other way")])
-def test_gaussian_becomes_the_beam_on_the_right_side_of_focus(caplog: pytest.LogCaptureFixture, defocus: float, way: str) -> None:
+def test_gaussian_becomes_the_beam_on_the_right_side_of_focus(
+    caplog: pytest.LogCaptureFixture, defocus: float, way: str
+) -> None:
     x_norm, positions_px, truth = scan(probe_defocus_rad=defocus)
     start = gaussian(16.0)
     assert agreement(start, truth) < 0.5
@@ -80,8 +94,11 @@ def test_lens_beams_have_the_measured_far_field_and_the_width_that_was_asked() -
     beams = lens_beams(mean_amplitude, gaussian(16.0))
     for beam in beams:
         far_field = np.abs(np.fft.fftshift(np.fft.fft2(beam.numpy(), norm="ortho")))
-        np.testing.assert_allclose(far_field / far_field.max(), mean_amplitude / mean_amplitude.max(), atol=1e-5)
-        assert beam_diameter_px(beam.numpy()[None]) == pytest.approx(16.0, rel=0.1)  # the window cuts a faint halo off
+        np.testing.assert_allclose(
+            far_field / far_field.max(), mean_amplitude / mean_amplitude.max(), atol=1e-5
+        )
+        # the window cuts a faint halo off
+        assert beam_diameter_px(beam.numpy()[None]) == pytest.approx(16.0, rel=0.1)
     assert not torch.allclose(beams[0], beams[1], atol=1e-2)
 
 
@@ -103,12 +120,19 @@ def test_sweep_is_epie() -> None:
     residual = joint.sweep()
     assert residual == pytest.approx(np.mean((predicted - measured) ** 2), rel=1e-4)
     expected_object = 1 + (shifted.conj() * change).sum(0) / (np.abs(shifted) ** 2).sum(0).max()
-    np.testing.assert_allclose(joint.object.numpy(), expected_object, atol=1e-3)  # float32, of quotients of dark pixels
-    np.testing.assert_allclose(joint.probe.numpy(), modes + 0.5 * np.fft.ifft2(np.fft.fft2(change) * ramp.conj()), atol=1e-3)
+    # float32, of quotients of dark pixels
+    np.testing.assert_allclose(joint.object.numpy(), expected_object, atol=1e-3)
+    np.testing.assert_allclose(
+        joint.probe.numpy(),
+        modes + 0.5 * np.fft.ifft2(np.fft.fft2(change) * ramp.conj()),
+        atol=1e-3,
+    )
 
 
 def test_middle_of_scan_is_connected_and_bounded() -> None:
-    positions = np.stack(np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij"), -1).reshape(-1, 2)
+    positions = np.stack(np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij"), -1).reshape(
+        -1, 2
+    )
     chosen = middle_of_scan(positions)
     assert len(chosen) == 256
     assert np.all(np.diff(chosen) > 0)
@@ -134,17 +158,21 @@ def test_masked_pixels_keep_their_far_field_in_a_sweep() -> None:
     shifted = shift_probe(predicted.probe, predicted.rest_px[0])
     amplitude = diffracted_intensity(torch.ones(N, N, dtype=torch.complex64), shifted).sqrt()
     expected = JointReconstruction(torch.where(mask, x_norm, amplitude), positions_px, probe)
-    assert residual == pytest.approx(expected.sweep() * N**2 / int(mask.sum()), rel=1e-4)  # float32 transforms
+    # float32 transforms
+    assert residual == pytest.approx(expected.sweep() * N**2 / int(mask.sum()), rel=1e-4)
     np.testing.assert_allclose(joint.object.numpy(), expected.object.numpy(), atol=1e-4)
     np.testing.assert_allclose(joint.probe.numpy(), expected.probe.numpy(), atol=1e-4)
 
 
-def test_first_probe_is_found_behind_a_mask_whatever_it_hides(caplog: pytest.LogCaptureFixture) -> None:
+def test_first_probe_is_found_behind_a_mask_whatever_it_hides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     x_norm, positions_px, truth = scan()
     mask = with_gap_and_stop()
     with caplog.at_level(logging.INFO, logger="ptycho_dist"):
         found = [
-            find_first_probe(torch.where(mask, x_norm, garbage), positions_px, gaussian(16.0), mask) for garbage in (0.0, torch.nan, 4e9)
+            find_first_probe(torch.where(mask, x_norm, garbage), positions_px, gaussian(16.0), mask)
+            for garbage in (0.0, torch.nan, 4e9)
         ]
     assert "first probe: a lens's beam, defocused the other way;" in caplog.text
     assert agreement(found[0], truth) > 0.95

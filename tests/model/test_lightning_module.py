@@ -19,8 +19,11 @@ from ptycho_dist.model.loss import RATE_FLOOR
 N = 16
 
 
-def steps_with(gradients: list[np.ndarray]) -> tuple[torch.Tensor, torch.optim.Adam, list[np.ndarray]]:
-    """Two parameters after Adam steps with given gradients of both, and the gradients that the steps were taken with."""
+def steps_with(
+    gradients: list[np.ndarray],
+) -> tuple[torch.Tensor, torch.optim.Adam, list[np.ndarray]]:
+    """Two parameters after Adam steps with given gradients of both, and the gradients that the
+    steps were taken with."""
     parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 1))]
     optimizer = torch.optim.Adam(parameters, lr=0.01)
     taken = []
@@ -34,16 +37,25 @@ def steps_with(gradients: list[np.ndarray]) -> tuple[torch.Tensor, torch.optim.A
 
 
 def test_ordinary_gradients_are_left_alone() -> None:
-    gradients = [direction / np.linalg.norm(direction) for direction in np.random.default_rng(0).normal(size=(20, 5))]
+    gradients = [
+        direction / np.linalg.norm(direction)
+        for direction in np.random.default_rng(0).normal(size=(20, 5))
+    ]
     _, _, taken = steps_with(gradients)
     np.testing.assert_array_equal(taken, np.float32(gradients))
 
 
 @pytest.mark.parametrize("photons", [1.0, 1e9])
-def test_a_gradient_out_of_the_ordinary_is_shortened_to_the_limit_whatever_the_photons(photons: float) -> None:
-    ordinary, out_of_it = photons * np.array([1.0, -2.0, 0.5, 1.0, 0.0]), photons * np.array([3e4, 1e4, -2e4, 0.0, 1e4])
+def test_a_gradient_out_of_the_ordinary_is_shortened_to_the_limit_whatever_the_photons(
+    photons: float,
+) -> None:
+    ordinary, out_of_it = (
+        photons * np.array([1.0, -2.0, 0.5, 1.0, 0.0]),
+        photons * np.array([3e4, 1e4, -2e4, 0.0, 1e4]),
+    )
     _, _, taken = steps_with([ordinary] * 10 + [out_of_it])
-    # Of equal gradients the root of the second moments, corrected for their start, is the gradient itself.
+    # Of equal gradients the root of the second moments, corrected for their start, is the gradient
+    # itself.
     expected = out_of_it * LARGEST_SURPRISE * np.linalg.norm(ordinary) / np.linalg.norm(out_of_it)
     np.testing.assert_allclose(taken[-1], expected, rtol=1e-5)  # float32
     np.testing.assert_array_equal(taken[-2], np.float32(ordinary))
@@ -53,7 +65,8 @@ def test_one_such_gradient_does_not_carry_the_weights_away() -> None:
     """Adam alone goes on along it for many steps."""
     ordinary = [np.full(5, sign * 1.0) for sign in (1, -1) * 10]
     weights, *_ = steps_with([*ordinary, np.full(5, 1e5), *ordinary])
-    assert weights.abs().max() < 5 * 0.01  # five ordinary steps; without the limit seven, and up to thirty after a longer run
+    # five ordinary steps; without the limit seven, and up to thirty after a longer run
+    assert weights.abs().max() < 5 * 0.01
 
 
 def test_zero_gradients_stay_zero() -> None:
@@ -68,17 +81,29 @@ class Trainer:
         self.accumulate_grad_batches = 1
         self.global_step = MOST_CORRECTIONS - 1  # a step of all corrections, as validation's
         self.train_dataloader = types.SimpleNamespace(
-            batch_sampler=GlobalBatchSampler(3, global_batch_size=3, rank=0, world_size=1, shuffle_seed=0)
+            batch_sampler=GlobalBatchSampler(
+                3, global_batch_size=3, rank=0, world_size=1, shuffle_seed=0
+            )
         )
 
 
-def module_and_samples(masks: torch.Tensor | None, brightness: torch.Tensor | None = None) -> tuple[PtychographyModule, Samples]:
+def module_and_samples(
+    masks: torch.Tensor | None, brightness: torch.Tensor | None = None
+) -> tuple[PtychographyModule, Samples]:
     """Three groups, of scans 1, 0 and 1."""
     random = np.random.default_rng(0)
     y, x = np.indices((N, N)) - N / 2
-    probes = np.stack([np.exp(-(y**2 + x**2) / (10 + 5 * number) + 0.05j * y * x) for number in range(2)])[:, None]
+    probes = np.stack(
+        [np.exp(-(y**2 + x**2) / (10 + 5 * number) + 0.05j * y * x) for number in range(2)]
+    )[:, None]
     module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
-    module.build(torch.from_numpy(probes.astype(np.complex64)), 30.0, seed=0, masks=masks, brightness=brightness)
+    module.build(
+        torch.from_numpy(probes.astype(np.complex64)),
+        30.0,
+        seed=0,
+        masks=masks,
+        brightness=brightness,
+    )
     torch.manual_seed(1)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -93,7 +118,8 @@ def module_and_samples(masks: torch.Tensor | None, brightness: torch.Tensor | No
 
 
 def test_a_weak_scans_objects_are_those_of_a_strong_one() -> None:
-    """What is predicted for the same patterns in an eighth of the light is a 64th of the photons: powers of two change no digit."""
+    """What is predicted for the same patterns in an eighth of the light is a 64th of the photons:
+    powers of two change no digit."""
     module, samples = module_and_samples(None)
     brightness = torch.tensor([1.0, 0.125], dtype=torch.float64)
     weak, _ = module_and_samples(None, brightness)
@@ -104,7 +130,10 @@ def test_a_weak_scans_objects_are_those_of_a_strong_one() -> None:
 
 
 def two_masks() -> torch.Tensor:
-    return torch.rand(2, N, N, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.9, 0.4])[:, None, None]
+    return (
+        torch.rand(2, N, N, generator=torch.Generator().manual_seed(0))
+        < torch.tensor([0.9, 0.4])[:, None, None]
+    )
 
 
 def test_each_scans_mask_counts_for_its_patterns() -> None:
@@ -120,13 +149,17 @@ def test_each_scans_mask_counts_for_its_patterns() -> None:
     assert abs(deviance.mean() / deviance[counted].mean() - 1) > 1e-3
 
     logged: dict[str, float] = {}
-    module.log_dict = lambda values: logged.update({name: float(value) for name, value in values.items()})  # type: ignore[method-assign]
+    module.log_dict = lambda values: logged.update(
+        {name: float(value) for name, value in values.items()}
+    )  # type: ignore[method-assign]
     module.on_validation_epoch_start()
     with torch.no_grad():
         module.validation_step(samples, 0)
     module.on_validation_epoch_end()
     assert logged["val_deviance_per_pixel"] == pytest.approx(2 * deviance[counted].mean(), rel=1e-5)
-    assert logged["val_nll"] == pytest.approx((rate - xlogy(counts, rate))[counted].mean(), rel=1e-5)
+    assert logged["val_nll"] == pytest.approx(
+        (rate - xlogy(counts, rate))[counted].mean(), rel=1e-5
+    )
 
 
 def test_what_masked_pixels_hold_changes_no_bit_of_loss_and_gradients() -> None:
@@ -134,7 +167,9 @@ def test_what_masked_pixels_hold_changes_no_bit_of_loss_and_gradients() -> None:
     for garbage in (0.0, torch.nan, 4e9):
         module, samples = module_and_samples(two_masks())
         counted = two_masks()[samples.scan].unsqueeze(1)
-        loss = module.training_step(samples._replace(x_norm=torch.where(counted, samples.x_norm, garbage)), 0)
+        loss = module.training_step(
+            samples._replace(x_norm=torch.where(counted, samples.x_norm, garbage)), 0
+        )
         loss.backward()
         found.append([loss.detach(), *(parameter.grad for parameter in module.parameters())])
     assert torch.isfinite(found[0][0])

@@ -18,8 +18,11 @@ from ptycho_dist.scale.intensity_scale import IntensityScale
 SCALE = 20.741162320055597
 
 
-def prediction_and_measurement(nphotons: float, *, seed: int = 0, shape: tuple[int, ...] = (6, 32, 32)) -> tuple[Tensor, Tensor, float]:
-    """I_hat and X_norm, float32, of a pattern with a bright centre and empty pixels, and the scale that gives it nphotons."""
+def prediction_and_measurement(
+    nphotons: float, *, seed: int = 0, shape: tuple[int, ...] = (6, 32, 32)
+) -> tuple[Tensor, Tensor, float]:
+    """I_hat and X_norm, float32, of a pattern with a bright centre and empty pixels, and the scale
+    that gives it nphotons."""
     random = np.random.default_rng(seed)
     y, x = np.indices(shape[-2:]) - shape[-1] / 2
     envelope = np.exp(-np.hypot(y, x) / 3)
@@ -29,7 +32,11 @@ def prediction_and_measurement(nphotons: float, *, seed: int = 0, shape: tuple[i
     scale = math.sqrt(nphotons / energy)
     counts = random.poisson(scale**2 * intensity)
     prediction = intensity * random.uniform(0.8, 1.2, shape)
-    return torch.from_numpy(prediction).float(), torch.from_numpy(np.sqrt(counts) / scale).float(), scale
+    return (
+        torch.from_numpy(prediction).float(),
+        torch.from_numpy(np.sqrt(counts) / scale).float(),
+        scale,
+    )
 
 
 def deviance_in_float64(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -51,14 +58,17 @@ def test_value_and_gradient_equal_float64(nphotons: float) -> None:
     counts = (scale * x_norm.double().numpy()) ** 2
     expected = deviance_in_float64(rate, counts).mean()
     gradient = scale**2 * (1 - counts / np.maximum(rate, RATE_FLOOR)) / counts.size
-    # rate and counts are float32 products, 6e-8 each, and d ~ (rate - counts)**2 / 2 counts amplifies that by about
-    # 2 counts / |rate - counts| ~ 20 for predictions that are 10 % off.
+    # rate and counts are float32 products, 6e-8 each, and d ~ (rate - counts)**2 / 2 counts
+    # amplifies that by about 2 counts / |rate - counts| ~ 20 for predictions that are 10 % off.
     assert loss.item() == pytest.approx(expected, rel=3e-6)
-    np.testing.assert_allclose(prediction.grad.double().numpy(), gradient, rtol=0, atol=3e-6 * np.abs(gradient).max())
+    np.testing.assert_allclose(
+        prediction.grad.double().numpy(), gradient, rtol=0, atol=3e-6 * np.abs(gradient).max()
+    )
 
 
 def test_photons_of_a_billion_keep_their_digits() -> None:
-    """At 1e9 counts in a pixel, predicted to a thousandth, the textbook form loses all but its first digit in float32."""
+    """At 1e9 counts in a pixel, predicted to a thousandth, the textbook form loses all but its
+    first digit in float32."""
     counts = torch.full((1000,), 1e9)
     rate = counts * (1 + torch.linspace(1e-3, 2e-3, 1000))
     expected = deviance_in_float64(rate.double().numpy(), counts.double().numpy())
@@ -72,21 +82,27 @@ def test_photons_of_a_billion_keep_their_digits() -> None:
 def test_rate_far_below_the_counts() -> None:
     rate, counts = torch.tensor([1e-2, 1.0, 1e3]), torch.tensor([1e7, 1e9, 1e9])
     expected = deviance_in_float64(rate.double().numpy(), counts.double().numpy())
-    np.testing.assert_allclose(poisson_deviance(rate, counts).numpy(), expected, rtol=1e-6)  # float32 rounding of the result
+    # float32 rounding of the result
+    np.testing.assert_allclose(poisson_deviance(rate, counts).numpy(), expected, rtol=1e-6)
 
 
 def test_dark_pixels_have_finite_value_and_slope() -> None:
-    field = torch.zeros(4, requires_grad=True)  # zero field: rate 0, also where photons were counted
+    # zero field: rate 0, also where photons were counted
+    field = torch.zeros(4, requires_grad=True)
     counts = torch.tensor([0.0, 1.0, 100.0, 1e-42])
     deviance = poisson_deviance(field.square(), counts)
     deviance.sum().backward()
     assert torch.isfinite(deviance).all()
     assert torch.isfinite(field.grad).all()
     assert deviance[0] == 0
-    rate = torch.tensor([0.0, 0.5 * RATE_FLOOR, 2 * RATE_FLOOR], dtype=torch.float64, requires_grad=True)
+    rate = torch.tensor(
+        [0.0, 0.5 * RATE_FLOOR, 2 * RATE_FLOOR], dtype=torch.float64, requires_grad=True
+    )
     poisson_deviance(rate, torch.ones(3, dtype=torch.float64)).sum().backward()
     # tangent below the floor: 1 - k / floor; the exact slope above
-    assert rate.grad.tolist() == pytest.approx([1 - 1 / RATE_FLOOR, 1 - 1 / RATE_FLOOR, 1 - 0.5 / RATE_FLOOR], rel=1e-12)
+    assert rate.grad.tolist() == pytest.approx(
+        [1 - 1 / RATE_FLOOR, 1 - 1 / RATE_FLOOR, 1 - 0.5 / RATE_FLOOR], rel=1e-12
+    )
 
 
 def test_explicit_derivative_is_that_of_the_value() -> None:
@@ -112,7 +128,8 @@ def test_deviance_per_pixel_is_one_at_shot_noise() -> None:
     counts = torch.poisson(rate, generator=torch.Generator().manual_seed(0))
     x_norm = counts.sqrt() / scale
     deviance = 2 * ScaledPoissonLoss(scale).deviance(rate / scale**2, x_norm).mean()
-    # 2 d follows chi-square with one degree of freedom: mean 1, variance 2; 6144 pixels, four standard errors.
+    # 2 d follows chi-square with one degree of freedom: mean 1, variance 2; 6144 pixels, four
+    # standard errors.
     assert deviance.item() == pytest.approx(1, abs=4 * math.sqrt(2 / rate.numel()))
 
 
@@ -122,11 +139,14 @@ def test_reported_nll_is_lambda_minus_k_log_lambda() -> None:
     rate = scale**2 * prediction.double()
     expected = rate - (scale * x_norm.double()) ** 2 * rate.log()
     reported = ScaledPoissonLoss(scale).negative_log_likelihood(prediction, x_norm)
-    torch.testing.assert_close(reported, expected, rtol=1e-5, atol=1e-4)  # counts and rate are float32 products
+    # counts and rate are float32 products
+    torch.testing.assert_close(reported, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_scale_is_a_float64_buffer_and_travels_in_the_state() -> None:
-    loss = ScaledPoissonLoss(IntensityScale(value=SCALE, nphotons=1.0, mean_energy=1.0, num_patterns=1))
+    loss = ScaledPoissonLoss(
+        IntensityScale(value=SCALE, nphotons=1.0, mean_energy=1.0, num_patterns=1)
+    )
     assert dict(loss.named_buffers())["intensity_scale"].dtype == torch.float64
     other = ScaledPoissonLoss(math.nan)
     assert math.isnan(other.intensity_scale)
@@ -166,7 +186,9 @@ def test_trainable_factor_starts_at_one_and_acts_on_the_prediction_only() -> Non
     assert trainable(prediction, x_norm).item() == fixed(prediction, x_norm).item()
     with torch.no_grad():
         trainable.log_gain.fill_(math.log(2))
-    torch.testing.assert_close(trainable.predicted_counts(prediction), 4 * fixed.predicted_counts(prediction))
+    torch.testing.assert_close(
+        trainable.predicted_counts(prediction), 4 * fixed.predicted_counts(prediction)
+    )
     assert torch.equal(trainable.observed_counts(x_norm), fixed.observed_counts(x_norm))
     assert list(fixed.parameters()) == []
 
@@ -184,7 +206,8 @@ def test_optimiser_moves_the_trainable_factor_to_the_missing_light() -> None:
 
 
 class OnePixelModel(nn.Module):
-    """A stand-in for anybody's network: predicted intensity = weight**2 * input, with the loss inside, as DDP wants it."""
+    """A stand-in for anybody's network: predicted intensity = weight**2 * input, with the loss
+    inside, as DDP wants it."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -195,7 +218,9 @@ class OnePixelModel(nn.Module):
         return self.loss(self.weight**2 * intensity, x_norm, mask)
 
 
-def ddp_loss_and_gradients(parts: list[tuple[int, int]], masks: Tensor | None = None) -> tuple[float, list[float]]:
+def ddp_loss_and_gradients(
+    parts: list[tuple[int, int]], masks: Tensor | None = None
+) -> tuple[float, list[float]]:
     prediction, x_norm, scale = prediction_and_measurement(1e5)
     model: Any = OnePixelModel(scale)
     if dist.is_initialized():
@@ -203,19 +228,26 @@ def ddp_loss_and_gradients(parts: list[tuple[int, int]], masks: Tensor | None = 
         model = nn.parallel.DistributedDataParallel(model)
     else:
         start, stop = 0, len(x_norm)
-    loss = model(prediction[start:stop], x_norm[start:stop], None if masks is None else masks[start:stop])
+    loss = model(
+        prediction[start:stop], x_norm[start:stop], None if masks is None else masks[start:stop]
+    )
     loss.backward()
     return loss.item(), [parameter.grad.item() for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize(
-    "parts", [[(0, 3), (3, 6)], [(0, 1), (1, 6)], [(0, 6), (6, 6)], [(0, 2), (2, 3), (3, 6)]], ids=["even", "uneven", "empty", "three"]
+    "parts",
+    [[(0, 3), (3, 6)], [(0, 1), (1, 6)], [(0, 6), (6, 6)], [(0, 2), (2, 3), (3, 6)]],
+    ids=["even", "uneven", "empty", "three"],
 )
-def test_loss_and_gradient_are_those_of_one_process_on_the_union(on_ranks, parts: list[tuple[int, int]]) -> None:
+def test_loss_and_gradient_are_those_of_one_process_on_the_union(
+    on_ranks, parts: list[tuple[int, int]]
+) -> None:
     loss, gradients = ddp_loss_and_gradients(parts)
     for rank_loss, rank_gradients in on_ranks(len(parts), ddp_loss_and_gradients, parts):
         assert rank_loss == pytest.approx(loss, rel=1e-12)  # float64 sums in another order
-        # The gain is a float32 parameter: its gradient is rounded to 6e-8 on each rank and averaged.
+        # The gain is a float32 parameter: its gradient is rounded to 6e-8 on each rank and
+        # averaged.
         assert rank_gradients == pytest.approx(gradients, rel=1e-6)
 
 
@@ -239,11 +271,18 @@ def test_masked_value_and_gradient_equal_float64(nphotons: float, one_for_all: b
     rate = scale**2 * prediction.detach().double().numpy()
     counts = (scale * x_norm.double().numpy()) ** 2
     expected = deviance_in_float64(rate[counted], counts[counted]).sum() / counted.sum()
-    gradient = np.where(counted, scale**2 * (1 - counts / np.maximum(rate, RATE_FLOOR)) / counted.sum(), 0)
+    gradient = np.where(
+        counted, scale**2 * (1 - counts / np.maximum(rate, RATE_FLOOR)) / counted.sum(), 0
+    )
     assert loss.item() == pytest.approx(expected, rel=3e-6)  # as without a mask
-    np.testing.assert_allclose(prediction.grad.double().numpy(), gradient, rtol=0, atol=3e-6 * np.abs(gradient).max())
+    np.testing.assert_allclose(
+        prediction.grad.double().numpy(), gradient, rtol=0, atol=3e-6 * np.abs(gradient).max()
+    )
     assert np.all(prediction.grad.numpy()[~counted] == 0)
-    deviance, nll = (of_pixel(prediction, x_norm, mask) for of_pixel in (module.deviance, module.negative_log_likelihood))
+    deviance, nll = (
+        of_pixel(prediction, x_norm, mask)
+        for of_pixel in (module.deviance, module.negative_log_likelihood)
+    )
     assert torch.equal(deviance[counted], module.deviance(prediction, x_norm)[counted])
     assert torch.equal(nll[counted], module.negative_log_likelihood(prediction, x_norm)[counted])
     assert not deviance[~counted].any()
@@ -257,7 +296,10 @@ def test_what_masked_pixels_hold_does_not_matter(garbage: float) -> None:
     mask = some_masks()
     found = []
     for spoilt in ((), (0,), (1,), (0, 1)):
-        sides = [torch.where(mask, side, garbage) if number in spoilt else side for number, side in enumerate((prediction, x_norm))]
+        sides = [
+            torch.where(mask, side, garbage) if number in spoilt else side
+            for number, side in enumerate((prediction, x_norm))
+        ]
         module = ScaledPoissonLoss(scale, trainable=True)
         sides[0] = sides[0].clone().requires_grad_()
         loss = module(sides[0], sides[1], mask)
@@ -281,7 +323,9 @@ def test_mask_that_lets_everything_count_changes_no_bit() -> None:
 
 def test_no_pixel_that_counts_gives_zero() -> None:
     prediction = torch.ones(2, 4, 4, requires_grad=True)
-    loss = ScaledPoissonLoss(SCALE)(prediction, torch.ones(2, 4, 4), torch.zeros(4, 4, dtype=torch.bool))
+    loss = ScaledPoissonLoss(SCALE)(
+        prediction, torch.ones(2, 4, 4), torch.zeros(4, 4, dtype=torch.bool)
+    )
     loss.backward()
     assert loss == 0
     assert not prediction.grad.any()
@@ -296,18 +340,29 @@ def test_no_pixel_that_counts_gives_zero() -> None:
     ],
 )
 def test_mask_that_does_not_fit_is_refused(mask: Tensor, found: str) -> None:
-    with pytest.raises(ValueError, match=rf"mask is {found}, expected bool that broadcasts to \(2, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=rf"mask is {found}, expected bool that broadcasts to \(2, 4, 4\)"
+    ):
         ScaledPoissonLoss(SCALE)(torch.ones(2, 4, 4), torch.ones(2, 4, 4), mask)
 
 
 def test_masked_loss_and_gradient_are_those_of_one_process_on_the_union(on_ranks) -> None:
-    """Pixels are counted over all ranks: the patterns' masks leave from 5 % to all of them, and one rank has no pattern."""
+    """Pixels are counted over all ranks: the patterns' masks leave from 5 % to all of them, and one
+    rank has no pattern."""
     loss, gradients = ddp_loss_and_gradients([], some_masks())
     prediction, x_norm, scale = prediction_and_measurement(1e5)
     counted = some_masks().numpy()
-    rate, counts = 1.3**2 * scale**2 * prediction.double().numpy(), (scale * x_norm.double().numpy()) ** 2
-    assert loss == pytest.approx(deviance_in_float64(rate[counted], counts[counted]).sum() / counted.sum(), rel=3e-6)
+    rate, counts = (
+        1.3**2 * scale**2 * prediction.double().numpy(),
+        (scale * x_norm.double().numpy()) ** 2,
+    )
+    assert loss == pytest.approx(
+        deviance_in_float64(rate[counted], counts[counted]).sum() / counted.sum(), rel=3e-6
+    )
     for parts in ([(0, 2), (2, 6)], [(0, 1), (1, 1), (1, 6)]):
-        for rank_loss, rank_gradients in on_ranks(len(parts), ddp_loss_and_gradients, parts, some_masks()):
+        for rank_loss, rank_gradients in on_ranks(
+            len(parts), ddp_loss_and_gradients, parts, some_masks()
+        ):
             assert rank_loss == pytest.approx(loss, rel=1e-12)  # float64 sums in another order
-            assert rank_gradients == pytest.approx(gradients, rel=1e-6)  # of a float32 parameter, as above
+            # of a float32 parameter, as above
+            assert rank_gradients == pytest.approx(gradients, rel=1e-6)

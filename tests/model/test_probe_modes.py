@@ -12,9 +12,9 @@ from tests.conftest import small_scan_arrays
 
 
 def probe(modes: int = 1, pattern_size: int = 16) -> torch.Tensor:
-    return torch.from_numpy(small_scan_arrays(num_patterns=1, modes=modes, pattern_size=pattern_size)["probeGuess"]).reshape(
-        modes, pattern_size, pattern_size
-    )
+    return torch.from_numpy(
+        small_scan_arrays(num_patterns=1, modes=modes, pattern_size=pattern_size)["probeGuess"]
+    ).reshape(modes, pattern_size, pattern_size)
 
 
 @pytest.mark.parametrize("num_modes", [1, 2, 3, 7, 20])
@@ -27,7 +27,10 @@ def test_modes_are_orthogonal_and_have_their_share(num_modes: int) -> None:
     flat = made.numpy().reshape(num_modes, -1).astype(complex)
     overlap = flat.conj() @ flat.T
     strongest = overlap[0, 0].real
-    np.testing.assert_allclose(np.diag(overlap)[1:].real, SHARE_OF_A_NEW_MODE * strongest, rtol=1e-5)  # complex64
+    # complex64
+    np.testing.assert_allclose(
+        np.diag(overlap)[1:].real, SHARE_OF_A_NEW_MODE * strongest, rtol=1e-5
+    )
     np.testing.assert_allclose(overlap - np.diag(np.diag(overlap)), 0, atol=1e-6 * strongest)
 
 

@@ -39,12 +39,24 @@ def members(wheel: Path) -> dict[str, bytes]:
 
 
 def in_dist_info(wheel: Path, name: str) -> str:
-    (content,) = (content for member, content in members(wheel).items() if member.endswith(f".dist-info/{name}"))
+    (content,) = (
+        content
+        for member, content in members(wheel).items()
+        if member.endswith(f".dist-info/{name}")
+    )
     return content.decode()
 
 
 def test_an_index_takes_both(distributions: Distributions) -> None:
-    command = [sys.executable, "-m", "twine", "check", "--strict", str(distributions.sdist), str(distributions.wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "twine",
+        "check",
+        "--strict",
+        str(distributions.sdist),
+        str(distributions.wheel),
+    ]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("PASSED") == 2
@@ -74,7 +86,9 @@ def test_commands_of_the_wheel(distributions: Distributions) -> None:
     entries = configparser.ConfigParser()
     entries.optionxform = str  # type: ignore[assignment,method-assign]
     entries.read_string(in_dist_info(distributions.wheel, "entry_points.txt"))
-    assert {section: dict(entries[section]) for section in entries.sections()} == {"console_scripts": COMMANDS}
+    assert {section: dict(entries[section]) for section in entries.sections()} == {
+        "console_scripts": COMMANDS
+    }
 
 
 def test_one_version_everywhere(distributions: Distributions) -> None:
@@ -82,13 +96,16 @@ def test_one_version_everywhere(distributions: Distributions) -> None:
     metadata = email.message_from_string(in_dist_info(distributions.wheel, "METADATA"))
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert metadata["Version"] == str(citation["version"]) == version("ptycho_dist")
-    assert (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(f"{metadata['Version']} ")
+    assert (
+        (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(f"{metadata['Version']} ")
+    )
 
 
 def test_citation_says_what_the_metadata_say(distributions: Distributions) -> None:
     metadata = email.message_from_string(in_dist_info(distributions.wheel, "METADATA"))
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation.keys() >= {"cff-version", "message", "title", "authors"}  # what the format asks for
+    # what the format asks for
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}
     assert citation["cff-version"] == "1.2.0"
     assert citation["title"] == metadata["Name"]
     assert citation["license"] == metadata["License-Expression"]

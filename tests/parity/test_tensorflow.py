@@ -1,4 +1,5 @@
-"""The scale and the likelihood against the formulas that TensorFlow users know, computed by TensorFlow itself."""
+"""The scale and the likelihood against the formulas that TensorFlow users know, computed by
+TensorFlow itself."""
 
 from __future__ import annotations
 
@@ -30,12 +31,23 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def tensorflow(arrays: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def tensorflow(
+    arrays: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, np.ndarray]:
     if not (TENSORFLOW_PYTHON.parents[1] / "installed").exists():
         pytest.skip("no .venv-tensorflow; bash tests/parity/make_venv.sh makes it")
     folder = tmp_path_factory.mktemp("tensorflow")
     np.savez(folder / "in.npz", **arrays)
-    subprocess.run([TENSORFLOW_PYTHON, HERE / "tensorflow_reference.py", folder / "in.npz", folder / "out.npz"], check=True, timeout=300)
+    subprocess.run(
+        [
+            TENSORFLOW_PYTHON,
+            HERE / "tensorflow_reference.py",
+            folder / "in.npz",
+            folder / "out.npz",
+        ],
+        check=True,
+        timeout=300,
+    )
     with np.load(folder / "out.npz") as results:
         return dict(results)
 
@@ -44,9 +56,13 @@ def tensorflow(arrays: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathF
 def test_scale(arrays: dict[str, np.ndarray], tensorflow: dict[str, np.ndarray], name: str) -> None:
     channels_first = np.moveaxis(arrays[name], -1, 1)
     scale = derive_intensity_scale(channels_first, NPHOTONS).value
-    assert scale == pytest.approx(float(tensorflow[f"scale_{name}"]), rel=2e-6)  # TensorFlow's sum of 24576 float32 terms
-    assert scale == pytest.approx(float(tensorflow[f"scale64_{name}"]), rel=1e-12)  # the same in float64
-    float64_reference = np.sqrt(NPHOTONS / np.mean(np.sum(channels_first.astype(np.float64) ** 2, axis=(2, 3))))
+    # TensorFlow's sum of 24576 float32 terms
+    assert scale == pytest.approx(float(tensorflow[f"scale_{name}"]), rel=2e-6)
+    # the same in float64
+    assert scale == pytest.approx(float(tensorflow[f"scale64_{name}"]), rel=1e-12)
+    float64_reference = np.sqrt(
+        NPHOTONS / np.mean(np.sum(channels_first.astype(np.float64) ** 2, axis=(2, 3)))
+    )
     assert scale == pytest.approx(float64_reference, rel=1e-12)
 
 
@@ -56,16 +72,24 @@ def test_log_poisson_loss(arrays: dict[str, np.ndarray], tensorflow: dict[str, n
     x_norm = torch.from_numpy(np.sqrt(arrays["counts"]) / scale)
     loss = ScaledPoissonLoss(scale)
     in_float64 = loss.negative_log_likelihood(intensity, x_norm).numpy()
-    np.testing.assert_allclose(in_float64, tensorflow["nll"], rtol=1e-12, atol=1e-10)  # float64 throughout; values of 1e3 cancel to 1
+    # float64 throughout; values of 1e3 cancel to 1
+    np.testing.assert_allclose(in_float64, tensorflow["nll"], rtol=1e-12, atol=1e-10)
     in_float32 = loss.negative_log_likelihood(intensity.float(), x_norm.float()).mean().item()
     assert in_float32 == pytest.approx(tensorflow["nll"].mean(), rel=2e-6)
 
 
-def test_deviance_has_the_likelihoods_gradient(arrays: dict[str, np.ndarray], tensorflow: dict[str, np.ndarray]) -> None:
+def test_deviance_has_the_likelihoods_gradient(
+    arrays: dict[str, np.ndarray], tensorflow: dict[str, np.ndarray]
+) -> None:
     """TensorFlow's value differs from ours by a function of the counts alone."""
     scale = 3.0
     x_norm = torch.from_numpy(np.sqrt(arrays["counts"]) / scale)
-    deviance = ScaledPoissonLoss(scale).deviance(torch.from_numpy(arrays["rate"] / scale**2), x_norm).numpy()
+    deviance = (
+        ScaledPoissonLoss(scale)
+        .deviance(torch.from_numpy(arrays["rate"] / scale**2), x_norm)
+        .numpy()
+    )
     counts = arrays["counts"]
     of_the_counts = np.where(counts > 0, counts - counts * np.log(np.maximum(counts, 1)), 0)
-    np.testing.assert_allclose(deviance, tensorflow["nll"] - of_the_counts, rtol=1e-9, atol=1e-9)  # differences of values of 1e3
+    # differences of values of 1e3
+    np.testing.assert_allclose(deviance, tensorflow["nll"] - of_the_counts, rtol=1e-9, atol=1e-9)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.physics.probe import illumination, normalize_probe, shift_probe, whole_pixel_and_rest
+from ptycho_dist.physics.probe import (
+    illumination,
+    normalize_probe,
+    shift_probe,
+    whole_pixel_and_rest,
+)
 from ptycho_dist.physics.propagation import diffracted_intensity
 
 
@@ -23,7 +28,10 @@ def test_intensity_is_the_incoherent_sum_of_the_modes_discrete_fourier_transform
         for mode in range(3):
             exit_wave = probe[mode].numpy().astype(complex) * patch[number].numpy()
             expected[number] += np.abs(transform @ exit_wave @ transform.T) ** 2
-    np.testing.assert_allclose(diffracted_intensity(patch, probe).numpy(), expected, rtol=1e-4, atol=1e-5)  # float32 FFT of 36 terms
+    # float32 FFT of 36 terms
+    np.testing.assert_allclose(
+        diffracted_intensity(patch, probe).numpy(), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_energy_of_the_exit_wave_is_kept() -> None:
@@ -36,7 +44,9 @@ def test_each_group_has_its_own_probe() -> None:
     probes, patches = complex_noise(2, 1, 8, 8), complex_noise(2, 3, 8, 8).flip(-1)
     together = diffracted_intensity(patches, probes.unsqueeze(1))
     for group in range(2):
-        torch.testing.assert_close(together[group], diffracted_intensity(patches[group], probes[group]))
+        torch.testing.assert_close(
+            together[group], diffracted_intensity(patches[group], probes[group])
+        )
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
@@ -52,7 +62,9 @@ def test_normalisation_keeps_the_modes_relative_power() -> None:
     probe = complex_noise(2, 16, 16)
     probe[1] *= 0.5
     power = [mode.abs().square().sum() for mode in normalize_probe(probe)]
-    assert (power[1] / power[0]).item() == pytest.approx((probe[1].abs().square().sum() / probe[0].abs().square().sum()).item(), rel=1e-5)
+    assert (power[1] / power[0]).item() == pytest.approx(
+        (probe[1].abs().square().sum() / probe[0].abs().square().sum()).item(), rel=1e-5
+    )
 
 
 def test_empty_batch_passes() -> None:
@@ -71,14 +83,16 @@ def test_positions_split_into_the_nearest_pixel_and_the_rest() -> None:
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.3, -0.45), (-0.5, 0.5)])
 def test_shifted_probe_is_the_probe_sampled_elsewhere(shift: tuple[float, float]) -> None:
-    """A Gaussian beam can be sampled anywhere: moved by d, its value at y is the old one at y - d."""
+    """A Gaussian beam can be sampled anywhere: moved by d, its value at y is the old one at y -
+    d."""
     y, x = (torch.arange(32.0)[:, None] - 16, torch.arange(32.0)[None, :] - 16)
 
     def beam(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.exp(-(y**2 + 2 * x**2) / 30 + 0.3j * y - 0.1j * x)
 
     moved = shift_probe(beam(y, x)[None], torch.tensor(shift))
-    # float32 transforms; the beam has fallen to 2e-4 at the window's border, where the shift is periodic
+    # float32 transforms; the beam has fallen to 2e-4 at the window's border, where the shift is
+    # periodic
     torch.testing.assert_close(moved[0], beam(y - shift[0], x - shift[1]), rtol=0, atol=2e-4)
 
 
@@ -87,7 +101,10 @@ def test_each_pattern_has_its_own_shift() -> None:
     together = shift_probe(probes.unsqueeze(1), shifts)
     assert together.shape == (2, 4, 3, 8, 8)
     torch.testing.assert_close(together[1, 2], shift_probe(probes[1], shifts[1, 2]))
-    torch.testing.assert_close(illumination(together).sum(dim=(-2, -1))[1], illumination(probes[1]).sum().expand(4))  # no light is lost
+    # no light is lost
+    torch.testing.assert_close(
+        illumination(together).sum(dim=(-2, -1))[1], illumination(probes[1]).sum().expand(4)
+    )
 
 
 def test_no_pattern_no_shift() -> None:
@@ -100,5 +117,7 @@ def test_a_detector_sees_nothing_where_its_mask_says_so() -> None:
     seen, whole = diffracted_intensity(patches, probe, mask), diffracted_intensity(patches, probe)
     assert torch.equal(seen[mask], whole[mask])
     assert not seen[~mask].any()
-    (gradient,) = torch.autograd.grad(diffracted_intensity(patches, probe, mask[:1] & False).sum(), patches)
+    (gradient,) = torch.autograd.grad(
+        diffracted_intensity(patches, probe, mask[:1] & False).sum(), patches
+    )
     assert not gradient.any()

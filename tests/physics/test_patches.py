@@ -30,7 +30,8 @@ def test_placing_is_adding_to_slices() -> None:
     for group in range(2):
         for number, (y, x) in enumerate(CORNERS[group].tolist()):
             expected[group, y : y + 6, x : x + 6] += patches[group, number]
-    torch.testing.assert_close(placed, expected, rtol=1e-14, atol=1e-14)  # overlapping terms in another order
+    # overlapping terms in another order
+    torch.testing.assert_close(placed, expected, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("spread", [0, 3, 40])
@@ -52,7 +53,9 @@ def test_merged_patches_are_the_weighted_mean_on_a_canvas_that_covers_them(sprea
 
 def test_one_pattern_is_its_own_merge() -> None:
     patches = complex_noise(2, 1, 4, 4)
-    merged = GroupCanvas(torch.tensor([[[3, 1]], [[0, 9]]]), 4).mean(patches, torch.ones(2, 1, 4, 4, dtype=torch.float64))
+    merged = GroupCanvas(torch.tensor([[[3, 1]], [[0, 9]]]), 4).mean(
+        patches, torch.ones(2, 1, 4, 4, dtype=torch.float64)
+    )
     torch.testing.assert_close(merged, patches)
 
 
@@ -64,7 +67,9 @@ def test_where_nothing_is_lit_the_merge_is_zero() -> None:
 
 def test_empty_batch() -> None:
     empty = torch.zeros(0, 4, 8, 8, dtype=torch.complex64, requires_grad=True)
-    merged = GroupCanvas(torch.zeros(0, 4, 2, dtype=torch.int64), 8).mean(empty, torch.ones(0, 4, 8, 8))
+    merged = GroupCanvas(torch.zeros(0, 4, 2, dtype=torch.int64), 8).mean(
+        empty, torch.ones(0, 4, 8, 8)
+    )
     merged.abs().sum().backward()
     assert merged.shape == (0, 4, 8, 8)
 

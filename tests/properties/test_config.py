@@ -1,4 +1,5 @@
-"""Any valid configuration comes back from a YAML file as it was; any other is refused with the name of the key."""
+"""Any valid configuration comes back from a YAML file as it was; any other is refused with the name
+of the key."""
 
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ import yaml
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from ptycho_dist.config import Config, ConfigError, DataConfig, Hdf5Config, ModelConfig, SimulationConfig, TrainConfig, parse_mapping
+from ptycho_dist.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    Hdf5Config,
+    ModelConfig,
+    SimulationConfig,
+    TrainConfig,
+    parse_mapping,
+)
 
 NO_SHRINKING = (Phase.explicit, Phase.generate)
 """For large examples: to make a failing one small takes minutes."""
@@ -21,7 +31,24 @@ NO_SHRINKING = (Phase.explicit, Phase.generate)
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 # Text that a YAML reader would take for something else where it is not quoted.
 lookalikes = st.sampled_from(
-    ["null", "~", "true", "no", "5", "1e6", "0x1f", "1_000", "[a]", "[a, b]", "{a: 1}", "- a", "a: b", "", "*a", "!!int 3"]
+    [
+        "null",
+        "~",
+        "true",
+        "no",
+        "5",
+        "1e6",
+        "0x1f",
+        "1_000",
+        "[a]",
+        "[a, b]",
+        "{a: 1}",
+        "- a",
+        "a: b",
+        "",
+        "*a",
+        "!!int 3",
+    ]
 )
 names = texts | lookalikes
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
@@ -38,7 +65,9 @@ def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def ranges(low: float | None = None) -> st.SearchStrategy[tuple[float, float]]:
-    return st.tuples(*[st.floats(low, allow_infinity=False, allow_nan=False)] * 2).map(lambda pair: (min(pair), max(pair)))
+    return st.tuples(*[st.floats(low, allow_infinity=False, allow_nan=False)] * 2).map(
+        lambda pair: (min(pair), max(pair))
+    )
 
 
 VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
@@ -55,7 +84,9 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "hdf5": st.builds(
             Hdf5Config,
             **{
-                field.name: st.sampled_from([None, "px", "m", "mm", "um", "nm"]) if field.name == "positions_unit" else optional(names)
+                field.name: st.sampled_from([None, "px", "m", "mm", "um", "nm"])
+                if field.name == "positions_unit"
+                else optional(names)
                 for field in dataclasses.fields(Hdf5Config)
             },
         ),
@@ -84,7 +115,9 @@ VALID: dict[type, dict[str, st.SearchStrategy[Any]]] = {
         "global_batch_size": counting,
         "accumulate_grad_batches": counting,
         "learning_rate": positive,
-        "precision": st.sampled_from(typing.get_args(typing.get_type_hints(TrainConfig)["precision"])),
+        "precision": st.sampled_from(
+            typing.get_args(typing.get_type_hints(TrainConfig)["precision"])
+        ),
         "seed": seeds,
         "resume": optional(names),
         "init": optional(names),
@@ -113,23 +146,52 @@ WITH: dict[str, dict[str, Any]] = {
 """What goes with a key that is refused alone."""
 
 sampling_keys: list[st.SearchStrategy[dict[str, Any]]] = [
-    st.fixed_dictionaries({key: VALID[DataConfig][key], **{other: st.just(value) for other, value in WITH.get(key, {}).items()}})
+    st.fixed_dictionaries(
+        {
+            key: VALID[DataConfig][key],
+            **{other: st.just(value) for other, value in WITH.get(key, {}).items()},
+        }
+    )
     for key in ("sampling", "subset_size", *WITH)
-] + [st.fixed_dictionaries({"sampling": st.sampled_from(["random", "central_block", "poisson_disc"]), "subset_size": counting})]
-CONCERNS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "simulation": SimulationConfig}
+] + [
+    st.fixed_dictionaries(
+        {
+            "sampling": st.sampled_from(["random", "central_block", "poisson_disc"]),
+            "subset_size": counting,
+        }
+    )
+]
+CONCERNS = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "simulation": SimulationConfig,
+}
 
 
 def known_keys(concern: type) -> dict[str, st.SearchStrategy[Any]]:
     """The strategies above for the keys that there are; a new key stays at its default here."""
-    return {field.name: VALID[concern][field.name] for field in dataclasses.fields(concern) if field.name in VALID[concern]}
+    return {
+        field.name: VALID[concern][field.name]
+        for field in dataclasses.fields(concern)
+        if field.name in VALID[concern]
+    }
 
 
 def whole(concern: type) -> st.SearchStrategy[Any]:
     keys = known_keys(concern)
     if concern is not DataConfig:
         return st.builds(concern, **keys)
-    rest = st.fixed_dictionaries({key: strategy for key, strategy in keys.items() if key not in ("sampling", "subset_size", *WITH)})
-    return st.builds(lambda rest, sampling: DataConfig(**rest, **sampling), rest, st.one_of(sampling_keys))
+    rest = st.fixed_dictionaries(
+        {
+            key: strategy
+            for key, strategy in keys.items()
+            if key not in ("sampling", "subset_size", *WITH)
+        }
+    )
+    return st.builds(
+        lambda rest, sampling: DataConfig(**rest, **sampling), rest, st.one_of(sampling_keys)
+    )
 
 
 configs = st.builds(Config, **{name: whole(concern) for name, concern in CONCERNS.items()})
@@ -137,7 +199,10 @@ KEYS = [(name, key) for name, concern in CONCERNS.items() for key in known_keys(
 
 junk: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts | lookalikes,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | st.integers() | st.none(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(texts | st.integers() | st.none(), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -168,7 +233,9 @@ def test_config_comes_back_from_yaml(config: Config) -> None:
 @pytest.mark.parametrize(("concern", "key"), KEYS)
 @settings(max_examples=12)
 @given(data=st.data())
-def test_each_key_comes_back_alone_with_its_type(concern: str, key: str, data: st.DataObject) -> None:
+def test_each_key_comes_back_alone_with_its_type(
+    concern: str, key: str, data: st.DataObject
+) -> None:
     value = data.draw(VALID[CONCERNS[concern]][key])
     told = {concern: {key: as_yaml(value), **WITH.get(key, {})}}
     found = getattr(getattr(parse_mapping(yaml.safe_load(yaml.safe_dump(told))), concern), key)
@@ -189,7 +256,9 @@ def is_of(value: Any, kind: Any) -> bool:
         return value in arguments or str(value) in map(str, arguments)
     if origin in (list, tuple):
         kinds = arguments * (len(value) if origin is list and isinstance(value, list) else 1)
-        return isinstance(value, list) and len(value) == len(kinds) and all(map(is_of, value, kinds))
+        return (
+            isinstance(value, list) and len(value) == len(kinds) and all(map(is_of, value, kinds))
+        )
     if dataclasses.is_dataclass(kind):
         return isinstance(value, dict)
     if arguments:
@@ -207,7 +276,9 @@ def is_of(value: Any, kind: Any) -> bool:
 def test_value_is_read_as_it_is_or_refused_by_name(concern: str, key: str, value: Any) -> None:
     """No other exception, and nothing that is of another type is bent into shape."""
     try:
-        found = getattr(getattr(parse_mapping({concern: {key: value, **WITH.get(key, {})}}), concern), key)
+        found = getattr(
+            getattr(parse_mapping({concern: {key: value, **WITH.get(key, {})}}), concern), key
+        )
     except ConfigError as error:
         found, message = None, str(error)
     else:
@@ -220,7 +291,13 @@ def test_value_is_read_as_it_is_or_refused_by_name(concern: str, key: str, value
 
 
 @pytest.mark.parametrize(
-    ("concern", "key"), [("train", "learning_rate"), ("data", "nphotons"), ("simulation", "step_px"), ("train", "max_minutes")]
+    ("concern", "key"),
+    [
+        ("train", "learning_rate"),
+        ("data", "nphotons"),
+        ("simulation", "step_px"),
+        ("train", "max_minutes"),
+    ],
 )
 @settings(max_examples=20)
 @given(value=st.floats(max_value=0) | st.just(math.nan) | st.just(math.inf))

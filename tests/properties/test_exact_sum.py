@@ -1,4 +1,5 @@
-"""The exact sum and the scale, for any numbers in any order on any number of ranks, against rational arithmetic."""
+"""The exact sum and the scale, for any numbers in any order on any number of ranks, against
+rational arithmetic."""
 
 from __future__ import annotations
 
@@ -36,14 +37,16 @@ ELEMENTS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def stacks(draw: st.DrawFn) -> Chunk:
-    """Up to 6 patterns of up to 6 pixels, of any of the types, over its whole range, subnormals included."""
+    """Up to 6 patterns of up to 6 pixels, of any of the types, over its whole range, subnormals
+    included."""
     dtype = draw(st.sampled_from(sorted(ELEMENTS)))
     shape = draw(st.tuples(st.integers(0, 6), st.integers(1, 2), st.integers(1, 3)))
     return draw(hnp.arrays(dtype, shape, elements=ELEMENTS[dtype]))
 
 
 def energies_by_loop(stack: Chunk) -> list[float]:
-    """sum(x**2) of each pattern in Python's float64, pixel by pixel (NumPy too adds fewer than 8 numbers one by one)."""
+    """sum(x**2) of each pattern in Python's float64, pixel by pixel (NumPy too adds fewer than 8
+    numbers one by one)."""
     energies = []
     for pattern in stack:
         energy = 0.0
@@ -59,7 +62,8 @@ def sum_by_fractions(chunks: Sequence[Chunk]) -> ExactSum:
 
 
 def sum_over_shards(shards: Sequence[Sequence[Chunk]]) -> ExactSum:
-    """`exact_energy_sum` as each of several ranks calls it, with NumPy's int64 addition in place of the `all_reduce`."""
+    """`exact_energy_sum` as each of several ranks calls it, with NumPy's int64 addition in place of
+    the `all_reduce`."""
     local_vectors: list[np.ndarray] = []
 
     def keep(local_values: Any, length: int, process_group: object) -> list[int]:
@@ -78,8 +82,11 @@ def sum_over_shards(shards: Sequence[Sequence[Chunk]]) -> ExactSum:
 
 
 def is_rounded_sqrt(value: float, square: Fraction) -> bool:
-    """Whether no float64 is nearer to the root of `square`: it lies between the midpoints to the value's neighbours."""
-    below, above = (Fraction(value) + Fraction(math.nextafter(value, end)) for end in (-math.inf, math.inf))
+    """Whether no float64 is nearer to the root of `square`: it lies between the midpoints to the
+    value's neighbours."""
+    below, above = (
+        Fraction(value) + Fraction(math.nextafter(value, end)) for end in (-math.inf, math.inf)
+    )
     return below**2 <= 4 * square <= above**2
 
 
@@ -88,9 +95,14 @@ def test_sum_is_the_sum_of_fractions(chunks: list[Chunk]) -> None:
     assert exact_energy_sum(chunks) == sum_by_fractions(chunks)
 
 
-@given(st.lists(stacks(), min_size=1, max_size=5), st.integers(1, 8), st.randoms(use_true_random=False))
-def test_sum_does_not_know_order_chunks_or_ranks(chunks: list[Chunk], num_ranks: int, random: Any) -> None:
-    """Every pattern alone, in any order, to any rank, and there in chunks as they come; some ranks get none."""
+@given(
+    st.lists(stacks(), min_size=1, max_size=5), st.integers(1, 8), st.randoms(use_true_random=False)
+)
+def test_sum_does_not_know_order_chunks_or_ranks(
+    chunks: list[Chunk], num_ranks: int, random: Any
+) -> None:
+    """Every pattern alone, in any order, to any rank, and there in chunks as they come; some ranks
+    get none."""
     patterns = [pattern[None] for chunk in chunks for pattern in chunk]
     random.shuffle(patterns)
     shards: list[list[Chunk]] = [[] for _ in range(num_ranks)]
@@ -105,9 +117,17 @@ def test_sum_does_not_know_where_a_stack_is_cut(stack: Chunk, cuts: list[int]) -
 
 
 @settings(max_examples=20)
-@given(st.integers(1, 140), st.integers(1, 140), st.integers(0, 2**32 - 1), st.sampled_from(["float64", "float32", "float16"]))
-def test_energy_of_a_pattern_of_any_size_has_the_same_bits_in_any_chunk(rows: int, columns: int, seed: int, dtype: str) -> None:
-    """Here NumPy adds in blocks, so that the order would show if it changed with the chunk or its layout."""
+@given(
+    st.integers(1, 140),
+    st.integers(1, 140),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["float64", "float32", "float16"]),
+)
+def test_energy_of_a_pattern_of_any_size_has_the_same_bits_in_any_chunk(
+    rows: int, columns: int, seed: int, dtype: str
+) -> None:
+    """Here NumPy adds in blocks, so that the order would show if it changed with the chunk or its
+    layout."""
     stack = np.random.default_rng(seed).lognormal(0, 2, (5, rows, columns)).astype(dtype)
     alone = [pattern_energies(pattern[None]).item() for pattern in stack]
     assert pattern_energies(stack).tolist() == alone
@@ -146,14 +166,20 @@ def test_root_of_a_square_is_exact(root: int, exponent: int) -> None:
 def test_scale_that_no_float64_holds_is_refused() -> None:
     stack = np.zeros((100, 1, 1))
     stack[7] = 2.3e-162  # its energy is the smallest float64
-    with pytest.raises(ValueError, match=r"is too small: no float64 holds the factor that brings it to 1\.79e\+308"):
+    with pytest.raises(
+        ValueError, match=r"is too small: no float64 holds the factor that brings it to 1\.79e\+308"
+    ):
         derive_intensity_scale(stack, 1.79e308)
 
 
 @given(stacks(), st.sampled_from([math.nan, math.inf, -math.inf, 1.5e154]), st.data())
-def test_energy_that_is_not_finite_is_refused(stack: Chunk, value: float, data: st.DataObject) -> None:
+def test_energy_that_is_not_finite_is_refused(
+    stack: Chunk, value: float, data: st.DataObject
+) -> None:
     stack = np.concatenate([stack.astype(np.float64), np.ones((1, *stack.shape[1:]))])
     place = data.draw(st.integers(0, stack.size - 1))
     stack.reshape(-1)[place] = value
-    with pytest.raises(ValueError, match=f"pattern {place // stack[0].size} of a chunk is not finite"):
+    with pytest.raises(
+        ValueError, match=f"pattern {place // stack[0].size} of a chunk is not finite"
+    ):
         exact_energy_sum([stack])

@@ -1,4 +1,5 @@
-"""A headless Chromium that looks at a page: what it shows, complains about and asks for. Spoken to over its DevTools pipe, no port."""
+"""A headless Chromium that looks at a page: what it shows, complains about and asks for. Spoken to
+over its DevTools pipe, no port."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ FLAGS = [
 
 def chromium() -> str | None:
     """The browser's path, if one is installed."""
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
 
 
 class Page:
@@ -54,13 +59,23 @@ class Page:
         self._session: str | None = None
         self._is_loaded = False
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._ask(f"{domain}.enable")
 
-    def open(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    def open(
+        self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> None:
         """Load a page to its end."""
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
         self._is_loaded = False
@@ -73,7 +88,9 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression; a promise is waited for."""
-        answer = self._ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        answer = self._ask(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -84,7 +101,9 @@ class Page:
 
     def print_to(self, path: Path) -> None:
         """The page as a PDF."""
-        path.write_bytes(base64.b64decode(self._ask("Page.printToPDF", printBackground=True)["data"]))
+        path.write_bytes(
+            base64.b64decode(self._ask("Page.printToPDF", printBackground=True)["data"])
+        )
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

@@ -19,7 +19,9 @@ def report() -> Report:
     random = np.random.default_rng(0)
     y, x = np.indices((16, 16)) - HALF_SIZE
     probe = np.exp(-(y**2 + x**2) / 20 + 0.05j * (y**2 + x**2))[None].astype(np.complex64)
-    object_ = (random.uniform(0.7, 1, (40, 44)) * np.exp(1j * random.uniform(-0.5, 0.5, (40, 44)))).astype(np.complex64)
+    object_ = (
+        random.uniform(0.7, 1, (40, 44)) * np.exp(1j * random.uniform(-0.5, 0.5, (40, 44)))
+    ).astype(np.complex64)
     pattern = random.uniform(0.1, 5000, (16, 16))
     nphotons = 1e6 / 3
     mean_energy = HALF_SIZE**2 * (1 + 1e-8)
@@ -61,13 +63,18 @@ def report() -> Report:
 @pytest.fixture(scope="session")
 def hostile_report(report: Report) -> tuple[Report, str]:
     """A report in which every text is an attack, and that attack."""
-    attack = "</title></style></pre><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\"'&{{ 7 * 7 }}"
+    attack = (
+        "</title></style></pre><script>window.hit = 1</script><img src=x onerror='window.hit "
+        "= 1'>\"'&{{ 7 * 7 }}"
+    )
     return (
         dataclasses.replace(
             report,
             title=attack,
             run={attack: attack},
-            scale=dataclasses.replace(report.scale, nphotons_source=attack, subset_fingerprint=attack),
+            scale=dataclasses.replace(
+                report.scale, nphotons_source=attack, subset_fingerprint=attack
+            ),
             summary={**report.summary, "data": attack, "versions": {attack: attack}},
             config={"data": {attack: attack}},
             versions={attack: attack},
@@ -80,8 +87,15 @@ def hostile_report(report: Report) -> tuple[Report, str]:
 @pytest.fixture(scope="session")
 def full_report(report: Report) -> Report:
     """One with every optional part."""
-    rows = [{"step": 10 * epoch, "epoch": epoch, "train_deviance_per_pixel": 9 / (epoch + 1)} for epoch in range(4)]
-    rows[-1] |= {"val_deviance_per_pixel": "6.5", "val_nll": "-447.4700343967199", "step_deviance_per_pixel": ""}
+    rows = [
+        {"step": 10 * epoch, "epoch": epoch, "train_deviance_per_pixel": 9 / (epoch + 1)}
+        for epoch in range(4)
+    ]
+    rows[-1] |= {
+        "val_deviance_per_pixel": "6.5",
+        "val_nll": "-447.4700343967199",
+        "step_deviance_per_pixel": "",
+    }
     return dataclasses.replace(
         report,
         metrics=rows,

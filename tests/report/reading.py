@@ -73,7 +73,10 @@ class ReadPage(HTMLParser):
         sources = [value for tag, name, value in self.attributes if (tag, name) == ("img", "src")]
         prefix = "data:image/png;base64,"
         assert all(source.startswith(prefix) for source in sources)
-        images = [Image.open(io.BytesIO(base64.b64decode(source.removeprefix(prefix), validate=True))) for source in sources]
+        images = [
+            Image.open(io.BytesIO(base64.b64decode(source.removeprefix(prefix), validate=True)))
+            for source in sources
+        ]
         for image in images:
             image.load()
         return images
@@ -81,11 +84,28 @@ class ReadPage(HTMLParser):
 
 def assert_self_contained(page: ReadPage) -> None:
     """Nothing that the page shows or does comes from elsewhere, and nothing in it runs."""
-    assert not {"script", "iframe", "object", "embed", "form", "base", "svg", "video", "audio"} & set(page.tags)
-    links = [value for _, name, value in page.attributes if name in {"src", "href", "srcset", "action", "data", "poster"}]
+    assert not {
+        "script",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "base",
+        "svg",
+        "video",
+        "audio",
+    } & set(page.tags)
+    links = [
+        value
+        for _, name, value in page.attributes
+        if name in {"src", "href", "srcset", "action", "data", "poster"}
+    ]
     assert all(value.startswith("data:") for value in links), links
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert "url(" not in page.style
     assert "@import" not in page.style
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+        "form-action 'none'"
+    )
     assert ("meta", "content", policy) in page.attributes

@@ -12,7 +12,8 @@ from ptycho_dist.report.alignment import fit_phase_ramp, remove_phase_ramp
 from ptycho_dist.report.comparison import compare_with_reference
 
 SHAPE = (90, 100)
-# Rounding of complex64 is 6e-8 of a value, and some 1e-6 of the contrast, which is a tenth of the value.
+# Rounding of complex64 is 6e-8 of a value, and some 1e-6 of the contrast, which is a tenth of the
+# value.
 ROUNDING = 1e-5
 
 
@@ -42,7 +43,12 @@ def compare(object_, positions, reference, *, origin_px=(0, 0), valid=None, illu
     valid = np.ones(object_.shape, dtype=bool) if valid is None else valid
     illumination = np.ones(object_.shape) if illumination is None else illumination
     return compare_with_reference(
-        object_, origin_px=origin_px, valid=valid, illumination=illumination, positions_px=positions, reference=reference
+        object_,
+        origin_px=origin_px,
+        valid=valid,
+        illumination=illumination,
+        positions_px=positions,
+        reference=reference,
     )
 
 
@@ -66,7 +72,8 @@ def test_phase_ramp_global_phase_and_gain_are_fitted(positions, slope):
         assert score == pytest.approx(1, abs=ROUNDING)
     assert result.complex_error < ROUNDING
     assert result.amplitude_gain == pytest.approx(1 / 2.5, rel=ROUNDING)
-    # Rounding of the phase, averaged over thousands of pixels and divided by the box's width, is far below this.
+    # Rounding of the phase, averaged over thousands of pixels and divided by the box's width, is
+    # far below this.
     assert result.phase_ramp_rad_per_px == pytest.approx(slope, abs=1e-7)
     np.testing.assert_allclose(result.aligned, result.reference, atol=ROUNDING)
 
@@ -81,11 +88,13 @@ def test_box_is_the_whole_pixels_between_the_outermost_positions(positions):
 
 
 def test_phase_that_wraps_in_the_object_is_aligned(positions):
-    # Standard deviation 1.2 rad: some phases lie beyond pi from the mean, so both images contain wraps.
+    # Standard deviation 1.2 rad: some phases lie beyond pi from the mean, so both images contain
+    # wraps.
     reference = random_object(1, phase_rad=1.2)
     object_ = (reference * ramp(SHAPE, (0.2, 0.1))).astype(np.complex64)
     result = compare(object_, positions, reference)
-    # Looser than ROUNDING: of 3300 pixels one that lies within rounding of the cut may jump by 2 pi.
+    # Looser than ROUNDING: of 3300 pixels one that lies within rounding of the cut may jump by 2
+    # pi.
     assert result.phase.correlation > 0.99
     assert result.complex_error < ROUNDING
 
@@ -99,7 +108,8 @@ def test_unrelated_object_scores_near_zero(positions):
     # 3300 independent pixels: standard deviation 0.017 each, so 0.1 is six of them.
     assert abs(result.phase.correlation) < 0.1
     assert abs(result.amplitude.correlation) < 0.1
-    # The best of 3300 ramps explains about log(3300)/3300 = 0.25 % of the energy, 0.12 % of the error.
+    # The best of 3300 ramps explains about log(3300)/3300 = 0.25 % of the energy, 0.12 % of the
+    # error.
     assert 0.99 < result.complex_error <= 1
 
 
@@ -107,14 +117,21 @@ def test_noise_lowers_every_score(positions):
     reference = random_object(1)
     rng = np.random.default_rng(6)
     noise = rng.normal(size=SHAPE) + 1j * rng.normal(size=SHAPE)
-    little, much = (compare((reference + scale * noise).astype(np.complex64), positions, reference) for scale in (0.01, 0.1))
+    little, much = (
+        compare((reference + scale * noise).astype(np.complex64), positions, reference)
+        for scale in (0.01, 0.1)
+    )
     for image in ("phase", "amplitude"):
         for score in ("correlation", "ssim", "ms_ssim", "psnr_db"):
             assert getattr(getattr(much, image), score) < getattr(getattr(little, image), score)
         assert getattr(much, image).mae > getattr(little, image).mae
-        assert getattr(much, image).frc.correlation.mean() < getattr(little, image).frc.correlation.mean()
+        assert (
+            getattr(much, image).frc.correlation.mean()
+            < getattr(little, image).frc.correlation.mean()
+        )
     assert much.complex_error > little.complex_error
-    # Noise of 0.01 in either part is sqrt(2) * 0.01 of an RMS amplitude of 0.806; 3300 pixels know it to 2 %.
+    # Noise of 0.01 in either part is sqrt(2) * 0.01 of an RMS amplitude of 0.806; 3300 pixels know
+    # it to 2 %.
     assert little.complex_error == pytest.approx(math.sqrt(2) * 0.01 / 0.806, rel=0.06)
 
 
@@ -124,12 +141,15 @@ def test_origin_places_the_object_in_scan_coordinates(positions):
     whole = compare(object_, positions, reference)
     cropped = compare(object_[9:, 4:95], positions, reference, origin_px=(9, 4))
     padded = compare(np.pad(object_, ((6, 2), (11, 0))), positions, reference, origin_px=(-6, -11))
-    # The same pixels; what differs is how splines end, six pixels beyond them: each pixel takes .27 of what its neighbour has.
+    # The same pixels; what differs is how splines end, six pixels beyond them: each pixel takes .27
+    # of what its neighbour has.
     assert_same_numbers(whole, cropped, tolerance=1e-3)
     assert_same_numbers(whole, padded, tolerance=1e-3)
     assert whole.shift_px == pytest.approx((0, 0), abs=0.02)
     # An origin that is wrong by two pixels is a shift.
-    assert compare(object_, positions, reference, origin_px=(2, 0)).shift_px == pytest.approx((-2, 0), abs=0.02)
+    assert compare(object_, positions, reference, origin_px=(2, 0)).shift_px == pytest.approx(
+        (-2, 0), abs=0.02
+    )
 
 
 def test_fractional_origin_is_resampled(positions):
@@ -152,7 +172,8 @@ def test_fractional_origin_is_resampled(positions):
     # Splines err by some 1e-5 on so smooth a field; placing it at the nearest pixel errs by 3e-2.
     assert result.complex_error < 5e-4
     assert result.phase.correlation > 0.9999
-    # Row 16 of the object lies at 16.4: the first row whose four neighbours 17.4 - 1 .. + 2 are valid is 18.
+    # Row 16 of the object lies at 16.4: the first row whose four neighbours 17.4 - 1 .. + 2 are
+    # valid is 18.
     assert np.flatnonzero(np.isfinite(result.aligned).any(axis=1))[0] + result.box_px[0] == 18
 
 
@@ -167,7 +188,9 @@ def test_pixels_outside_the_mask_change_nothing(positions):
         spoiled[~valid] = garbage
         spoiled_reference[~valid] = garbage
         assert_same_numbers(clean, compare(spoiled, positions, reference, valid=valid), tolerance=0)
-        assert_same_numbers(clean, compare(object_, positions, spoiled_reference, valid=valid), tolerance=0)
+        assert_same_numbers(
+            clean, compare(object_, positions, spoiled_reference, valid=valid), tolerance=0
+        )
     assert clean.num_pixels == 55 * 60 - 15 * 30
     y0, y1, x0, x1 = clean.box_px
     np.testing.assert_array_equal(np.isnan(clean.aligned), ~valid[y0:y1, x0:x1])
@@ -176,7 +199,9 @@ def test_pixels_outside_the_mask_change_nothing(positions):
 def test_constant_images_have_no_correlation(positions):
     reference = random_object(1)
     phase_only = np.exp(1j * np.angle(reference)).astype(np.complex64)
-    with pytest.warns(RuntimeWarning, match="amplitude correlation, PSNR and similarities are undefined"):
+    with pytest.warns(
+        RuntimeWarning, match="amplitude correlation, PSNR and similarities are undefined"
+    ):
         result = compare(reference, positions, phase_only)
     assert math.isnan(result.amplitude.correlation)
     assert result.numbers()["amplitude_correlation"] is None
@@ -188,9 +213,14 @@ def test_constant_images_have_no_correlation(positions):
 
 @pytest.fixture(scope="module")
 def leaves():
-    """Strong contrast, amplitude and phase independent, with a reference that has a ramp of its own as ePIE's have."""
-    scan = simulated_objects.make_object("dead_leaves", (150, 160), (0.5, 1.0), (-2.0, 2.0), np.random.default_rng(0))
-    return (scan * ramp(scan.shape, (0.02, -0.03))).astype(np.complex64), np.array([[20.0, 20.0], [129.0, 139.0]])
+    """Strong contrast, amplitude and phase independent, with a reference that has a ramp of its own
+    as ePIE's have."""
+    scan = simulated_objects.make_object(
+        "dead_leaves", (150, 160), (0.5, 1.0), (-2.0, 2.0), np.random.default_rng(0)
+    )
+    return (scan * ramp(scan.shape, (0.02, -0.03))).astype(np.complex64), np.array(
+        [[20.0, 20.0], [129.0, 139.0]]
+    )
 
 
 def score_of(object_, leaves):
@@ -201,13 +231,20 @@ def score_of(object_, leaves):
 def first_numbers(result):
     """What the report puts first."""
     names = list(result.numbers())[:4]
-    assert names == ["phase_correlation", "amplitude_correlation", "object_frc_half_bit_resolution_px", "object_frc_0.5_resolution_px"]
+    assert names == [
+        "phase_correlation",
+        "amplitude_correlation",
+        "object_frc_half_bit_resolution_px",
+        "object_frc_0.5_resolution_px",
+    ]
     return [result.numbers()[name] for name in names]
 
 
 def test_truth_in_any_gauge_scores_best(leaves):
     truth = leaves[0]
-    phase, amplitude, half_bit_px, half_px = first_numbers(score_of(3 * np.exp(1j) * truth * ramp(truth.shape, (-0.4, 0.1)), leaves))
+    phase, amplitude, half_bit_px, half_px = first_numbers(
+        score_of(3 * np.exp(1j) * truth * ramp(truth.shape, (-0.4, 0.1)), leaves)
+    )
     assert (phase, amplitude) == pytest.approx((1, 1), abs=ROUNDING)
     assert half_bit_px == half_px == 2
 
@@ -233,14 +270,19 @@ def impostors(truth):
         "flat with noise": 1 + 0.1 * rng.normal(size=truth.shape) + 0j,
         "amplitude for phase": (phase + 4) / 8 * np.exp(4j * amplitude),
         "twin": truth[::-1, ::-1].conj(),
-        "another object": simulated_objects.make_object("dead_leaves", truth.shape, (0.5, 1.0), (-2.0, 2.0), rng),
+        "another object": simulated_objects.make_object(
+            "dead_leaves", truth.shape, (0.5, 1.0), (-2.0, 2.0), rng
+        ),
     }
 
 
 @pytest.mark.parametrize("name", list(impostors(np.ones((2, 2)))))
 def test_impostor_scores_badly_in_what_comes_first(leaves, name):
-    phase, amplitude, half_bit_px, half_px = first_numbers(score_of(impostors(leaves[0])[name], leaves))
-    # Large leaves are few: two unrelated images of some tens of them correlate by chance by 0.1 or 0.2, either way.
+    phase, amplitude, half_bit_px, half_px = first_numbers(
+        score_of(impostors(leaves[0])[name], leaves)
+    )
+    # Large leaves are few: two unrelated images of some tens of them correlate by chance by 0.1 or
+    # 0.2, either way.
     limit = 0.01 if name in ("flat", "ramp") else 0.3
     assert phase < limit
     assert amplitude < limit
@@ -284,24 +326,48 @@ def test_ramp_fit_is_the_maximum_of_the_matched_sum():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"object_": np.ones(SHAPE)}, r"the object is float64 \(90, 100\); expected a complex array"),
-        ({"reference": np.ones((2, *SHAPE), np.complex64)}, r"the reference is complex64 \(2, 90, 100\); expected"),
-        ({"valid": np.ones((3, 4), dtype=bool)}, r"mask is bool \(3, 4\); expected bool \(90, 100\)"),
+        (
+            {"object_": np.ones(SHAPE)},
+            r"the object is float64 \(90, 100\); expected a complex array",
+        ),
+        (
+            {"reference": np.ones((2, *SHAPE), np.complex64)},
+            r"the reference is complex64 \(2, 90, 100\); expected",
+        ),
+        (
+            {"valid": np.ones((3, 4), dtype=bool)},
+            r"mask is bool \(3, 4\); expected bool \(90, 100\)",
+        ),
         ({"valid": np.ones(SHAPE)}, r"mask is float64 .*expected bool"),
-        ({"valid": np.zeros(SHAPE, dtype=bool)}, r"no pixel of the box .*= \(15, 70, 20, 80\) is valid"),
-        ({"illumination": np.ones((3, 4))}, r"illumination is float64 \(3, 4\); expected real numbers \(90, 100\)"),
-        ({"illumination": np.full(SHAPE, np.nan)}, "the illumination, where the object is valid, holds NaN"),
+        (
+            {"valid": np.zeros(SHAPE, dtype=bool)},
+            r"no pixel of the box .*= \(15, 70, 20, 80\) is valid",
+        ),
+        (
+            {"illumination": np.ones((3, 4))},
+            r"illumination is float64 \(3, 4\); expected real numbers \(90, 100\)",
+        ),
+        (
+            {"illumination": np.full(SHAPE, np.nan)},
+            "the illumination, where the object is valid, holds NaN",
+        ),
         ({"origin_px": (0.0, np.nan)}, r"origin_px is \[0.0, nan\]; expected two finite"),
         ({"origin_px": 3.0}, "origin_px is 3.0; expected two finite"),
         ({"positions_px": np.zeros((2, 5))}, r"shape \(2, 5\); expected \(n, 2\)"),
         ({"positions_px": np.zeros((0, 2))}, r"shape \(0, 2\); expected \(n, 2\)"),
-        ({"positions_px": np.array([[1.0, np.inf]])}, "positions_px holds NaN or infinity at 1 of 2 values"),
+        (
+            {"positions_px": np.array([[1.0, np.inf]])},
+            "positions_px holds NaN or infinity at 1 of 2 values",
+        ),
         (
             {"origin_px": (70, 0)},
             r"no rows to compare: the positions span 15..70, the object 70..160 and the reference",
         ),
         ({"origin_px": (0, -80)}, r"no columns to compare: .*the object -80..20"),
-        ({"positions_px": np.array([[30.2, 10.0], [30.8, 50.0]])}, "no rows to compare: the positions span 31..31"),
+        (
+            {"positions_px": np.array([[30.2, 10.0], [30.8, 50.0]])},
+            "no rows to compare: the positions span 31..31",
+        ),
         (
             {"object_": np.full(SHAPE, np.nan, np.complex64)},
             "the object, where it is valid, holds NaN or infinity at 9000",
@@ -310,8 +376,14 @@ def test_ramp_fit_is_the_maximum_of_the_matched_sum():
             {"reference": np.full(SHAPE, np.inf, np.complex64)},
             "the reference, .* holds NaN or infinity at 3300 of 3300",
         ),
-        ({"object_": np.zeros(SHAPE, np.complex64)}, "the object is zero at all 3300 compared pixels"),
-        ({"reference": np.zeros(SHAPE, np.complex64)}, "the reference is zero at all 3300 compared pixels"),
+        (
+            {"object_": np.zeros(SHAPE, np.complex64)},
+            "the object is zero at all 3300 compared pixels",
+        ),
+        (
+            {"reference": np.zeros(SHAPE, np.complex64)},
+            "the reference is zero at all 3300 compared pixels",
+        ),
     ],
 )
 def test_refused_input_is_named(positions, change, message):

@@ -50,7 +50,8 @@ def test_object_figure_is_written_and_not_blank(tmp_path, field, draw):
     path = tmp_path / "object.png"
     draw(field, (-3.0, 7.5), np.ones(SHAPE, dtype=bool), path)
     rgb = read_rgb(path)
-    # A page with labels only has few colours and little contrast; a smooth image has hundreds of shades.
+    # A page with labels only has few colours and little contrast; a smooth image has hundreds of
+    # shades.
     assert len(np.unique(rgb.reshape(-1, 3), axis=0)) > 200
     assert [entry.name for entry in tmp_path.iterdir()] == ["object.png"]
 
@@ -69,7 +70,9 @@ def test_invalid_pixels_are_blank_whatever_they_hold(tmp_path, monkeypatch, fiel
 
     draw(field, (0, 0), left_half, tmp_path / "left.png")
     # Half of axes of 5 x 3.75 inches; frame and edges take less than 2 %.
-    assert blank_area_in2(read_rgb(tmp_path / "left.png")) == pytest.approx(0.5 * 5 * 3.75, rel=0.02)
+    assert blank_area_in2(read_rgb(tmp_path / "left.png")) == pytest.approx(
+        0.5 * 5 * 3.75, rel=0.02
+    )
 
 
 def test_single_pixels_are_shown_where_they_lie(tmp_path, monkeypatch):
@@ -80,9 +83,13 @@ def test_single_pixels_are_shown_where_they_lie(tmp_path, monkeypatch):
     object_figures.draw_amplitude(field, (0, 0), np.ones((6, 8), dtype=bool), tmp_path / "one.png")
     rgb = read_rgb(tmp_path / "one.png")
     height, width = rgb.shape[:2]
-    # Axes start 0.8 inches from the left and 0.45 from the top; pixels are 5/8 inches wide; 150 dots an inch.
+    # Axes start 0.8 inches from the left and 0.45 from the top; pixels are 5/8 inches wide; 150
+    # dots an inch.
     row, column = (np.array([1.5, 3.5]) * 5 / 8 + (0.45, 0.8)) * 150
-    assert (height, width) == (round((0.6 + 3.75 + 0.45) * 150), round((0.8 + 5 + 0.12 + 0.16 + 1) * 150))
+    assert (height, width) == (
+        round((0.6 + 3.75 + 0.45) * 150),
+        round((0.8 + 5 + 0.12 + 0.16 + 1) * 150),
+    )
     assert rgb[int(row), int(column)].max() < 0.05
     assert rgb[int(row), int(column) + 94].min() > 0.95
     assert rgb[int(row) + 94, int(column)].min() > 0.95
@@ -135,14 +142,18 @@ def test_wrapping_phase_gets_a_cyclic_map(tmp_path, monkeypatch):
 def test_colour_limits_ignore_a_few_bad_pixels(tmp_path, monkeypatch, field):
     shown = recorded_images(monkeypatch)
     field[0, :3] = 1e6
-    object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "amplitude.png")
+    object_figures.draw_amplitude(
+        field, (0, 0), np.ones(SHAPE, dtype=bool), tmp_path / "amplitude.png"
+    )
     assert shown[0][2][1] < 2
 
 
 def test_constant_object_and_single_pixel_can_be_drawn(tmp_path):
     for shape in ((30, 30), (1, 1), (2, 300)):
         flat = np.ones(shape, dtype=np.complex64)
-        object_figures.draw_amplitude(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "amplitude.png")
+        object_figures.draw_amplitude(
+            flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "amplitude.png"
+        )
         object_figures.draw_phase(flat, (0, 0), np.ones(shape, dtype=bool), tmp_path / "phase.png")
         read_rgb(tmp_path / "phase.png")
 
@@ -155,16 +166,27 @@ def test_comparison_shows_both_and_their_difference(tmp_path, monkeypatch, field
     shown = recorded_images(monkeypatch)
     aligned = np.where(left_half, field * 1.1 * np.exp(0.3j), np.nan)
     path = tmp_path / "comparison.png"
-    object_figures.draw_comparison(aligned, field, (5, 65, 10, 90), curves(field), path, title="a title")
+    object_figures.draw_comparison(
+        aligned, field, (5, 65, 10, 90), curves(field), path, title="a title"
+    )
     read_rgb(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["comparison.png"]
-    amplitude, amplitude_reference, amplitude_difference, phase, phase_reference, phase_difference = shown
+    (
+        amplitude,
+        amplitude_reference,
+        amplitude_difference,
+        phase,
+        phase_reference,
+        phase_difference,
+    ) = shown
     assert {entry[1] for entry in shown} == {(5, 10)}
     # The pairs share limits and map, so that equal colours are equal values.
     assert amplitude[2:] == amplitude_reference[2:]
     assert phase[2:] == phase_reference[2:]
     # Rounding of complex64.
-    np.testing.assert_allclose(amplitude_difference[0][left_half], 0.1 * np.abs(field[left_half]), atol=1e-6)
+    np.testing.assert_allclose(
+        amplitude_difference[0][left_half], 0.1 * np.abs(field[left_half]), atol=1e-6
+    )
     np.testing.assert_allclose(phase_difference[0][left_half], 0.3, atol=1e-5)
     assert np.isnan(amplitude_difference[0][~left_half]).all()
     assert np.isfinite(amplitude_reference[0]).all()
@@ -175,19 +197,32 @@ def test_comparison_shows_ring_correlations_with_their_thresholds(tmp_path, monk
 
     def record(figure, path):
         ax = figure.axes[-1]
-        lines.update({line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2})
+        lines.update(
+            {line.get_label(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2}
+        )
         labels.extend(text.get_text() for text in ax.get_legend().get_texts())
         write(figure, path)
 
     monkeypatch.setattr(object_figures, "write_png", record)
     everywhere = np.ones(SHAPE, dtype=bool)
     noise = np.random.default_rng(1).normal(size=SHAPE)
-    curves = {name: fourier_ring_correlation(image, field.real, everywhere) for name, image in (("same", field.real), ("noise", noise))}
-    object_figures.draw_comparison(field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png")
-    assert labels == ["same: 2.00 px at 1/2 bit, 2.00 px at 0.5", "noise: none at 1/2 bit, none at 0.5", "1/2-bit thresholds"]
+    curves = {
+        name: fourier_ring_correlation(image, field.real, everywhere)
+        for name, image in (("same", field.real), ("noise", noise))
+    }
+    object_figures.draw_comparison(
+        field, field, (0, 60, 0, 80), curves, tmp_path / "comparison.png"
+    )
+    assert labels == [
+        "same: 2.00 px at 1/2 bit, 2.00 px at 0.5",
+        "noise: none at 1/2 bit, none at 0.5",
+        "1/2-bit thresholds",
+    ]
     for label, curve in zip(labels, curves.values(), strict=False):
         np.testing.assert_array_equal(lines[label], curve.correlation)
-    assert sum(np.array_equal(shown, curves["same"].half_bit) for shown in lines.values()) == len(curves)
+    assert sum(np.array_equal(shown, curves["same"].half_bit) for shown in lines.values()) == len(
+        curves
+    )
     read_rgb(tmp_path / "comparison.png")
 
 
@@ -242,7 +277,9 @@ def test_training_curve_tells_of_values_it_cannot_show(tmp_path, monkeypatch):
 
 def test_training_curve_falls_back_to_epochs(tmp_path, monkeypatch):
     curves = recorded_curves(monkeypatch)
-    rows = [{"step": "", "epoch": epoch, "val_deviance_per_pixel": 3.0 - epoch} for epoch in range(2)]
+    rows = [
+        {"step": "", "epoch": epoch, "val_deviance_per_pixel": 3.0 - epoch} for epoch in range(2)
+    ]
     curve_figures.draw_training_curve(rows, tmp_path / "curve.png")
     assert curves["validation"] == ([0, 1], [3, 2])
 
@@ -251,9 +288,18 @@ def test_training_curve_falls_back_to_epochs(tmp_path, monkeypatch):
     ("rows", "message"),
     [
         ([], "none of the 0 rows has a step or an epoch"),
-        ([{"step": 1, "loss": 2.0}], "none of the 1 rows has a positive, finite train_deviance_per_pixel or val"),
-        ([{"step": 1, "val_deviance_per_pixel": "nan"}], "none of the 1 rows has a positive, finite"),
-        ([{"step": 1, "val_deviance_per_pixel": "high"}], "val_deviance_per_pixel holds 'high'; expected a number"),
+        (
+            [{"step": 1, "loss": 2.0}],
+            "none of the 1 rows has a positive, finite train_deviance_per_pixel or val",
+        ),
+        (
+            [{"step": 1, "val_deviance_per_pixel": "nan"}],
+            "none of the 1 rows has a positive, finite",
+        ),
+        (
+            [{"step": 1, "val_deviance_per_pixel": "high"}],
+            "val_deviance_per_pixel holds 'high'; expected a number",
+        ),
     ],
 )
 def test_training_curve_refuses_rows_without_a_curve(tmp_path, rows, message):
@@ -265,16 +311,29 @@ def test_training_curve_refuses_rows_without_a_curve(tmp_path, rows, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"object_": np.ones(SHAPE)}, r"the object is float64 \(60, 80\); expected a complex array"),
-        ({"valid": np.ones((2, 2), dtype=bool)}, r"mask is bool \(2, 2\); expected bool \(60, 80\)"),
+        (
+            {"object_": np.ones(SHAPE)},
+            r"the object is float64 \(60, 80\); expected a complex array",
+        ),
+        (
+            {"valid": np.ones((2, 2), dtype=bool)},
+            r"mask is bool \(2, 2\); expected bool \(60, 80\)",
+        ),
         ({"valid": np.zeros(SHAPE, dtype=bool)}, "no pixel of the object is valid"),
         ({"origin_px": (1, 2, 3)}, "origin_px is .*expected two finite numbers"),
-        ({"object_": np.full(SHAPE, np.nan, np.complex64)}, "NaN or infinity at 4800 of 4800 valid pixels"),
+        (
+            {"object_": np.full(SHAPE, np.nan, np.complex64)},
+            "NaN or infinity at 4800 of 4800 valid pixels",
+        ),
     ],
 )
 @pytest.mark.parametrize("draw", [object_figures.draw_amplitude, object_figures.draw_phase])
 def test_refused_object_is_named(tmp_path, field, draw, change, message):
-    arguments = {"object_": field, "origin_px": (0, 0), "valid": np.ones(SHAPE, dtype=bool)} | change
+    arguments = {
+        "object_": field,
+        "origin_px": (0, 0),
+        "valid": np.ones(SHAPE, dtype=bool),
+    } | change
     with pytest.raises(ValueError, match=message):
         draw(**arguments, path=tmp_path / "object.png")
     assert not list(tmp_path.iterdir())
@@ -282,10 +341,14 @@ def test_refused_object_is_named(tmp_path, field, draw, change, message):
 
 def test_comparison_refuses_what_does_not_fit(tmp_path, field):
     path = tmp_path / "comparison.png"
-    with pytest.raises(ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"):
+    with pytest.raises(
+        ValueError, match=r"aligned is \(60, 80\) .*expected \(60, 79\) for the box"
+    ):
         object_figures.draw_comparison(field, field, (0, 60, 0, 79), curves(field), path)
     with pytest.raises(ValueError, match="no pixel is finite in both"):
-        object_figures.draw_comparison(np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path)
+        object_figures.draw_comparison(
+            np.full_like(field, np.nan), field, (0, 60, 0, 80), curves(field), path
+        )
     assert not path.exists()
 
 
@@ -316,7 +379,10 @@ def test_existing_figure_is_replaced(tmp_path, field):
     read_rgb(path)
 
 
-@pytest.mark.parametrize(("width_px", "label"), [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")])
+@pytest.mark.parametrize(
+    ("width_px", "label"),
+    [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")],
+)
 def test_scale_bar_is_a_round_number_of_pixels(width_px, label):
     ax = drawing.Figure().subplots()
     drawing.add_scale_bar(ax, width_px)
@@ -349,10 +415,14 @@ def test_probe_before_and_after(tmp_path, monkeypatch):
     probe_figure.draw_probe(before, after, tmp_path / "probe.png")
     assert len(np.unique(read_rgb(tmp_path / "probe.png").reshape(-1, 3), axis=0)) > 200
     energy = np.sum(np.abs(after) ** 2, axis=(1, 2))  # even and odd in x: orthogonal already
-    shares = [f"mode {number + 1}: {share:.3g} %" for number, share in enumerate(100 * energy / energy.sum())]
+    shares = [
+        f"mode {number + 1}: {share:.3g} %"
+        for number, share in enumerate(100 * energy / energy.sum())
+    ]
     assert titles == ["mode 1: 100 %", *shares]
     for image, mode in zip(images, (before[0], *after), strict=True):
-        np.testing.assert_allclose(image.max(axis=-1), np.abs(mode) / np.abs(mode).max(), atol=1e-5)  # brightness
+        # brightness
+        np.testing.assert_allclose(image.max(axis=-1), np.abs(mode) / np.abs(mode).max(), atol=1e-5)
 
 
 def test_probe_is_drawn_as_its_orthogonal_modes(tmp_path, monkeypatch):
@@ -370,13 +440,20 @@ def test_probe_is_drawn_as_its_orthogonal_modes(tmp_path, monkeypatch):
 def test_hue_of_the_probe_is_its_phase():
     field = np.array([[1, 1j, -1, -1j]])
     red, chartreuse, cyan, violet = probe_figure._amplitude_and_phase(field, 0.0)[0]
-    np.testing.assert_allclose([red, chartreuse, cyan, violet], [(1, 0, 0), (0.5, 1, 0), (0, 1, 1), (0.5, 0, 1)], atol=1e-12)
+    np.testing.assert_allclose(
+        [red, chartreuse, cyan, violet],
+        [(1, 0, 0), (0.5, 1, 0), (0, 1, 1), (0.5, 0, 1)],
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        (np.ones((1, 32, 32)), r"the probe after is float64 \(1, 32, 32\); expected a complex array"),
+        (
+            np.ones((1, 32, 32)),
+            r"the probe after is float64 \(1, 32, 32\); expected a complex array",
+        ),
         (np.ones((32, 32), np.complex64), r"the probe after is complex64 \(32, 32\)"),
         (np.ones((1, 16, 16), np.complex64), "32 x 32 pixels before and 16 x 16 after"),
         (np.full((1, 32, 32), np.nan, np.complex64), "the probe after holds NaN or infinity"),
@@ -436,7 +513,9 @@ def test_mean_patterns_share_logarithmic_colours(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_mean_patterns_without_light_can_be_drawn(tmp_path, value):
-    scan_figures.draw_mean_patterns(np.zeros((8, 8)), np.full((8, 8), value), tmp_path / "patterns.png")
+    scan_figures.draw_mean_patterns(
+        np.zeros((8, 8)), np.full((8, 8), value), tmp_path / "patterns.png"
+    )
     read_rgb(tmp_path / "patterns.png")
 
 
@@ -460,10 +539,14 @@ def test_scan_shows_each_deviance_at_its_position(tmp_path, monkeypatch):
     for ax in (way, residual):
         assert ax.yaxis_inverted()  # rows go down, as in the object
         width, height = ax.get_window_extent().size
-        assert width / height == pytest.approx(abs(np.diff(ax.get_xlim()) / np.diff(ax.get_ylim()))[0], rel=1e-6)
+        assert width / height == pytest.approx(
+            abs(np.diff(ax.get_xlim()) / np.diff(ax.get_ylim()))[0], rel=1e-6
+        )
 
 
-@pytest.mark.parametrize("positions", [np.zeros((1, 2)), np.zeros((5, 2)), np.arange(10)[:, None] * [0, 40.0]])
+@pytest.mark.parametrize(
+    "positions", [np.zeros((1, 2)), np.zeros((5, 2)), np.arange(10)[:, None] * [0, 40.0]]
+)
 def test_scan_of_one_place_or_one_line_can_be_drawn(tmp_path, positions):
     scan_figures.draw_scan(positions, np.full(len(positions), np.nan), tmp_path / "scan.png")
     read_rgb(tmp_path / "scan.png")
@@ -494,10 +577,18 @@ def test_training_curve_tells_the_loss_too(tmp_path, monkeypatch):
             (np.ones((8, 8)), np.ones((8, 7))),
             r"measured pattern is \(8, 8\) and the predicted one \(8, 7\)",
         ),
-        (scan_figures.draw_scan, (np.zeros((3, 2)), np.zeros(2)), r"positions_px are \(3, 2\) and the deviances \(2,\)"),
+        (
+            scan_figures.draw_scan,
+            (np.zeros((3, 2)), np.zeros(2)),
+            r"positions_px are \(3, 2\) and the deviances \(2,\)",
+        ),
         (scan_figures.draw_scan, (np.zeros((0, 2)), np.zeros(0)), "n at least 1"),
         (curve_figures.draw_refinement_curve, ([],), r"deviances of the refinement are \[\]"),
-        (curve_figures.draw_refinement_curve, ([2.0, np.inf],), "expected positive, finite numbers"),
+        (
+            curve_figures.draw_refinement_curve,
+            ([2.0, np.inf],),
+            "expected positive, finite numbers",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_named(tmp_path, draw, arguments, message):

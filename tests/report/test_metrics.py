@@ -49,7 +49,9 @@ def disk():
 
 def test_errors_are_their_definitions(pair, disk):
     image, reference = pair
-    assert mean_absolute_error(image, reference, disk) == pytest.approx(np.abs(image - reference)[disk].mean())
+    assert mean_absolute_error(image, reference, disk) == pytest.approx(
+        np.abs(image - reference)[disk].mean()
+    )
     # Range 255 instead of 1: 20 log10(255) = 48.13 dB more, as published tables have it.
     for data_range in (1.0, 255.0):
         expected = oracle.peak_signal_noise_ratio(reference, image, data_range=data_range)
@@ -58,7 +60,11 @@ def test_errors_are_their_definitions(pair, disk):
     assert peak_signal_noise_ratio(image, reference, 1.0, disk) == pytest.approx(masked)
     assert peak_signal_noise_ratio(reference, reference, 1.0) == math.inf
     deviations = [values[disk] - values[disk].mean() for values in pair]
-    cosine = deviations[0] @ deviations[1] / np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
+    cosine = (
+        deviations[0]
+        @ deviations[1]
+        / np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
+    )
     assert correlation(image, reference, disk) == pytest.approx(cosine)
 
 
@@ -73,24 +79,42 @@ def test_correlation_with_no_contrast(pair):
 @pytest.mark.parametrize("data_range", [0.3, 1.0, 20.0])
 def test_ssim_is_that_of_scikit_image(pair, data_range):
     image, reference = pair
-    # Its mean leaves out the border that no whole window fits in, as ours does; both work in float64.
+    # Its mean leaves out the border that no whole window fits in, as ours does; both work in
+    # float64.
     gaussian = oracle.structural_similarity(
-        image, reference, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        image,
+        reference,
+        data_range=data_range,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
     )
     assert structural_similarity(image, reference, data_range) == pytest.approx(gaussian, abs=1e-9)
-    uniform = oracle.structural_similarity(image, reference, data_range=data_range, win_size=7, use_sample_covariance=False)
-    assert structural_similarity(image, reference, data_range, uniform_window_px=7) == pytest.approx(uniform, abs=1e-9)
+    uniform = oracle.structural_similarity(
+        image, reference, data_range=data_range, win_size=7, use_sample_covariance=False
+    )
+    assert structural_similarity(
+        image, reference, data_range, uniform_window_px=7
+    ) == pytest.approx(uniform, abs=1e-9)
 
 
 def test_masked_ssim_is_the_mean_over_whole_windows(pair, disk):
     image, reference = pair
     _, similarity = oracle.structural_similarity(
-        image, reference, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        image,
+        reference,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
     )
     chosen = [
         similarity[y, x] for y in range(5, 55) for x in range(5, 66) if disk[y - 5 : y + 6, x - 5 : x + 6].all()
     ]  # fmt: skip
-    assert structural_similarity(image, reference, 1.0, disk) == pytest.approx(np.mean(chosen), abs=1e-9)
+    assert structural_similarity(image, reference, 1.0, disk) == pytest.approx(
+        np.mean(chosen), abs=1e-9
+    )
 
 
 def multiscale_by_definition(image, reference, data_range):
@@ -106,13 +130,19 @@ def multiscale_by_definition(image, reference, data_range):
     product = 1.0
     for scale, weight in enumerate(SCALE_WEIGHTS):
         mean, mean_reference = blur(image), blur(reference)
-        variance, variance_reference = blur(image**2) - mean**2, blur(reference**2) - mean_reference**2
+        variance, variance_reference = (
+            blur(image**2) - mean**2,
+            blur(reference**2) - mean_reference**2,
+        )
         covariance = blur(image * reference) - mean * mean_reference
         term = (2 * covariance + c2) / (variance + variance_reference + c2)
         if scale == 4:
             term = term * (2 * mean * mean_reference + c1) / (mean**2 + mean_reference**2 + c1)
         product *= term.mean() ** weight
-        image, reference = (ndimage.uniform_filter(values, 2, origin=-1)[:-1:2, :-1:2] for values in (image, reference))
+        image, reference = (
+            ndimage.uniform_filter(values, 2, origin=-1)[:-1:2, :-1:2]
+            for values in (image, reference)
+        )
     return product
 
 
@@ -121,12 +151,17 @@ def test_multiscale_ssim_is_its_definition():
     ours = multiscale_structural_similarity(image, reference, 1.0)
     assert 0.5 < ours < 0.99
     assert ours == pytest.approx(multiscale_by_definition(image, reference, 1.0), abs=1e-9)
-    # The library's own takes the border into the coarsest scale's mean, from windows that see the image reflected.
+    # The library's own takes the border into the coarsest scale's mean, from windows that see the
+    # image reflected.
     tensors = (torch.from_numpy(values)[None, None] for values in (image, reference))
-    assert ours == pytest.approx(float(multiscale_structural_similarity_index_measure(*tensors, data_range=1.0)), abs=0.01)
+    assert ours == pytest.approx(
+        float(multiscale_structural_similarity_index_measure(*tensors, data_range=1.0)), abs=0.01
+    )
 
 
-@pytest.mark.parametrize(("side", "scales"), [(10, 0), (11, 1), (21, 1), (22, 2), (175, 4), (176, 5), (1000, 5)])
+@pytest.mark.parametrize(
+    ("side", "scales"), [(10, 0), (11, 1), (21, 1), (22, 2), (175, 4), (176, 5), (1000, 5)]
+)
 def test_scales_that_fit(side, scales):
     assert num_scales(np.ones((side, 2 * side), dtype=bool)) == scales
 
@@ -155,14 +190,20 @@ def test_nothing_outside_the_mask_counts(pair, disk, metric):
 @pytest.mark.parametrize("metric", ALL)
 def test_noise_is_seen(metric):
     quality = -1 if metric is mean_absolute_error else 1
-    little, much = (quality * metric(*smooth_pair((60, 71), noise=noise), None) for noise in (0.02, 0.2))
+    little, much = (
+        quality * metric(*smooth_pair((60, 71), noise=noise), None) for noise in (0.02, 0.2)
+    )
     assert little > much
 
 
 @pytest.mark.parametrize(
     ("image", "mask", "message"),
     [
-        (np.ones((60, 71), complex), None, r"the image is complex128 \(60, 71\); expected real numbers"),
+        (
+            np.ones((60, 71), complex),
+            None,
+            r"the image is complex128 \(60, 71\); expected real numbers",
+        ),
         (np.ones((60, 70)), None, r"the image is \(60, 70\), the reference \(60, 71\)"),
         (np.ones((60, 71)), np.ones((60, 71)), "the mask float64"),
         (np.ones((60, 71)), np.zeros((60, 71), bool), "the mask is empty"),
@@ -175,7 +216,9 @@ def test_refused_image_is_named(pair, metric, image, mask, message):
         metric(image, pair[1], mask)
 
 
-@pytest.mark.parametrize("metric", [peak_signal_noise_ratio, structural_similarity, multiscale_structural_similarity])
+@pytest.mark.parametrize(
+    "metric", [peak_signal_noise_ratio, structural_similarity, multiscale_structural_similarity]
+)
 @pytest.mark.parametrize("data_range", [0.0, -1.0, math.nan])
 def test_refused_range_is_named(pair, metric, data_range):
     with pytest.raises(ValueError, match=r"data_range is .*; expected a positive number"):

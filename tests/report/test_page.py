@@ -1,4 +1,5 @@
-"""The page says what it was given, to the last digit, shows every picture, and lets nothing in that it was given do anything."""
+"""The page says what it was given, to the last digit, shows every picture, and lets nothing in that
+it was given do anything."""
 
 from __future__ import annotations
 
@@ -52,8 +53,11 @@ def test_audited_numbers_are_there_to_the_last_digit(report: Report, tmp_path: P
 def test_headline_facts(report: Report, tmp_path: Path) -> None:
     text = " ".join(written(report, tmp_path).text.split())
     assert "a deviance of 5.233 per pixel" in text
-    # 438056.39 / 440557.10 = 0.99432; the thousands are kept together by narrow spaces, which split() has made plain ones
-    assert "It predicts 438 056 photons a pattern where 440 557 were measured: 0.57 % fewer." in text
+    # 438056.39 / 440557.10 = 0.99432; the thousands are kept together by narrow spaces, which
+    # split() has made plain ones
+    assert (
+        "It predicts 438 056 photons a pattern where 440 557 were measured: 0.57 % fewer." in text
+    )
     largest = f"{report.pattern_deviance_per_pixel.max():.4g}"
     y, x = report.positions_px[report.pattern_deviance_per_pixel.argmax()]
     assert f"Largest deviance, {largest} per pixel, at y = {y:.1f}, x = {x:.1f}." in text
@@ -61,8 +65,13 @@ def test_headline_facts(report: Report, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_pictures")
 def test_more_photons_than_measured(report: Report, tmp_path: Path) -> None:
-    brighter = {**report.summary, "mean_predicted_photons": 1.5 * report.summary["mean_measured_photons"]}
-    assert "were measured: 50 % more." in " ".join(written(dataclasses.replace(report, summary=brighter), tmp_path).text.split())
+    brighter = {
+        **report.summary,
+        "mean_predicted_photons": 1.5 * report.summary["mean_measured_photons"],
+    }
+    assert "were measured: 50 % more." in " ".join(
+        written(dataclasses.replace(report, summary=brighter), tmp_path).text.split()
+    )
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -85,28 +94,49 @@ def test_closed_form_is_an_audit_line(report: Report, tmp_path: Path) -> None:
         ({"mean_energy": 1 + 4e-7, "intensity_scale": 1 / math.sqrt(1 + 4e-7)}, {"closed form"}),
     ],
 )
-def test_a_scale_that_can_not_be_right_is_told(report: Report, tmp_path: Path, changes: dict[str, float], failing: set[str]) -> None:
-    wrong = dataclasses.replace(report.scale, **{name: getattr(report.scale, name) * factor for name, factor in changes.items()})
+def test_a_scale_that_can_not_be_right_is_told(
+    report: Report, tmp_path: Path, changes: dict[str, float], failing: set[str]
+) -> None:
+    wrong = dataclasses.replace(
+        report.scale,
+        **{name: getattr(report.scale, name) * factor for name, factor in changes.items()},
+    )
     page = written(dataclasses.replace(report, scale=wrong), tmp_path)
     assert "fails a check" in page.text
-    assert {row[0].split(":")[0] for row in page.rows if row[-1].startswith("does not hold")} == failing
+    assert {
+        row[0].split(":")[0] for row in page.rows if row[-1].startswith("does not hold")
+    } == failing
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_hostile_text_is_shown_and_does_nothing(hostile_report: tuple[Report, str], report: Report, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_and_does_nothing(
+    hostile_report: tuple[Report, str], report: Report, tmp_path: Path
+) -> None:
     hostile, attack = hostile_report
     page = written(hostile, tmp_path)
     assert_self_contained(page)
     (tmp_path / "harmless").mkdir()
-    assert page.tags == written(dataclasses.replace(report, run={"scan": ""}, note="."), tmp_path / "harmless").tags
-    # Title twice, run twice, source, fingerprint, note, two versions twice; configuration and summary hold it quoted.
+    assert (
+        page.tags
+        == written(
+            dataclasses.replace(report, run={"scan": ""}, note="."), tmp_path / "harmless"
+        ).tags
+    )
+    # Title twice, run twice, source, fingerprint, note, two versions twice; configuration and
+    # summary hold it quoted.
     assert page.text.count(attack) >= 10
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_path_that_is_no_text(report: Report, tmp_path: Path) -> None:
-    """A file's name may be any bytes; Python gives those that are not UTF-8 as lone surrogates, which no encoding takes."""
-    page = written(dataclasses.replace(report, run={"scan": b"/data/\xff.npz".decode("utf-8", "surrogateescape")}), tmp_path)
+    """A file's name may be any bytes; Python gives those that are not UTF-8 as lone surrogates,
+    which no encoding takes."""
+    page = written(
+        dataclasses.replace(
+            report, run={"scan": b"/data/\xff.npz".decode("utf-8", "surrogateescape")}
+        ),
+        tmp_path,
+    )
     assert page.value("scan") == "/data/\\udcff.npz"
 
 
@@ -124,13 +154,20 @@ def test_optional_parts(full_report: Report, tmp_path: Path) -> None:
     page = written(full_report, tmp_path)
     assert len(page.images()) == 7
     assert {"Training", "Refinement"} <= {line.strip() for line in page.text.splitlines()}
-    for fact in ("-447.4700343967199", "from 5.25 to 4.125", "nearest to the centre", "validation: 6.5", "2.25"):
+    for fact in (
+        "-447.4700343967199",
+        "from 5.25 to 4.125",
+        "nearest to the centre",
+        "validation: 6.5",
+        "2.25",
+    ):
         assert fact in page.text
 
 
 @pytest.mark.slow
 def test_size_of_what_compresses_worst(full_report: Report, tmp_path: Path) -> None:
-    """Noise everywhere, as fine as the pictures' dots. (A measured scan of 516 patterns: 1.3 MB.)"""
+    """Noise everywhere, as fine as the pictures' dots. (A measured scan of 516 patterns: 1.3
+    MB.)"""
     random = np.random.default_rng(0)
     noise = random.normal(size=(3, 1000, 1000, 2)).view(complex)[..., 0].astype(np.complex64)
     large = dataclasses.replace(
@@ -159,5 +196,7 @@ def test_a_network_that_adds_nothing_is_told_of_first(report: Report, tmp_path: 
 @pytest.mark.usefixtures("without_pictures")
 def test_masked_pixels_are_told(report: Report, tmp_path: Path) -> None:
     masked = dataclasses.replace(report, summary={**report.summary, "masked_pixels": 57})
-    assert "Grey: the 57 pixels that the mask leaves out" in " ".join(written(masked, tmp_path).text.split())
+    assert "Grey: the 57 pixels that the mask leaves out" in " ".join(
+        written(masked, tmp_path).text.split()
+    )
     assert "Grey" not in written(report, tmp_path).text

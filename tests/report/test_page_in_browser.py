@@ -1,4 +1,5 @@
-"""The page in a real browser: what a person sees, and what the browser complains about or asks for."""
+"""The page in a real browser: what a person sees, and what the browser complains about or asks
+for."""
 
 from __future__ import annotations
 
@@ -11,14 +12,19 @@ from PIL import Image
 from ptycho_dist.report.page import Report, write_report
 from tests.report.browser import Page, chromium, headless_page
 
-ALL_IMAGES = "Promise.all([...document.images].map(image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])))"
+ALL_IMAGES = (
+    "Promise.all([...document.images].map(image => image.decode().then(() => "
+    "[image.naturalWidth, image.naturalHeight])))"
+)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     program = chromium()
     if program is None:
-        pytest.skip("no Chromium on this machine: tests/report/install_chromium.sh installs it as root")
+        pytest.skip(
+            "no Chromium on this machine: tests/report/install_chromium.sh installs it as root"
+        )
     with headless_page(program, tmp_path_factory.mktemp("profile")) as page:
         yield page
 
@@ -30,7 +36,9 @@ def full_page(full_report: Report, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def test_page_is_shown_whole_and_asks_for_nothing(browser: Page, full_page: Path, full_report: Report, tmp_path: Path) -> None:
+def test_page_is_shown_whole_and_asks_for_nothing(
+    browser: Page, full_page: Path, full_report: Report, tmp_path: Path
+) -> None:
     browser.open(full_page.as_uri())
     assert browser.complaints == []
     page, *others = browser.requests
@@ -41,7 +49,13 @@ def test_page_is_shown_whole_and_asks_for_nothing(browser: Page, full_page: Path
     assert min(min(size) for size in sizes) > 100
     text = browser.evaluate("document.body.innerText")  # as shown: what style hides is not in it
     scale = full_report.scale
-    for value in (scale.intensity_scale, scale.nphotons, scale.rms_factor, scale.mean_energy, scale.num_patterns):
+    for value in (
+        scale.intensity_scale,
+        scale.nphotons,
+        scale.rms_factor,
+        scale.mean_energy,
+        scale.num_patterns,
+    ):
         assert repr(value) in text
     assert scale.subset_fingerprint in text
     browser.screenshot(tmp_path / "page.png")
@@ -72,7 +86,9 @@ def test_light_and_dark(browser: Page, full_page: Path) -> None:
         browser.open(full_page.as_uri(), dark=dark)
         for what in ("backgroundColor", "color"):
             colour = browser.evaluate(f"getComputedStyle(document.body).{what}")
-            shades[what, dark] = sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
+            shades[what, dark] = sum(
+                map(int, colour.removeprefix("rgb(").removesuffix(")").split(","))
+            )
     assert shades["backgroundColor", False] > 600 > 150 > shades["color", False]
     assert shades["backgroundColor", True] < 150 < 600 < shades["color", True]
 
@@ -85,7 +101,9 @@ def test_prints(browser: Page, full_page: Path, tmp_path: Path) -> None:
     assert 2 <= content.count(b"/Type /Page\n") <= 6
 
 
-def test_hostile_text_runs_nothing(browser: Page, hostile_report: tuple[Report, str], tmp_path: Path) -> None:
+def test_hostile_text_runs_nothing(
+    browser: Page, hostile_report: tuple[Report, str], tmp_path: Path
+) -> None:
     report, attack = hostile_report
     path = tmp_path / (attack.replace("/", "_") + ".html")
     write_report(report, path)
@@ -97,8 +115,11 @@ def test_hostile_text_runs_nothing(browser: Page, hostile_report: tuple[Report, 
     assert browser.evaluate("document.title") == attack
 
 
-def test_what_slipped_in_would_be_seen_and_stopped(browser: Page, full_page: Path, tmp_path: Path) -> None:
-    """The policy is the second wall: a script and a picture from elsewhere, put in by hand, neither run nor load; and this test sees it."""
+def test_what_slipped_in_would_be_seen_and_stopped(
+    browser: Page, full_page: Path, tmp_path: Path
+) -> None:
+    """The policy is the second wall: a script and a picture from elsewhere, put in by hand, neither
+    run nor load; and this test sees it."""
     slipped_in = "<script>window.hit = 1</script><img src='http://127.0.0.1:9/spy.png'></body>"
     (tmp_path / "page.html").write_text(full_page.read_text().replace("</body>", slipped_in))
     browser.open((tmp_path / "page.html").as_uri())

@@ -68,7 +68,8 @@ def test_everything_known_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.ma.getmaskarray(shown)[3:5].all() or np.isnan(np.ma.getdata(shown)[3:5]).all()
     order = figure.axes[1].collections[0]
     np.testing.assert_array_equal(order.get_array(), np.arange(20))
-    np.testing.assert_allclose(order.get_offsets(), arguments()["positions_px"][:, ::-1])  # drawn as (x, y)
+    # drawn as (x, y)
+    np.testing.assert_allclose(order.get_offsets(), arguments()["positions_px"][:, ::-1])
     low, high = figure.axes[1].get_ylim()
     assert low > high  # y grows downward
 
@@ -76,7 +77,13 @@ def test_everything_known_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     "changed",
     [
-        {"mask": None, "object_guess": None, "probe": np.empty((0, 16, 16), np.complex64), "nphotons": None, "beam_diameter_px": None},
+        {
+            "mask": None,
+            "object_guess": None,
+            "probe": np.empty((0, 16, 16), np.complex64),
+            "nphotons": None,
+            "beam_diameter_px": None,
+        },
         {"mean_pattern": np.zeros((16, 16)), "centre_of_mass": None, "counts": np.zeros(20)},
         {"positions_px": np.full((1, 2), 9.0), "counts": np.array([5.0])},
         {"positions_px": np.full((20, 2), 9.0)},
@@ -84,7 +91,15 @@ def test_everything_known_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> Non
         {"object_guess": np.full((40, 44), np.nan + 0j)},
         {"mean_pattern": np.eye(16)},
     ],
-    ids=["bare", "dark", "one pattern", "one place", "many modes", "no object at all", "mostly dark"],
+    ids=[
+        "bare",
+        "dark",
+        "one pattern",
+        "one place",
+        "many modes",
+        "no object at all",
+        "mostly dark",
+    ],
 )
 def test_page_is_drawn_whatever_is_missing(changed: dict[str, Any]) -> None:
     stream = io.BytesIO()
@@ -94,6 +109,14 @@ def test_page_is_drawn_whatever_is_missing(changed: dict[str, Any]) -> None:
         assert image.width == 2250
 
 
-def test_at_most_four_modes_are_drawn_with_their_share_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = [title for title in texts(drawn(monkeypatch, probe=np.ones((8, 16, 16), np.complex64))) if title.startswith("probe mode")]
-    assert titles == [f"probe mode {number}: amplitude\n12.5 % of the light" for number in range(1, 5)]
+def test_at_most_four_modes_are_drawn_with_their_share_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    titles = [
+        title
+        for title in texts(drawn(monkeypatch, probe=np.ones((8, 16, 16), np.complex64)))
+        if title.startswith("probe mode")
+    ]
+    assert titles == [
+        f"probe mode {number}: amplitude\n12.5 % of the light" for number in range(1, 5)
+    ]

@@ -1,4 +1,5 @@
-"""The scale: exact, the same bits however the patterns are dealt, and equal to an oracle in rational numbers."""
+"""The scale: exact, the same bits however the patterns are dealt, and equal to an oracle in
+rational numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ NPHOTONS = 123456.789
 
 
 def patterns(num_patterns: int = 23, seed: int = 0) -> np.ndarray:
-    """Normalised amplitudes whose energies span many orders of magnitude, so that floating-point addition would depend on the order."""
+    """Normalised amplitudes whose energies span many orders of magnitude, so that floating-point
+    addition would depend on the order."""
     random = np.random.default_rng(seed)
     brightness = 10.0 ** random.uniform(-6, 6, (num_patterns, 1, 1))
     return (random.uniform(0, 1, (num_patterns, 8, 8)) * brightness).astype(np.float32)
@@ -32,11 +34,13 @@ def energies_by_loop(x_norm: np.ndarray) -> list[float]:
 
 
 def correctly_rounded_scale(energies: list[float], nphotons: float) -> float:
-    """sqrt(nphotons / mean), the nearest float64 to the real number, by rational arithmetic alone."""
+    """sqrt(nphotons / mean), the nearest float64 to the real number, by rational arithmetic
+    alone."""
     square = Fraction(nphotons) * len(energies) / sum(map(Fraction, energies))
     guess = math.sqrt(square)
     candidates = [math.nextafter(guess, 0), guess, math.nextafter(guess, math.inf)]
-    # |c - sqrt(q)| is ordered as |c**2 - q| / (c + sqrt(q)); a fine rational root settles ties that float64 could not.
+    # |c - sqrt(q)| is ordered as |c**2 - q| / (c + sqrt(q)); a fine rational root settles ties that
+    # float64 could not.
     root = Fraction(math.isqrt((square * 4**200).__floor__()), 2**200)
     return min(candidates, key=lambda candidate: abs(Fraction(candidate) - root))
 
@@ -44,7 +48,9 @@ def correctly_rounded_scale(energies: list[float], nphotons: float) -> float:
 @pytest.mark.parametrize("seed", range(20))
 def test_scale_is_the_correctly_rounded_one(seed: int) -> None:
     x_norm = patterns(seed=seed)
-    assert derive_intensity_scale(x_norm, NPHOTONS).value == correctly_rounded_scale(energies_by_loop(x_norm), NPHOTONS)
+    assert derive_intensity_scale(x_norm, NPHOTONS).value == correctly_rounded_scale(
+        energies_by_loop(x_norm), NPHOTONS
+    )
 
 
 def test_scale_equals_numpy_in_float64() -> None:
@@ -65,7 +71,8 @@ def test_record_tells_what_was_counted() -> None:
 def test_scaled_patterns_have_nphotons_in_the_mean() -> None:
     x_norm = patterns()
     scaled = derive_intensity_scale(x_norm, NPHOTONS).value * x_norm.astype(np.float64)
-    assert np.mean(np.sum(scaled**2, axis=(1, 2))) == pytest.approx(NPHOTONS, rel=1e-13)  # float64 rounding of 64 x 23 terms
+    # float64 rounding of 64 x 23 terms
+    assert np.mean(np.sum(scaled**2, axis=(1, 2))) == pytest.approx(NPHOTONS, rel=1e-13)
 
 
 def test_a_pattern_is_the_last_two_axes() -> None:
@@ -114,19 +121,35 @@ print(pattern_energies(np.random.default_rng(0).lognormal(size=(5, 128, 128))).t
 
 
 def test_energies_have_the_same_bits_on_older_processors_and_with_more_threads() -> None:
-    """A job may be resumed on other nodes, or with more threads a rank, and has to find the same scale."""
-    energies = pattern_energies(np.random.default_rng(0).lognormal(size=(5, 128, 128)))  # OpenBLAS splits sums of more than 10000 numbers
-    newer_instructions = np.show_config("dicts")["SIMD Extensions"].get("found", [])  # those of this processor that NumPy has code for
-    older = {"NPY_DISABLE_CPU_FEATURES": " ".join(newer_instructions), "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "2"}
-    ended = subprocess.run([sys.executable, "-c", OTHER_PROCESS], env={**os.environ, **older}, capture_output=True, text=True, check=False)
+    """A job may be resumed on other nodes, or with more threads a rank, and has to find the same
+    scale."""
+    # OpenBLAS splits sums of more than 10000 numbers
+    energies = pattern_energies(np.random.default_rng(0).lognormal(size=(5, 128, 128)))
+    # those of this processor that NumPy has code for
+    newer_instructions = np.show_config("dicts")["SIMD Extensions"].get("found", [])
+    older = {
+        "NPY_DISABLE_CPU_FEATURES": " ".join(newer_instructions),
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "OPENBLAS_NUM_THREADS": "2",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESS],
+        env={**os.environ, **older},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.stdout.strip() == energies.tobytes().hex(), ended.stderr
 
 
 def inputs(dtype: str) -> np.ndarray:
-    """The 23 patterns in a type; for the integers, counts over nine decades with 0 and 2^31 among them."""
+    """The 23 patterns in a type; for the integers, counts over nine decades with 0 and 2^31 among
+    them."""
     x_norm = patterns()
     if not dtype.startswith("int"):
-        return np.clip(x_norm, 0, np.finfo(np.float16).max if dtype == "float16" else None).astype(dtype)
+        return np.clip(x_norm, 0, np.finfo(np.float16).max if dtype == "float16" else None).astype(
+            dtype
+        )
     counts = np.minimum(x_norm.astype(np.float64) * 2.0**11, 2**31).astype(np.int64)
     counts[5, 0, :2] = 0, 2**31
     return counts
@@ -151,14 +174,19 @@ def shard_scales() -> dict[tuple[str, str, int], IntensityScale]:
     """What this rank finds for every type, dealing and chunk size, its patterns in random order."""
     sizes: list[int] = []
     all_reduce = dist.all_reduce
-    dist.all_reduce = lambda tensor, **kwargs: (sizes.append(tensor.numel() * tensor.element_size()), all_reduce(tensor, **kwargs))[1]
+    dist.all_reduce = lambda tensor, **kwargs: (
+        sizes.append(tensor.numel() * tensor.element_size()),
+        all_reduce(tensor, **kwargs),
+    )[1]
     found = {}
     for dtype in DTYPES:
         for dealing, owners in dealings(dist.get_world_size()).items():
             mine = inputs(dtype)[np.equal(owners, dist.get_rank())]
             shuffled = mine[np.random.default_rng(dist.get_rank()).permutation(len(mine))]
             for chunk in CHUNKS:
-                chunks = (shuffled[start : start + chunk] for start in range(0, len(shuffled), chunk))
+                chunks = (
+                    shuffled[start : start + chunk] for start in range(0, len(shuffled), chunk)
+                )
                 found[dtype, dealing, chunk] = derive_intensity_scale(chunks, NPHOTONS)
                 assert sizes == [552], f"expected one all_reduce of 552 bytes, found {sizes}"
                 sizes.clear()
@@ -168,8 +196,12 @@ def shard_scales() -> dict[tuple[str, str, int], IntensityScale]:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 7, 8])
 def test_every_rank_has_the_correctly_rounded_scale(on_ranks, world_size: int) -> None:
-    """Whatever the number of ranks, the dealing, the order, the chunks and the type; each with one collective of 552 bytes."""
-    expected = {dtype: correctly_rounded_scale(energies_by_loop(inputs(dtype)), NPHOTONS) for dtype in DTYPES}
+    """Whatever the number of ranks, the dealing, the order, the chunks and the type; each with one
+    collective of 552 bytes."""
+    expected = {
+        dtype: correctly_rounded_scale(energies_by_loop(inputs(dtype)), NPHOTONS)
+        for dtype in DTYPES
+    }
     one_process = {dtype: derive_intensity_scale(inputs(dtype), NPHOTONS) for dtype in DTYPES}
     for found in on_ranks(world_size, shard_scales):
         assert len(found) == len(DTYPES) * len(CHUNKS) * 5
@@ -181,7 +213,8 @@ def test_every_rank_has_the_correctly_rounded_scale(on_ranks, world_size: int) -
 def test_inputs_span_what_they_claim() -> None:
     assert inputs("int64").max() == 2**31
     assert inputs("int64").min() == 0
-    assert 0 < inputs("float16")[inputs("float16") > 0].min() < np.finfo(np.float16).tiny  # a subnormal
+    # a subnormal
+    assert 0 < inputs("float16")[inputs("float16") > 0].min() < np.finfo(np.float16).tiny
     assert len({derive_intensity_scale(inputs(dtype), NPHOTONS).value for dtype in DTYPES}) >= 3
 
 
@@ -204,7 +237,9 @@ def test_a_rank_that_fails_fails_all_with_its_reason(on_ranks) -> None:
     assert "not finite" in messages[0]
 
 
-@pytest.mark.parametrize(("bad", "message"), [("empty", "no pattern on any rank"), ("dark", "are zero")])
+@pytest.mark.parametrize(
+    ("bad", "message"), [("empty", "no pattern on any rank"), ("dark", "are zero")]
+)
 def test_nothing_to_derive_from_is_refused_on_every_rank(on_ranks, bad: str, message: str) -> None:
     assert all(message in said for said in on_ranks(2, scale_where_one_rank_has_bad_data, bad))
 
@@ -215,7 +250,10 @@ def test_impossible_nphotons_is_refused(nphotons: object) -> None:
         derive_intensity_scale(patterns(), nphotons)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("x_norm", [np.zeros((4, 4)), np.zeros((2, 4, 4), dtype=complex), np.zeros((2, 4, 4), dtype=bool)])
+@pytest.mark.parametrize(
+    "x_norm",
+    [np.zeros((4, 4)), np.zeros((2, 4, 4), dtype=complex), np.zeros((2, 4, 4), dtype=bool)],
+)
 def test_what_is_no_stack_of_real_patterns_is_refused(x_norm: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected real numbers \(n, ..., H, W\)"):
         derive_intensity_scale(x_norm, NPHOTONS)

@@ -26,7 +26,9 @@ from ptycho_dist.scale.nphotons import Nphotons
         ({"a.npz": 10}, None, Nphotons(value=10.0, source="metadata")),
     ],
 )
-def test_metadata_goes_before_config(metadata: dict[str, Any], configured: Any, expected: Nphotons) -> None:
+def test_metadata_goes_before_config(
+    metadata: dict[str, Any], configured: Any, expected: Nphotons
+) -> None:
     assert resolve_nphotons(metadata, configured, measured=lambda: 777.0) == expected
 
 
@@ -41,28 +43,60 @@ def test_measured_counts_are_asked_for_only_where_they_are_needed() -> None:
 def test_files_that_differ_speak_for_their_own_training_patterns() -> None:
     """By hand: (300 * 1e6 + 100 * 1e4) / 400."""
     for configured in (None, 5.0, "measured"):
-        found = resolve_nphotons({"a.npz": 1e6, "b.npz": 1e4}, configured, lambda: 777.0, num_patterns={"a.npz": 300, "b.npz": 100})
-        assert found == Nphotons(value=752500.0, source="metadata, mean over the training patterns of all scans")
+        found = resolve_nphotons(
+            {"a.npz": 1e6, "b.npz": 1e4},
+            configured,
+            lambda: 777.0,
+            num_patterns={"a.npz": 300, "b.npz": 100},
+        )
+        assert found == Nphotons(
+            value=752500.0, source="metadata, mean over the training patterns of all scans"
+        )
 
 
 def test_file_without_training_patterns_has_no_say() -> None:
-    found = resolve_nphotons({"a.npz": 1e6, "b.npz": 1e4, "c.npz": 3e6}, None, num_patterns={"a.npz": 0, "b.npz": 7, "c.npz": 0})
+    found = resolve_nphotons(
+        {"a.npz": 1e6, "b.npz": 1e4, "c.npz": 3e6},
+        None,
+        num_patterns={"a.npz": 0, "b.npz": 7, "c.npz": 0},
+    )
     assert found.value == 1e4
 
 
-@given(st.lists(st.tuples(st.floats(min_value=0, exclude_min=True, allow_infinity=False), st.integers(0, 10**9)), min_size=2, max_size=9))
-def test_mean_over_patterns_is_correctly_rounded_whatever_the_order(files: list[tuple[float, int]]) -> None:
-    """Also where the sum of all photons is beyond float64. The oracle is the definition in rational numbers."""
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(min_value=0, exclude_min=True, allow_infinity=False), st.integers(0, 10**9)
+        ),
+        min_size=2,
+        max_size=9,
+    )
+)
+def test_mean_over_patterns_is_correctly_rounded_whatever_the_order(
+    files: list[tuple[float, int]],
+) -> None:
+    """Also where the sum of all photons is beyond float64. The oracle is the definition in rational
+    numbers."""
     files = [(value, count + 1) for value, count in files]
-    expected = float(sum(Fraction(value) * count for value, count in files) / sum(count for _, count in files))
+    expected = float(
+        sum(Fraction(value) * count for value, count in files) / sum(count for _, count in files)
+    )
     for order in (files, files[::-1]):
         metadata = {str(number): value for number, (value, _) in enumerate(order)}
-        found = resolve_nphotons(metadata, None, num_patterns={str(number): count for number, (_, count) in enumerate(order)})
+        found = resolve_nphotons(
+            metadata,
+            None,
+            num_patterns={str(number): count for number, (_, count) in enumerate(order)},
+        )
         assert found.value == expected
 
 
 def test_files_that_agree_give_their_value_to_the_last_bit_whatever_the_counts() -> None:
-    found = resolve_nphotons({"a.npz": 0.1, "b.npz": 0.1, "c.npz": 0.1}, None, num_patterns={"a.npz": 3, "b.npz": 5, "c.npz": 0})
+    found = resolve_nphotons(
+        {"a.npz": 0.1, "b.npz": 0.1, "c.npz": 0.1},
+        None,
+        num_patterns={"a.npz": 3, "b.npz": 5, "c.npz": 0},
+    )
     assert found == Nphotons(value=0.1, source="metadata")
 
 
@@ -80,6 +114,8 @@ def test_files_that_agree_give_their_value_to_the_last_bit_whatever_the_counts()
         ({"a.npz": None}, math.inf, "data.nphotons is inf"),
     ],
 )
-def test_doubt_is_an_error_that_names_its_cause(metadata: dict[str, Any], configured: Any, message: str) -> None:
+def test_doubt_is_an_error_that_names_its_cause(
+    metadata: dict[str, Any], configured: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         resolve_nphotons(metadata, configured, measured=lambda: 777.0)

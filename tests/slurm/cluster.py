@@ -1,7 +1,9 @@
-"""A real Slurm cluster on this machine: a controller, and nodes with a host name, a network and a disk of their own.
+"""A real Slurm cluster on this machine: a controller, and nodes with a host name, a network and a
+disk of their own.
 
-Each node's slurmd lives in its own network, UTS and mount namespace. All nodes hang on one bridge, as on a switch; pulling a node's plug
-is `cut_off`. Needs root and Debian's slurm-wlm, munge and iproute2 (`install.sh`).
+Each node's slurmd lives in its own network, UTS and mount namespace. All nodes hang on one bridge,
+as on a switch; pulling a node's plug is `cut_off`. Needs root and Debian's slurm-wlm, munge and
+iproute2 (`install.sh`).
 """
 
 from __future__ import annotations
@@ -56,19 +58,27 @@ GresTypes=gpu
 
 
 class SlurmCluster:
-    """`num_nodes` nodes, named node1, node2, ...; `root` takes their configuration, logs and disks."""
+    """`num_nodes` nodes, named node1, node2, ...; `root` takes their configuration, logs and
+    disks."""
 
     def __init__(self, root: Path, num_nodes: int = 2) -> None:
         self.root = root
         self.nodes = [f"node{number}" for number in range(1, num_nodes + 1)]
-        self.tag = f"pt{os.getpid() % 100_000}"  # of network interfaces, whose names may have 15 characters
+        # of network interfaces, whose names may have 15 characters
+        self.tag = f"pt{os.getpid() % 100_000}"
         self.network = f"10.{77 + os.getpid() % 100}.{os.getpid() % 250}"
         self.node_disk = root / "node_disk"
         self.environment = {**os.environ, "SLURM_CONF": str(root / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        for name in ("state", "munge", "gpu", "node_disk", *(f"disk.{node}" for node in self.nodes)):
+        for name in (
+            "state",
+            "munge",
+            "gpu",
+            "node_disk",
+            *(f"disk.{node}" for node in self.nodes),
+        ):
             (self.root / name).mkdir(parents=True)
         for directory in (self.root, *self.root.parents):  # munged runs as another user
             directory.chmod(directory.stat().st_mode | 0o055)
@@ -78,11 +88,23 @@ class SlurmCluster:
         self._daemon("slurmctld", "-D", "-c")
         for number, node in enumerate(self.nodes, 1):
             inside = (
-                f"hostname {node}; mount --bind {self.root}/hosts /etc/hosts; mount --bind {self.root}/disk.{node} {self.node_disk}; "
+                f"hostname {node}; mount --bind {self.root}/hosts /etc/hosts; mount --bind "
+                f"{self.root}/disk.{node} {self.node_disk}; "
                 f"exec slurmd -D -N {node}"
             )
-            self._daemon("nsenter", f"--net=/run/netns/{self.tag}{number}", "unshare", "--uts", "--mount", "bash", "-c", inside)
-        self.wait_until(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), "idle nodes", timeout=60)
+            self._daemon(
+                "nsenter",
+                f"--net=/run/netns/{self.tag}{number}",
+                "unshare",
+                "--uts",
+                "--mount",
+                "bash",
+                "-c",
+                inside,
+            )
+        self.wait_until(
+            lambda: self.states() == dict.fromkeys(self.nodes, "idle"), "idle nodes", timeout=60
+        )
 
     def stop(self) -> None:
         self.run("scancel", "--user=root", check=False)
@@ -96,11 +118,23 @@ class SlurmCluster:
         for number in range(1, len(self.nodes) + 1):
             for process in self._output("ip", "netns", "pids", f"{self.tag}{number}").split():
                 os.kill(int(process), signal.SIGKILL)  # what was left of jobs
-            subprocess.run(["ip", "link", "del", f"{self.tag}v{number}"], check=False, stderr=subprocess.DEVNULL)
-            subprocess.run(["ip", "netns", "del", f"{self.tag}{number}"], check=False, stderr=subprocess.DEVNULL)
-        subprocess.run(["ip", "link", "del", f"{self.tag}br"], check=False, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                ["ip", "link", "del", f"{self.tag}v{number}"],
+                check=False,
+                stderr=subprocess.DEVNULL,
+            )
+            subprocess.run(
+                ["ip", "netns", "del", f"{self.tag}{number}"],
+                check=False,
+                stderr=subprocess.DEVNULL,
+            )
+        subprocess.run(
+            ["ip", "link", "del", f"{self.tag}br"], check=False, stderr=subprocess.DEVNULL
+        )
 
-    def run(self, *command: str | Path, check: bool = True, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | Path, check: bool = True, timeout: float = 300, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """A Slurm command; stdout holds stderr too."""
         return subprocess.run(
             [str(part) for part in command],
@@ -112,19 +146,33 @@ class SlurmCluster:
             check=check,
         )
 
-    def submit(self, script: Path, *arguments: str, options: tuple[str, ...] = (), **env: str) -> int:
+    def submit(
+        self, script: Path, *arguments: str, options: tuple[str, ...] = (), **env: str
+    ) -> int:
         """Submit a batch script from the project's directory; gives the job's number."""
-        return int(self.run("sbatch", "--parsable", "--partition=all", *options, script, *arguments, **env).stdout.split()[-1])
+        return int(
+            self.run(
+                "sbatch", "--parsable", "--partition=all", *options, script, *arguments, **env
+            ).stdout.split()[-1]
+        )
 
     def state(self, job: int) -> str:
-        found = re.search(r"JobState=(\w+)", self.run("scontrol", "show", "job", str(job), check=False).stdout)
+        found = re.search(
+            r"JobState=(\w+)", self.run("scontrol", "show", "job", str(job), check=False).stdout
+        )
         return found[1] if found else "UNKNOWN"  # the controller is busy
 
     def said_of(self, job: int) -> str:
         """The lines of the logs of controller and nodes that name a job."""
-        logs = {path.stem: path.read_text(errors="replace").splitlines() for path in self.root.glob("slurm*.log")}
+        logs = {
+            path.stem: path.read_text(errors="replace").splitlines()
+            for path in self.root.glob("slurm*.log")
+        }
         return "\n".join(
-            f"{name}: {line}" for name, lines in logs.items() for line in lines if re.search(rf"JobId={job}\b", line, re.IGNORECASE)
+            f"{name}: {line}"
+            for name, lines in logs.items()
+            for line in lines
+            if re.search(rf"JobId={job}\b", line, re.IGNORECASE)
         )
 
     def states(self) -> dict[str, str]:
@@ -135,12 +183,17 @@ class SlurmCluster:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
-                log = (self.root / "slurmctld.log").read_text()[-2000:] if (self.root / "slurmctld.log").exists() else ""
+                log = (
+                    (self.root / "slurmctld.log").read_text()[-2000:]
+                    if (self.root / "slurmctld.log").exists()
+                    else ""
+                )
                 raise AssertionError(f"no {what} within {timeout} s\n{log}")
             time.sleep(0.2)
 
     def wait_for_end(self, job: int, timeout: float = 300) -> str:
-        """Final state of a job. Slurm lets a requeued one wait for two minutes; it is told not to."""
+        """Final state of a job. Slurm lets a requeued one wait for two minutes; it is told not
+        to."""
         state, since = "", 0.0
 
         def has_ended() -> bool:
@@ -148,9 +201,11 @@ class SlurmCluster:
             found = self.state(job)
             if found != state:
                 state, since = found, time.monotonic()
-            if state == "PENDING" and 3 < time.monotonic() - since < 4:  # within a second Slurm takes it for the attempt that it revoked
+            # within a second Slurm takes it for the attempt that it revoked
+            if state == "PENDING" and 3 < time.monotonic() - since < 4:
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-            return state in FINAL_STATES and time.monotonic() - since > 4  # a job that is being requeued passes through some of them
+            # a job that is being requeued passes through some of them
+            return state in FINAL_STATES and time.monotonic() - since > 4
 
         self.wait_until(has_ended, f"end of job {job}", timeout)
         return state
@@ -160,7 +215,9 @@ class SlurmCluster:
         self._ip("link", "set", f"{self.tag}v{self.nodes.index(node) + 1}", "nomaster")
 
     def put_back(self, node: str) -> None:
-        self._ip("link", "set", f"{self.tag}v{self.nodes.index(node) + 1}", "master", f"{self.tag}br")
+        self._ip(
+            "link", "set", f"{self.tag}v{self.nodes.index(node) + 1}", "master", f"{self.tag}br"
+        )
         self.wait_until(lambda: self.states().get(node) == "idle", f"{node} back", timeout=120)
 
     def _configure(self) -> None:
@@ -179,9 +236,12 @@ class SlurmCluster:
             os.mknod(self.root / "gpu" / f"nvidia{number}", 0o20666, os.makedev(1, 3))
         for number, node in enumerate(self.nodes, 1):
             lines.append(
-                f"NodeName={node} NodeAddr={self.network}.{number} CPUs={CPUS_PER_NODE} RealMemory={memory_mb} Gres=gpu:{GPUS_PER_NODE}"
+                f"NodeName={node} NodeAddr={self.network}.{number} CPUs={CPUS_PER_NODE} "
+                f"RealMemory={memory_mb} Gres=gpu:{GPUS_PER_NODE}"
             )
-            gpus.append(f"NodeName={node} Name=gpu File={self.root}/gpu/nvidia[0-{GPUS_PER_NODE - 1}]")
+            gpus.append(
+                f"NodeName={node} Name=gpu File={self.root}/gpu/nvidia[0-{GPUS_PER_NODE - 1}]"
+            )
             hosts.append(f"{self.network}.{number} {node}")
         lines.append("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
         for name, content in (("slurm.conf", lines), ("gres.conf", gpus), ("hosts", hosts)):
@@ -207,14 +267,35 @@ class SlurmCluster:
         for path in (directory, directory / "key"):
             shutil.chown(path, "munge", "munge")
         (directory / "key").chmod(0o400)
-        places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-        self._daemon("runuser", "-u", "munge", "--", "munged", "-F", *(f"--{option}={directory / name}" for option, name in places.items()))
+        places = {
+            "key-file": "key",
+            "socket": "socket",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+        }
+        self._daemon(
+            "runuser",
+            "-u",
+            "munge",
+            "--",
+            "munged",
+            "-F",
+            *(f"--{option}={directory / name}" for option, name in places.items()),
+        )
         self.wait_until((directory / "socket").exists, "munge", timeout=20)
 
     def _daemon(self, *command: str) -> None:
         with (self.root / "daemons.log").open("ab") as log:
             self._daemons.append(
-                subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(
+                    command,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             )
 
     def _ip(self, *arguments: str) -> None:

@@ -30,10 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[SlurmCluster]:
-    """Two nodes. Slurm's sockets and node names want a short path, so not pytest's own directory."""
+    """Two nodes. Slurm's sockets and node names want a short path, so not pytest's own
+    directory."""
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
-        pytest.skip(f"no {', '.join(missing)} on this machine: bash tests/slurm/install.sh installs Slurm on Debian")
+        pytest.skip(
+            f"no {', '.join(missing)} on this machine: bash tests/slurm/install.sh installs Slurm "
+            "on Debian"
+        )
     if os.getuid() != 0:
         pytest.skip("only root can start a Slurm cluster with a network of its own")
     root = Path(tempfile.mkdtemp(prefix="slurm_"))
@@ -55,11 +59,15 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edit(tmp_path: Path, cluster: SlurmCluster) -> Callable[..., Path]:
-    """`edit("train.sbatch", SCANS="(a.npz)", ...)` edits a copy of a batch script as its user would: partition, output and variables."""
+    """`edit("train.sbatch", SCANS="(a.npz)", ...)` edits a copy of a batch script as its user
+    would: partition, output and variables."""
 
     def edit_script(name: str, **variables: Any) -> Path:
         text = (ROOT / "slurm" / name).read_text()
-        directives = {r"#SBATCH --partition=.*": "#SBATCH --partition=all", r"#SBATCH --output=.*": f"#SBATCH --output={tmp_path}/%j.log"}
+        directives = {
+            r"#SBATCH --partition=.*": "#SBATCH --partition=all",
+            r"#SBATCH --output=.*": f"#SBATCH --output={tmp_path}/%j.log",
+        }
         directives |= {r"#SBATCH --(account|gpus.*|cpus-per-task)=.*\n": ""}
         values = {"PYTHON": sys.executable, "NODE_DISK": cluster.node_disk, **variables}
         for pattern, line in directives.items():
@@ -67,7 +75,9 @@ def edit(tmp_path: Path, cluster: SlurmCluster) -> Callable[..., Path]:
             assert found, pattern
         for variable, value in values.items():
             if re.search(rf"^{variable}=", text, flags=re.MULTILINE) or variable in variables:
-                text, found = re.subn(rf"^{variable}=.*$", f"{variable}={value}", text, flags=re.MULTILINE)
+                text, found = re.subn(
+                    rf"^{variable}=.*$", f"{variable}={value}", text, flags=re.MULTILINE
+                )
                 assert found == 1, variable
         edited = tmp_path / name
         edited.write_text(text)

@@ -22,7 +22,13 @@ from tests.launch.test_faults import assert_same_result, last_step
 from tests.slurm.cluster import SlurmCluster
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--data.measurement=amplitude", "--data.nphotons=1e6", "--data.val_fraction=0.1", "--model.base_width=4", "--train.precision=32")
+SMALL = (
+    "--data.measurement=amplitude",
+    "--data.nphotons=1e6",
+    "--data.val_fraction=0.1",
+    "--model.base_width=4",
+    "--train.precision=32",
+)
 SMALL += ("--train.global_batch_size=2",)
 EPOCHS = 20
 STEPS_AN_EPOCH = 17  # 33 groups, two a step
@@ -42,15 +48,28 @@ TRAINING_SCRIPTS = ("train.sbatch", "train_torchrun.sbatch")
 
 
 @pytest.fixture
-def submit(cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_path: Path) -> Callable[..., int]:
-    """`submit(script, *options of train.py, options=of sbatch)` submits a training job whose run directory is tmp_path / "run".
+def submit(
+    cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_path: Path
+) -> Callable[..., int]:
+    """`submit(script, *options of train.py, options=of sbatch)` submits a training job whose run
+    directory is tmp_path / "run".
 
-    With `interrupted=True` its first attempt takes 0.4 s a step, so that what is to befall it does so before its end.
+    With `interrupted=True` its first attempt takes 0.4 s a step, so that what is to befall it does
+    so before its end.
     """
 
-    def submit_job(script: str, *arguments: str, options: tuple[str, ...] = TWO_NODES, interrupted: bool = False) -> int:
+    def submit_job(
+        script: str,
+        *arguments: str,
+        options: tuple[str, ...] = TWO_NODES,
+        interrupted: bool = False,
+    ) -> int:
         (tmp_path / "sitecustomize.py").write_text(SLOW_FIRST_ATTEMPT if interrupted else "")
-        variables = {"SCANS": f"({scan})", "CONFIG": ROOT / "configs" / "default.yaml", "RUN_DIR": tmp_path / "run"}
+        variables = {
+            "SCANS": f"({scan})",
+            "CONFIG": ROOT / "configs" / "default.yaml",
+            "RUN_DIR": tmp_path / "run",
+        }
         variables["PROCESSES_A_NODE"] = 2
         return cluster.submit(
             edit(script, **variables),
@@ -76,16 +95,29 @@ def said(cluster: SlurmCluster, tmp_path: Path) -> Callable[[int], str]:
 
 def train_alone(scan: Path, run_dir: Path, *arguments: str, nproc: int = 1) -> Path:
     """The same without Slurm, on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={nproc}",
+    ]
     command += [str(ROOT / "launch" / "train.py"), f"--config={ROOT / 'configs' / 'default.yaml'}"]
     command += [f"--data.path={scan}", f"--train.run_dir={run_dir}", *SMALL, *arguments]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    subprocess.run(
+        command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
+    )
     return run_dir
 
 
 @pytest.mark.parametrize("script", TRAINING_SCRIPTS)
 def test_two_nodes_of_two_tasks(
-    cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], scan: Path, tmp_path: Path, script: str
+    cluster: SlurmCluster,
+    submit: Callable[..., int],
+    said: Callable[[int], str],
+    scan: Path,
+    tmp_path: Path,
+    script: str,
 ) -> None:
     for copy in cluster.root.glob("disk.*/*"):
         copy.unlink()
@@ -102,19 +134,28 @@ def test_two_nodes_of_two_tasks(
     assert (tmp_path / "run" / ".lock").read_text().endswith("on node1")  # global rank 0 is there
     assert (tmp_path / "run" / "train.log").read_text().count("intensity_scale: ") == 1
     assert said(job).count("wrote " + str(tmp_path / "run" / "bundle.zip")) == 1
-    assert sorted(path.name for path in tmp_path.rglob("bundle.zip")) == ["bundle.zip"] * 2  # the other one is that of `alone`
+    # the other one is that of `alone`
+    assert sorted(path.name for path in tmp_path.rglob("bundle.zip")) == ["bundle.zip"] * 2
     assert all(f"{node}: {cluster.node_disk}/scan.npz" in said(job) for node in cluster.nodes)
-    assert [disk.read_bytes() for disk in cluster.root.glob("disk.*/scan.npz")] == [scan.read_bytes()] * 2
+    assert [disk.read_bytes() for disk in cluster.root.glob("disk.*/scan.npz")] == [
+        scan.read_bytes()
+    ] * 2
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run directory of a long run on four ranks that nothing happened to."""
-    return train_alone(scan, tmp_path_factory.mktemp("uninterrupted") / "run", f"--train.epochs={EPOCHS}", nproc=4)
+    return train_alone(
+        scan, tmp_path_factory.mktemp("uninterrupted") / "run", f"--train.epochs={EPOCHS}", nproc=4
+    )
 
 
 def test_time_limit_is_survived_to_the_same_bits(
-    cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], uninterrupted: Path, tmp_path: Path
+    cluster: SlurmCluster,
+    submit: Callable[..., int],
+    said: Callable[[int], str],
+    uninterrupted: Path,
+    tmp_path: Path,
 ) -> None:
     """Slurm's own notice, which with these options comes 90 to 120 s after the job's start."""
     options = (*TWO_NODES, "--time=3", "--signal=B:USR1@60")
@@ -126,36 +167,63 @@ def test_time_limit_is_survived_to_the_same_bits(
 
 
 def test_notice_under_torchrun(
-    cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], uninterrupted: Path, tmp_path: Path
+    cluster: SlurmCluster,
+    submit: Callable[..., int],
+    said: Callable[[int], str],
+    uninterrupted: Path,
+    tmp_path: Path,
 ) -> None:
     job = submit("train_torchrun.sbatch", f"--train.epochs={EPOCHS}", interrupted=True)
-    cluster.wait_until(lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch")
-    cluster.run("scancel", "--batch", "--signal=USR1", str(job))  # as Slurm sends it before the limit
-    cluster.wait_until(lambda: "requeueing: the next attempt goes on with" in said(job), "a requeued job", timeout=60)
+    cluster.wait_until(
+        lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch"
+    )
+    # as Slurm sends it before the limit
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    cluster.wait_until(
+        lambda: "requeueing: the next attempt goes on with" in said(job),
+        "a requeued job",
+        timeout=60,
+    )
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
     assert_same_result(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.parametrize("script", TRAINING_SCRIPTS)
 def test_requeued_by_hand(
-    cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], tmp_path: Path, script: str
+    cluster: SlurmCluster,
+    submit: Callable[..., int],
+    said: Callable[[int], str],
+    tmp_path: Path,
+    script: str,
 ) -> None:
     job = submit(script, f"--train.epochs={EPOCHS}", interrupted=True)
-    cluster.wait_until(lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch")
+    cluster.wait_until(
+        lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch"
+    )
     cluster.run("scontrol", "requeue", str(job))
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
     assert "attempt 1: on 2 node(s)" in said(job)
     assert rows_are_complete(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("script", "lost"), [("train.sbatch", "node2"), ("train.sbatch", "node1"), ("train_torchrun.sbatch", "node2")])
+@pytest.mark.parametrize(
+    ("script", "lost"),
+    [("train.sbatch", "node2"), ("train.sbatch", "node1"), ("train_torchrun.sbatch", "node2")],
+)
 def test_lost_node(
-    cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str], tmp_path: Path, script: str, lost: str
+    cluster: SlurmCluster,
+    submit: Callable[..., int],
+    said: Callable[[int], str],
+    tmp_path: Path,
+    script: str,
+    lost: str,
 ) -> None:
     """On node1 is rank 0, which lives on, cut off, and still holds the run directory."""
     options = ("--nodes=1-2", "--cpus-per-task=2")
     job = submit(script, f"--train.epochs={EPOCHS}", options=options, interrupted=True)
-    cluster.wait_until(lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch")
+    cluster.wait_until(
+        lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch"
+    )
     scale = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["intensity_scale"]
     cluster.cut_off(lost)
     try:
@@ -163,7 +231,9 @@ def test_lost_node(
     finally:
         cluster.put_back(lost)
     assert "attempt 1: on 1 node(s)" in said(job)
-    assert ("taking over from an earlier attempt of this job" in said(job)) == (lost == "node1"), said(job)
+    assert ("taking over from an earlier attempt of this job" in said(job)) == (lost == "node1"), (
+        said(job)
+    )
     assert rows_are_complete(tmp_path / "run")
     assert load_bundle(tmp_path / "run" / "bundle.zip").intensity_scale == scale
     assert yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["world_size"] == 2
@@ -172,14 +242,21 @@ def test_lost_node(
 def rows_are_complete(run_dir: Path) -> bool:
     """Whether metrics.csv ends with the last step, and nothing is missing or twice."""
     with (run_dir / "metrics.csv").open(newline="") as stream:
-        steps = [int(row["step"]) for row in csv.DictReader(stream) if row["train_deviance_per_pixel"]]
+        steps = [
+            int(row["step"]) for row in csv.DictReader(stream) if row["train_deviance_per_pixel"]
+        ]
     return steps == [STEPS_AN_EPOCH * (epoch + 1) - 1 for epoch in range(EPOCHS)]
 
 
 def test_array_of_reconstructions(
-    cluster: SlurmCluster, edit: Callable[..., Path], said: Callable[[int], str], scan: Path, tmp_path: Path
+    cluster: SlurmCluster,
+    edit: Callable[..., Path],
+    said: Callable[[int], str],
+    scan: Path,
+    tmp_path: Path,
 ) -> None:
-    """Three scans, two array tasks, one bundle; and again on a part of an allocation that somebody holds."""
+    """Three scans, two array tasks, one bundle; and again on a part of an allocation that somebody
+    holds."""
     run_dir = train_alone(scan, tmp_path / "run", "--train.epochs=1")
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -188,7 +265,10 @@ def test_array_of_reconstructions(
     variables = {"BUNDLE": run_dir / "bundle.zip", "SCANS": f"({scans}/*.npz)", "GPU": "()"}
     script = edit("infer.sbatch", **variables, OUT=tmp_path / "array")
     job = cluster.submit(script, options=("--array=0-1", f"--output={tmp_path}/%a.log"))
-    cluster.wait_until(lambda: not cluster.run("squeue", "-h", "-j", str(job), check=False).stdout.strip(), "end of the array")
+    cluster.wait_until(
+        lambda: not cluster.run("squeue", "-h", "-j", str(job), check=False).stdout.strip(),
+        "end of the array",
+    )
     printed = [(tmp_path / f"{task}.log").read_text() for task in (0, 1)]
     assert [text.count("wrote reconstruction.npz") for text in printed] == [2, 1], printed
     script = edit("infer.sbatch", **variables, OUT=tmp_path / "inside")
@@ -199,23 +279,44 @@ def test_array_of_reconstructions(
         for number in range(3):
             summary = json.loads((tmp_path / out / f"scan{number}" / "summary.json").read_text())
             assert summary["intensity_scale"] == scale
-    arrays = [np.load(tmp_path / out / "scan1" / "reconstruction.npz")["object"] for out in ("array", "inside")]
+    arrays = [
+        np.load(tmp_path / out / "scan1" / "reconstruction.npz")["object"]
+        for out in ("array", "inside")
+    ]
     np.testing.assert_array_equal(*arrays)
 
 
-def test_a_scan_that_fails_does_not_stop_the_others(cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_path: Path) -> None:
+def test_a_scan_that_fails_does_not_stop_the_others(
+    cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_path: Path
+) -> None:
     run_dir = train_alone(scan, tmp_path / "run", "--train.epochs=1")
     (tmp_path / "broken.npz").write_bytes(b"no archive")
-    variables = {"BUNDLE": run_dir / "bundle.zip", "SCANS": f"({tmp_path}/broken.npz {scan})", "GPU": "()", "OUT": tmp_path / "out"}
-    ended = cluster.run("salloc", "--partition=all", "bash", edit("infer.sbatch", **variables), check=False)
+    variables = {
+        "BUNDLE": run_dir / "bundle.zip",
+        "SCANS": f"({tmp_path}/broken.npz {scan})",
+        "GPU": "()",
+        "OUT": tmp_path / "out",
+    }
+    ended = cluster.run(
+        "salloc", "--partition=all", "bash", edit("infer.sbatch", **variables), check=False
+    )
     assert ended.returncode == 1
     assert f"error: not reconstructed: {tmp_path}/broken.npz" in ended.stdout
     assert (tmp_path / "out" / "scan" / "summary.json").exists()
 
 
-def train(cluster: SlurmCluster, scan: Path, run_dir: Path, *srun: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`srun ... python launch/train.py`; the test fails where it takes longer than a minute, half of it for a slow machine."""
-    command = (sys.executable, ROOT / "launch" / "train.py", f"--data.path={scan}", f"--train.run_dir={run_dir}", *SMALL)
+def train(
+    cluster: SlurmCluster, scan: Path, run_dir: Path, *srun: str, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """`srun ... python launch/train.py`; the test fails where it takes longer than a minute, half
+    of it for a slow machine."""
+    command = (
+        sys.executable,
+        ROOT / "launch" / "train.py",
+        f"--data.path={scan}",
+        f"--train.run_dir={run_dir}",
+        *SMALL,
+    )
     return cluster.run(*srun, *command, check=False, timeout=60, **env)
 
 
@@ -237,17 +338,24 @@ def train(cluster: SlurmCluster, scan: Path, run_dir: Path, *srun: str, **env: s
     ],
     ids=["no srun", "uneven tasks", "devices"],
 )
-def test_wrong_environment_is_refused(cluster: SlurmCluster, scan: Path, tmp_path: Path, launcher: tuple[str, ...], message: str) -> None:
+def test_wrong_environment_is_refused(
+    cluster: SlurmCluster, scan: Path, tmp_path: Path, launcher: tuple[str, ...], message: str
+) -> None:
     if torch.cuda.is_available() and "--gpus-per-node=2" in launcher:
-        pytest.skip("the cluster's GPUs are no real ones, so a machine that has some can't disagree with it")
+        pytest.skip(
+            "the cluster's GPUs are no real ones, so a machine that has some can't disagree with it"
+        )
     failed = train(cluster, scan, tmp_path / "run", *launcher)
-    assert failed.returncode != 0, failed.stdout  # 1, or what srun makes of the tasks that it ended after the first
+    # 1, or what srun makes of the tasks that it ended after the first
+    assert failed.returncode != 0, failed.stdout
     assert re.search(message, failed.stdout), failed.stdout
     assert "Traceback" not in failed.stdout
     assert not (tmp_path / "run").exists()
 
 
-def test_without_srun_on_the_path_the_script_says_so(cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str]) -> None:
+def test_without_srun_on_the_path_the_script_says_so(
+    cluster: SlurmCluster, submit: Callable[..., int], said: Callable[[int], str]
+) -> None:
     commands = cluster.root / "without_srun"
     commands.mkdir()
     for command in ("bash", "date", "scancel", "scontrol", "stat"):
@@ -257,9 +365,12 @@ def test_without_srun_on_the_path_the_script_says_so(cluster: SlurmCluster, subm
     assert "srun: command not found" in said(job)
 
 
-def test_task_that_fails_at_its_start_ends_the_others(cluster: SlurmCluster, scan: Path, tmp_path: Path) -> None:
+def test_task_that_fails_at_its_start_ends_the_others(
+    cluster: SlurmCluster, scan: Path, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\nif os.environ.get('SLURM_PROCID') == '3': raise SystemExit('the disk is gone')\n"
+        "import os\nif os.environ.get('SLURM_PROCID') == '3': raise SystemExit('the disk is "
+        "gone')\n"
     )
     launcher = ("srun", "--partition=all", *TWO_BY_TWO, "--kill-on-bad-exit=1")
     failed = train(cluster, scan, tmp_path / "run", *launcher, PYTHONPATH=str(tmp_path))

@@ -1,4 +1,5 @@
-"""The number of processes changes nothing but the speed: batches, gradients, metrics and the loss curve."""
+"""The number of processes changes nothing but the speed: batches, gradients, metrics and the loss
+curve."""
 
 from __future__ import annotations
 
@@ -36,17 +37,33 @@ class WithoutLightning:
 
 
 def gradients_of_one_step(
-    scans: str | list[str], step: int, num_micro_batches: int, probe_modes: int | None = None, hdf5: dict[str, str] | None = None
+    scans: str | list[str],
+    step: int,
+    num_micro_batches: int,
+    probe_modes: int | None = None,
+    hdf5: dict[str, str] | None = None,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """Loss and gradients of one optimiser step of an epoch, as Lightning computes them: DDP, loss / micro-batches, summed up."""
+    """Loss and gradients of one optimiser step of an epoch, as Lightning computes them: DDP, loss /
+    micro-batches, summed up."""
     data = ScanDataModule(
-        DataConfig(path=scans, measurement="amplitude", nphotons=1e6, val_fraction=0, hdf5=Hdf5Config(**(hdf5 or {}))),
+        DataConfig(
+            path=scans,
+            measurement="amplitude",
+            nphotons=1e6,
+            val_fraction=0,
+            hdf5=Hdf5Config(**(hdf5 or {})),
+        ),
         global_batch_size=GLOBAL_BATCH,
         num_micro_batches=num_micro_batches,
         seed=3,
     )
     data.setup("fit")
-    config = ModelConfig(base_width=4, intensity_scale_trainable=True, probe_trainable=probe_modes is not None, probe_modes=probe_modes)
+    config = ModelConfig(
+        base_width=4,
+        intensity_scale_trainable=True,
+        probe_trainable=probe_modes is not None,
+        probe_modes=probe_modes,
+    )
     module = PtychographyModule(config, learning_rate=1e-3)
     probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
     first_probes = torch.stack([add_modes(probe, probe_modes or 1) for probe in probes])
@@ -59,10 +76,14 @@ def gradients_of_one_step(
     loader = data.train_dataloader()
     module._trainer = WithoutLightning(loader, num_micro_batches)  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    module.double()  # so that what is compared is the arithmetic of the step, not float32 convolutions of other batch sizes
+    # so that what is compared is the arithmetic of the step, not float32 convolutions of other
+    # batch sizes
+    module.double()
     module.loss.intensity_scale = module.loss.intensity_scale.double()
     stepper = Step(module)
-    wrapped = torch.nn.parallel.DistributedDataParallel(stepper) if dist.is_initialized() else stepper
+    wrapped = (
+        torch.nn.parallel.DistributedDataParallel(stepper) if dist.is_initialized() else stepper
+    )
     batches = list(loader)
     loss = 0.0
     for micro_batch in range(num_micro_batches):
@@ -71,7 +92,11 @@ def gradients_of_one_step(
         part = wrapped(samples, batch) / num_micro_batches
         part.backward()
         loss += part.item()
-    return loss, {name: parameter.grad.numpy() for name, parameter in module.named_parameters() if parameter.grad is not None}
+    return loss, {
+        name: parameter.grad.numpy()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 class Step(torch.nn.Module):
@@ -84,66 +109,117 @@ class Step(torch.nn.Module):
 
 
 @pytest.mark.parametrize("num_micro_batches", [1, 3])
-def test_loss_and_gradients_of_a_step(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], num_micro_batches: int) -> None:
-    """37 groups in batches of 7: the first step is whole, the last one has 2 samples, fewer than ranks or micro-batches."""
+def test_loss_and_gradients_of_a_step(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], num_micro_batches: int
+) -> None:
+    """37 groups in batches of 7: the first step is whole, the last one has 2 samples, fewer than
+    ranks or micro-batches."""
     scan = str(write_scan())
     for step in (0, 5):
         loss, gradients = gradients_of_one_step(scan, step, 1)
         for world_size in (1, 2, 3):
-            for rank_loss, rank_gradients in on_ranks(world_size, gradients_of_one_step, scan, step, num_micro_batches):
+            for rank_loss, rank_gradients in on_ranks(
+                world_size, gradients_of_one_step, scan, step, num_micro_batches
+            ):
                 assert rank_loss == pytest.approx(loss, rel=1e-6)
                 assert rank_gradients.keys() == gradients.keys()
                 for name, gradient in gradients.items():
                     # float64 up to the float32 units that positions and normalisation come in
-                    np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+                    np.testing.assert_allclose(
+                        rank_gradients[name],
+                        gradient,
+                        rtol=1e-6,
+                        atol=1e-6 * np.abs(gradient).max(),
+                        err_msg=name,
+                    )
 
 
-def test_gradients_of_trainable_probes(on_ranks: Callable[..., Any], write_scan: Callable[..., Path]) -> None:
-    """Two scans with a probe of two modes each; the last step has one sample: a rank has none, and a scan has none on any rank."""
-    scans = [str(write_scan()), str(write_scan("other.npz", arrays=small_scan_arrays(num_patterns=20, seed=1)))]
+def test_gradients_of_trainable_probes(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path]
+) -> None:
+    """Two scans with a probe of two modes each; the last step has one sample: a rank has none, and
+    a scan has none on any rank."""
+    scans = [
+        str(write_scan()),
+        str(write_scan("other.npz", arrays=small_scan_arrays(num_patterns=20, seed=1))),
+    ]
     for step in (0, 8):
         loss, gradients = gradients_of_one_step(scans, step, 1, 2)
         assert gradients["trainable_probe.modes"].shape == (2, 2, 16, 16, 2)
         lit = np.abs(gradients["trainable_probe.modes"]).max(axis=(1, 2, 3, 4)) > 0
         assert lit.sum() == (2 if step == 0 else 1)
         for world_size in (2, 3):
-            for rank_loss, rank_gradients in on_ranks(world_size, gradients_of_one_step, scans, step, 1, 2):
+            for rank_loss, rank_gradients in on_ranks(
+                world_size, gradients_of_one_step, scans, step, 1, 2
+            ):
                 assert rank_loss == pytest.approx(loss, rel=1e-6)
                 assert rank_gradients.keys() == gradients.keys()
                 for name, gradient in gradients.items():
-                    np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+                    np.testing.assert_allclose(
+                        rank_gradients[name],
+                        gradient,
+                        rtol=1e-6,
+                        atol=1e-6 * np.abs(gradient).max(),
+                        err_msg=name,
+                    )
 
 
 @pytest.mark.parametrize("num_micro_batches", [1, 3])
-def test_gradients_with_a_mask_a_scan(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], num_micro_batches: int) -> None:
-    """Three scans, of which one has no mask and one little that counts: a step is the mean over all pixels that do, however it is dealt."""
+def test_gradients_with_a_mask_a_scan(
+    on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], num_micro_batches: int
+) -> None:
+    """Three scans, of which one has no mask and one little that counts: a step is the mean over all
+    pixels that do, however it is dealt."""
     masks = [dead_pixels(0), np.ones((16, 16), dtype=bool), dead_pixels(1, part=0.8)]
     scans = [
-        str(write_masked_scan(f"scan{number}.h5", mask, arrays=small_scan_arrays(num_patterns=12, seed=number)))
+        str(
+            write_masked_scan(
+                f"scan{number}.h5", mask, arrays=small_scan_arrays(num_patterns=12, seed=number)
+            )
+        )
         for number, mask in enumerate(masks)
     ]
     for step in (0, 5):  # the last one has a single sample
         loss, gradients = gradients_of_one_step(scans, step, 1, None, MASKED_HDF5)
         for world_size in (1, 2, 3):
-            for rank_loss, rank_gradients in on_ranks(world_size, gradients_of_one_step, scans, step, num_micro_batches, None, MASKED_HDF5):
+            for rank_loss, rank_gradients in on_ranks(
+                world_size, gradients_of_one_step, scans, step, num_micro_batches, None, MASKED_HDF5
+            ):
                 assert rank_loss == pytest.approx(loss, rel=1e-6)
                 for name, gradient in gradients.items():
-                    np.testing.assert_allclose(rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+                    np.testing.assert_allclose(
+                        rank_gradients[name],
+                        gradient,
+                        rtol=1e-6,
+                        atol=1e-6 * np.abs(gradient).max(),
+                        err_msg=name,
+                    )
 
 
 def test_weights_of_a_batch_are_those_of_its_samples() -> None:
     weights = np.random.default_rng(0).integers(1, 100, 37)
-    settings_of_all = {"global_batch_size": 7, "world_size": 3, "shuffle_seed": 1, "num_micro_batches": 2}
-    samplers = [GlobalBatchSampler(37, rank=rank, weights=weights, **settings_of_all) for rank in range(3)]
+    settings_of_all = {
+        "global_batch_size": 7,
+        "world_size": 3,
+        "shuffle_seed": 1,
+        "num_micro_batches": 2,
+    }
+    samplers = [
+        GlobalBatchSampler(37, rank=rank, weights=weights, **settings_of_all) for rank in range(3)
+    ]
     orders = []
     for epoch in (0, 1):
         for sampler in samplers:
             sampler.set_epoch(epoch)
-        batches = [[sample for part in parts for sample in part] for parts in zip(*samplers, strict=True)]
+        batches = [
+            [sample for part in parts for sample in part] for parts in zip(*samplers, strict=True)
+        ]
         orders.append([sample for batch in batches for sample in batch])
         found = [int(weights[batch].sum()) for batch in batches]
         in_step = [found[batch // 2 * 2] + found[batch // 2 * 2 + 1] for batch in range(12)]
-        assert [samplers[0].weight_in(batch) for batch in range(12)] == list(zip(found, in_step, strict=True))
+        assert [samplers[0].weight_in(batch) for batch in range(12)] == list(
+            zip(found, in_step, strict=True)
+        )
     assert orders[0] != orders[1]
 
 
@@ -171,7 +247,9 @@ def test_sequence_of_global_batches(on_ranks: Callable[..., Any], num_micro_batc
                 sorted(
                     sample
                     for part in parts
-                    for micro_batch in part[step * num_micro_batches : (step + 1) * num_micro_batches]
+                    for micro_batch in part[
+                        step * num_micro_batches : (step + 1) * num_micro_batches
+                    ]
                     for sample in micro_batch
                 )
                 for step in range(len(expected))
@@ -182,7 +260,9 @@ def test_sequence_of_global_batches(on_ranks: Callable[..., Any], num_micro_batc
 
 def test_pass_that_goes_on_takes_the_rest_once() -> None:
     def sampler() -> GlobalBatchSampler:
-        return GlobalBatchSampler(37, global_batch_size=7, rank=0, world_size=1, shuffle_seed=1, num_micro_batches=2)
+        return GlobalBatchSampler(
+            37, global_batch_size=7, rank=0, world_size=1, shuffle_seed=1, num_micro_batches=2
+        )
 
     whole, rest = sampler(), sampler()
     rest.go_on_after(4)
@@ -192,7 +272,10 @@ def test_pass_that_goes_on_takes_the_rest_once() -> None:
 
 def test_weight_of_a_batch_is_that_of_all_ranks() -> None:
     samplers = [
-        GlobalBatchSampler(37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2) for rank in range(3)
+        GlobalBatchSampler(
+            37, global_batch_size=7, rank=rank, world_size=3, shuffle_seed=1, num_micro_batches=2
+        )
+        for rank in range(3)
     ]
     for batch, parts in enumerate(zip(*samplers, strict=True)):
         in_micro_batch, in_step = samplers[0].weight_in(batch)
@@ -200,15 +283,30 @@ def test_weight_of_a_batch_is_that_of_all_ranks() -> None:
         assert in_step == (2 if batch >= 10 else 7)
 
 
-def validate(scan: str | list[str], group_size: int, hdf5: dict[str, str] | None = None) -> dict[str, float]:
+def validate(
+    scan: str | list[str], group_size: int, hdf5: dict[str, str] | None = None
+) -> dict[str, float]:
     """Metrics of an untrained network with a head that is not zero."""
     if dist.is_initialized():
         rank, size = str(dist.get_rank()), str(dist.get_world_size())
-        launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": "0"}
-        os.environ.update(launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        launcher = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "GROUP_RANK": "0",
+        }
+        os.environ.update(
+            launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1"
+        )
     data = ScanDataModule(
         DataConfig(
-            path=scan, measurement="amplitude", nphotons=1e6, val_fraction=0.5, group_size=group_size, hdf5=Hdf5Config(**(hdf5 or {}))
+            path=scan,
+            measurement="amplitude",
+            nphotons=1e6,
+            val_fraction=0.5,
+            group_size=group_size,
+            hdf5=Hdf5Config(**(hdf5 or {})),
         ),
         global_batch_size=4,
         seed=0,
@@ -217,13 +315,20 @@ def validate(scan: str | list[str], group_size: int, hdf5: dict[str, str] | None
     module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
     masks = stack_masks(data.scans)
     masks = None if masks is None else torch.from_numpy(masks)
-    module.build(torch.from_numpy(np.stack([scan.probe for scan in data.scans])), data.intensity_scale, seed=0, masks=masks)
+    module.build(
+        torch.from_numpy(np.stack([scan.probe for scan in data.scans])),
+        data.intensity_scale,
+        seed=0,
+        masks=masks,
+    )
     torch.manual_seed(0)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     module.on_validation_epoch_start()
     logged: dict[str, float] = {}
-    module.log_dict = lambda values: logged.update({name: float(value) for name, value in values.items()})  # type: ignore[method-assign]
+    module.log_dict = lambda values: logged.update(
+        {name: float(value) for name, value in values.items()}
+    )  # type: ignore[method-assign]
     with torch.no_grad():
         for number, samples in enumerate(data.val_dataloader()):
             module.validation_step(samples, number)
@@ -232,7 +337,9 @@ def validate(scan: str | list[str], group_size: int, hdf5: dict[str, str] | None
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_validation_metrics(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], group_size: int) -> None:
+def test_validation_metrics(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], group_size: int
+) -> None:
     scan = str(write_scan())
     expected = validate(scan, group_size)
     assert math.isfinite(expected["val_deviance_per_pixel"])
@@ -241,9 +348,17 @@ def test_validation_metrics(on_ranks: Callable[..., Any], write_scan: Callable[.
             assert metrics_of_rank == pytest.approx(expected, rel=1e-12)
 
 
-def test_validation_metrics_with_a_mask_a_scan(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path]) -> None:
+def test_validation_metrics_with_a_mask_a_scan(
+    on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path]
+) -> None:
     scans = [
-        str(write_masked_scan(f"scan{number}.h5", dead_pixels(number, part), arrays=small_scan_arrays(num_patterns=20, seed=number)))
+        str(
+            write_masked_scan(
+                f"scan{number}.h5",
+                dead_pixels(number, part),
+                arrays=small_scan_arrays(num_patterns=20, seed=number),
+            )
+        )
         for number, part in enumerate((0.1, 0.8))
     ]
     expected = validate(scans, 4, MASKED_HDF5)
@@ -253,12 +368,18 @@ def test_validation_metrics_with_a_mask_a_scan(on_ranks: Callable[..., Any], wri
 
 
 @pytest.mark.slow
-def test_loss_curve_of_fifty_steps(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> None:
+def test_loss_curve_of_fifty_steps(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
     scan = write_scan()
     curves = []
     for world_size in (1, 2, 3):
         run_dir = tmp_path / f"run{world_size}"
-        on_ranks(world_size, train_one, settings(scan, run_dir, train__epochs=10, train__accumulate_grad_batches=world_size))
+        on_ranks(
+            world_size,
+            train_one,
+            settings(scan, run_dir, train__epochs=10, train__accumulate_grad_batches=world_size),
+        )
         assert int(metrics(run_dir)[-1]["step"]) == 49  # counted from zero
         curves.append(column(run_dir, "train_deviance_per_pixel"))
     for curve in curves[1:]:

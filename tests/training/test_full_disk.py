@@ -1,4 +1,5 @@
-"""A disk that is full, or may not be written: what was there before stays, and the error names the file."""
+"""A disk that is full, or may not be written: what was there before stays, and the error names the
+file."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_bundle(trained: Path, small_disk: Callable[[int], Path]) -> None:
     save_bundle(disk / "bundle.zip", bundle)
     before = (disk / "bundle.zip").read_bytes()
     changed = dataclasses.replace(bundle, gain=2.0)
-    with pytest.raises(OSError, match=r"No space left on device; not written: '.*/disk/bundle.zip'"):
+    with pytest.raises(
+        OSError, match=r"No space left on device; not written: '.*/disk/bundle.zip'"
+    ):
         save_bundle(disk / "bundle.zip", changed)
     mount(disk, READ_ONLY | REMOUNT, "")
     with pytest.raises(OSError, match=r"Read-only file system; not written: '.*/disk/bundle.zip'"):
@@ -66,7 +69,9 @@ def test_bundle(trained: Path, small_disk: Callable[[int], Path]) -> None:
 def test_checkpoint(trained: Path, small_disk: Callable[[int], Path], tmp_path: Path) -> None:
     """Room for one checkpoint and a half: the second one can't be written beside the first."""
     disk = small_disk(int(1.5 * (trained / "checkpoints" / "last.ckpt").stat().st_size) + 16384)
-    with pytest.raises(OSError, match=r"No space left on device; not written: '.*/disk/run/checkpoints/last.ckpt'"):
+    with pytest.raises(
+        OSError, match=r"No space left on device; not written: '.*/disk/run/checkpoints/last.ckpt'"
+    ):
         train(parse_mapping(settings(tmp_path / "scan.npz", disk / "run", train__epochs=2)))
     checkpoint = torch.load(disk / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 0
@@ -78,16 +83,22 @@ def test_hparams(small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(8192)
     logger = RunDirectoryLogger(disk, resumed=False)
     logger.log_hyperparams({"intensity_scale": 1.5})
-    with pytest.raises(OSError, match=r"No space left on device; not written: '.*/disk/hparams.yaml'"):
+    with pytest.raises(
+        OSError, match=r"No space left on device; not written: '.*/disk/hparams.yaml'"
+    ):
         logger.log_hyperparams({"intensity_scale": 2.5, "long": "x" * 10000})
     mount(disk, READ_ONLY | REMOUNT, "")
-    with pytest.raises(OSError, match=r"Read-only file system; not written: '.*/disk/hparams.yaml'"):
+    with pytest.raises(
+        OSError, match=r"Read-only file system; not written: '.*/disk/hparams.yaml'"
+    ):
         logger.log_hyperparams({"intensity_scale": 2.5})
     assert yaml.safe_load((disk / "hparams.yaml").read_text()) == {"intensity_scale": 1.5}
     assert os.listdir(disk) == ["hparams.yaml"]
 
 
-def test_run_directory_that_may_not_be_written(write_scan: Callable[..., Path], small_disk: Callable[[int], Path]) -> None:
+def test_run_directory_that_may_not_be_written(
+    write_scan: Callable[..., Path], small_disk: Callable[[int], Path]
+) -> None:
     disk = small_disk(8192)
     mount(disk, READ_ONLY | REMOUNT, "")
     with pytest.raises(OSError, match=r"Read-only file system: '.*/disk/run'"):
@@ -99,8 +110,12 @@ def test_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path, damage: st
     checkpoint = trained / "checkpoints" / "last.ckpt"
     content = checkpoint.read_bytes()
     evil = b"cos\nsystem\n(S'touch " + str(tmp_path / "evil").encode() + b"'\ntR."
-    checkpoint.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "pickle": evil}[damage])
+    checkpoint.write_bytes(
+        {"truncated": content[: len(content) // 2], "empty": b"", "pickle": evil}[damage]
+    )
     changes = {"train__resume": "auto", "train__epochs": 2}
-    with pytest.raises(ValueError, match=r"last.ckpt: not a readable checkpoint \(.+\); use an earlier one"):
+    with pytest.raises(
+        ValueError, match=r"last.ckpt: not a readable checkpoint \(.+\); use an earlier one"
+    ):
         train(parse_mapping(settings(tmp_path / "scan.npz", trained, **changes)))
     assert not (tmp_path / "evil").exists()

@@ -18,7 +18,13 @@ DEFAULT = Path(__file__).parents[2] / "configs/default.yaml"
 
 def simulated(path: Path, seed: int) -> Path:
     return write_simulated_scan(
-        path, pattern_size=32, scan_shape=(14, 14), step_px=3.0, probe_diameter_px=14.0, probe_defocus_rad=6.0, seed=seed
+        path,
+        pattern_size=32,
+        scan_shape=(14, 14),
+        step_px=3.0,
+        probe_diameter_px=14.0,
+        probe_defocus_rad=6.0,
+        seed=seed,
     )
 
 
@@ -31,7 +37,9 @@ def test_an_unseen_object_is_reconstructed_by_the_bundle_alone(tmp_path: Path) -
     recipe["model"] |= {"base_width": 8}
     recipe["train"] |= {"run_dir": str(tmp_path / "run"), "epochs": 3}
     infer(train(parse_mapping(recipe)), unseen, tmp_path / "reconstruction")
-    agreement = evaluate(tmp_path / "reconstruction/reconstruction.npz", unseen, tmp_path / "reconstruction")
+    agreement = evaluate(
+        tmp_path / "reconstruction/reconstruction.npz", unseen, tmp_path / "reconstruction"
+    )
     # Measured: .90 and .97; with one correction in place of several .6.
     assert agreement["phase_correlation"] > 0.85
     assert agreement["amplitude_correlation"] > 0.93

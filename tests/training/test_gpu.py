@@ -13,13 +13,20 @@ from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstr
 from ptycho_dist.config import parse_mapping
 from tests.training.test_train import settings
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"),
+]
 
 
 @pytest.mark.parametrize("precision", [32, "bf16-mixed"])
-def test_training_and_inference(write_scan: Callable[..., Path], tmp_path: Path, precision: str | int) -> None:
+def test_training_and_inference(
+    write_scan: Callable[..., Path], tmp_path: Path, precision: str | int
+) -> None:
     scan = write_scan()
-    bundle = load_bundle(train(parse_mapping(settings(scan, tmp_path / "run", train__precision=precision))))
+    bundle = load_bundle(
+        train(parse_mapping(settings(scan, tmp_path / "run", train__precision=precision)))
+    )
     assert all(weight.device.type == "cpu" for weight in bundle.weights.values())
     result = reconstruct(bundle, read_scan(scan, "amplitude"))
     assert result.summary["device"].startswith("cuda")

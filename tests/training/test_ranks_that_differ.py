@@ -1,4 +1,5 @@
-"""Ranks that would compute different things are found before training, and the message says which rank differs in what."""
+"""Ranks that would compute different things are found before training, and the message says which
+rank differs in what."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def train_with_other_settings(concerns: dict[str, Any]) -> str:
     return refused(lambda: train_one(concerns))
 
 
-def test_configuration(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> None:
+def test_configuration(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
     messages = on_ranks(3, train_with_other_settings, settings(write_scan(), tmp_path / "run"))
     assert messages == ["ranks differ: train.epochs is 5 on rank 2, but 2 on rank 0"] * 3
     assert not (tmp_path / "run").exists()
@@ -52,7 +55,9 @@ def test_content_of_the_data(on_ranks: Callable[..., Any], tmp_path: Path) -> No
         os.mkdir(folder)
         np.savez(f"{folder}/scan.npz", **arrays)
         arrays["diffraction"][20, 3, 4] += 1
-    messages = on_ranks(2, train_in_own_folder, settings(Path("scan.npz"), tmp_path / "run"), folders)
+    messages = on_ranks(
+        2, train_in_own_folder, settings(Path("scan.npz"), tmp_path / "run"), folders
+    )
     assert len(set(messages)) == 1
     assert messages[0].startswith("ranks differ: content of scan.npz is ")
     assert " on rank 1, but " in messages[0]
@@ -67,21 +72,31 @@ def train_with_another_library(concerns: dict[str, Any]) -> str:
     return refused(lambda: train_one(concerns))
 
 
-def test_versions_of_the_software(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> None:
+def test_versions_of_the_software(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
     messages = on_ranks(2, train_with_another_library, settings(write_scan(), tmp_path / "run"))
-    assert messages == [f"ranks differ: torch is '1.0' on rank 1, but {version('torch')!r} on rank 0"] * 2
+    assert (
+        messages
+        == [f"ranks differ: torch is '1.0' on rank 1, but {version('torch')!r} on rank 0"] * 2
+    )
 
 
 def build_with_own_scale() -> str:
     last_bit = np.nextafter(20.0, 21.0) if dist.get_rank() == 1 else 20.0
     module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
     scale = IntensityScale(value=float(last_bit), nphotons=1.0, mean_energy=1.0, num_patterns=1)
-    return refused(lambda: module.build(torch.ones(1, 1, 16, 16, dtype=torch.complex64), scale, seed=0))
+    return refused(
+        lambda: module.build(torch.ones(1, 1, 16, 16, dtype=torch.complex64), scale, seed=0)
+    )
 
 
 def test_last_bit_of_the_scale(on_ranks: Callable[..., Any]) -> None:
     messages = on_ranks(2, build_with_own_scale)
-    assert messages == ["ranks differ: intensity_scale is 20.000000000000004 on rank 1, but 20.0 on rank 0"] * 2
+    assert (
+        messages
+        == ["ranks differ: intensity_scale is 20.000000000000004 on rank 1, but 20.0 on rank 0"] * 2
+    )
 
 
 def compare_floats() -> bool:

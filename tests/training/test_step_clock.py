@@ -21,9 +21,13 @@ SPLIT = ("load_ms", "compute_ms", "communicate_ms", "wait_ms")
 
 
 def train_with_delays(
-    concerns: dict[str, Any], before_loss_s: tuple[float, float], before_backward_s: tuple[float, float], loading_s: float
+    concerns: dict[str, Any],
+    before_loss_s: tuple[float, float],
+    before_backward_s: tuple[float, float],
+    loading_s: float,
 ) -> list[dict[str, str]]:
-    """Every rank takes its time before the loss, before the gradients, and to load a batch; rows every four steps, three of them timed."""
+    """Every rank takes its time before the loss, before the gradients, and to load a batch; rows
+    every four steps, three of them timed."""
     callbacks.STEPS_BETWEEN_ROWS = step_clock.STEPS_BETWEEN_ROWS = 4
     forward, batch_start = ScaledPoissonLoss.forward, step_clock.StepClock.on_train_batch_start
 
@@ -45,7 +49,8 @@ def train_with_delays(
 @pytest.mark.parametrize(
     ("before_loss_s", "before_backward_s", "loading_s", "expected_ms"),
     [
-        ((0.0, 0.4), (0.0, 0.0), 0.0, {"wait_ms": 200, "compute_ms": 200}),  # rank 0 waits for rank 1: the mean of 400 and 0, both times
+        # rank 0 waits for rank 1: the mean of 400 and 0, both times
+        ((0.0, 0.4), (0.0, 0.0), 0.0, {"wait_ms": 200, "compute_ms": 200}),
         ((0.0, 0.0), (0.4, 0.0), 0.0, {"wait_ms": 200, "compute_ms": 200}),
         ((0.0, 0.4), (0.4, 0.0), 0.0, {"wait_ms": 400, "compute_ms": 400}),
         ((0.4, 0.4), (0.0, 0.0), 0.0, {"compute_ms": 400}),
@@ -67,11 +72,16 @@ def test_split_finds_who_is_slow(
     assert rows
     medians = {name: sorted(float(row[name]) for row in rows)[len(rows) // 2] for name in SPLIT}
     for name in SPLIT:
-        # The rest of a step of this small network, and its jitter on a busy machine, take less than what was added.
-        assert expected_ms.get(name, 0) - 15 <= medians[name] <= expected_ms.get(name, 0) + 180, medians
+        # The rest of a step of this small network, and its jitter on a busy machine, take less than
+        # what was added.
+        assert expected_ms.get(name, 0) - 15 <= medians[name] <= expected_ms.get(name, 0) + 180, (
+            medians
+        )
 
 
-def test_run_goes_on_with_a_step_that_is_timed(write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_goes_on_with_a_step_that_is_timed(
+    write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the middle of an epoch, whose start the clock does not see."""
     for module in (callbacks, step_clock):
         monkeypatch.setattr(module, "STEPS_BETWEEN_ROWS", 4)
@@ -84,7 +94,9 @@ def test_run_goes_on_with_a_step_that_is_timed(write_scan: Callable[..., Path], 
     assert [float(row["compute_ms"]) > 0 for row in timed] == [True]
 
 
-def test_nobody_waits_for_one_rank_alone(write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_one_rank_alone(
+    write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (callbacks, step_clock):
         monkeypatch.setattr(module, "STEPS_BETWEEN_ROWS", 4)
     train_one(settings(write_scan(), tmp_path / "run", train__epochs=2))
@@ -94,7 +106,9 @@ def test_nobody_waits_for_one_rank_alone(write_scan: Callable[..., Path], tmp_pa
 
 
 def _split_of(total_s: float, load_s: float, collectives_s: list[float]) -> StepSplit:
-    return StepSplit.of_all_ranks(num_steps=2, total_s=total_s, load_s=load_s, collectives_s=collectives_s)
+    return StepSplit.of_all_ranks(
+        num_steps=2, total_s=total_s, load_s=load_s, collectives_s=collectives_s
+    )
 
 
 def split_of_rank() -> StepSplit:
@@ -102,11 +116,15 @@ def split_of_rank() -> StepSplit:
 
 
 def test_parts_are_those_of_the_definition(on_ranks: Callable[..., list[Any]]) -> None:
-    """Two collectives; rank 1 comes last to the first, rank 0 to the second: 0.1 s and 0.05 s of communication."""
+    """Two collectives; rank 1 comes last to the first, rank 0 to the second: 0.1 s and 0.05 s of
+    communication."""
     for split in on_ranks(2, split_of_rank):
         assert (split.load_ms, split.communicate_ms) == pytest.approx((75, 75))
         assert split.wait_ms == pytest.approx(1e3 / 2 * ((0.35 + 0.35) / 2 - 0.15))
-        assert split.load_ms + split.compute_ms + split.communicate_ms + split.wait_ms == pytest.approx(1e3 / 2 * 1.05)
+        assert (
+            split.load_ms + split.compute_ms + split.communicate_ms + split.wait_ms
+            == pytest.approx(1e3 / 2 * 1.05)
+        )
 
 
 def test_last_steps_before_a_row_are_timed() -> None:

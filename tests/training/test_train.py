@@ -30,10 +30,22 @@ from tests.conftest import MASKED_HDF5, dead_pixels
 
 def settings(scan: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
     concerns: dict[str, dict[str, Any]] = {
-        "data": {"path": str(scan), "measurement": "amplitude", "nphotons": 1e6, "val_fraction": 0.1},
+        "data": {
+            "path": str(scan),
+            "measurement": "amplitude",
+            "nphotons": 1e6,
+            "val_fraction": 0.1,
+        },
         "model": {"base_width": 4},
-        # 33 groups in batches of 8: the last batch has one, so with 2 or 3 ranks some rank has none.
-        "train": {"run_dir": str(run_dir), "epochs": 2, "global_batch_size": 8, "learning_rate": 1e-3, "precision": 32},
+        # 33 groups in batches of 8: the last batch has one, so with 2 or 3 ranks some rank has
+        # none.
+        "train": {
+            "run_dir": str(run_dir),
+            "epochs": 2,
+            "global_batch_size": 8,
+            "learning_rate": 1e-3,
+            "precision": 32,
+        },
     }
     for key, value in changes.items():
         concern, name = key.split("__")
@@ -45,8 +57,16 @@ def train_one(concerns: dict[str, Any]) -> None:
     """As one process of a torchrun job would, whose process group is there already."""
     if dist.is_initialized():
         rank, size = str(dist.get_rank()), str(dist.get_world_size())
-        launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": "0"}
-        os.environ.update(launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        launcher = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "GROUP_RANK": "0",
+        }
+        os.environ.update(
+            launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1"
+        )
     train(parse_mapping(concerns))
 
 
@@ -60,7 +80,9 @@ def column(run_dir: Path, name: str) -> list[float]:
 
 
 @pytest.fixture
-def runs(on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path) -> Callable[..., list[Path]]:
+def runs(
+    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], tmp_path: Path
+) -> Callable[..., list[Path]]:
     """Train the same on 1, 2 and 3 ranks; gives the run directories."""
 
     def train_on(*world_sizes: int, **changes: Any) -> list[Path]:
@@ -79,14 +101,26 @@ def test_number_of_ranks_changes_nothing(runs: Callable[..., list[Path]], tmp_pa
     bundles = [load_bundle(run_dir / "bundle.zip") for run_dir in run_dirs]
     hparams = [yaml.safe_load((run_dir / "hparams.yaml").read_text()) for run_dir in run_dirs]
 
-    assert len({bundle.intensity_scale for bundle in bundles} | {record["intensity_scale"] for record in hparams}) == 1
-    assert {(record["nphotons"], record["nphotons_source"]) for record in hparams} == {(1e6, "config")}
+    assert (
+        len(
+            {bundle.intensity_scale for bundle in bundles}
+            | {record["intensity_scale"] for record in hparams}
+        )
+        == 1
+    )
+    assert {(record["nphotons"], record["nphotons_source"]) for record in hparams} == {
+        (1e6, "config")
+    }
     assert len({bundle.subset_fingerprint for bundle in bundles}) == 1
     assert len({bundle.rms_factor for bundle in bundles}) == 1
     for run_dir in run_dirs[1:]:
         # float32 convolutions of other batch sizes, through ten steps of Adam
-        assert column(run_dir, "train_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "train_deviance_per_pixel"), rel=1e-3)
-        assert column(run_dir, "val_deviance_per_pixel") == pytest.approx(column(run_dirs[0], "val_deviance_per_pixel"), rel=1e-3)
+        assert column(run_dir, "train_deviance_per_pixel") == pytest.approx(
+            column(run_dirs[0], "train_deviance_per_pixel"), rel=1e-3
+        )
+        assert column(run_dir, "val_deviance_per_pixel") == pytest.approx(
+            column(run_dirs[0], "val_deviance_per_pixel"), rel=1e-3
+        )
         assert column(run_dir, "val_nll") == pytest.approx(column(run_dirs[0], "val_nll"), rel=1e-3)
     assert hashlib.sha256((tmp_path / "scan.npz").read_bytes()).digest() == digest
 
@@ -104,14 +138,19 @@ def test_held_and_streamed_patterns_give_the_same_bits(
     for body, name in ((train_one, "held"), (train_streamed, "streamed")):
         on_ranks(world_size, body, settings(scan, tmp_path / name, model__probe_trainable=True))
         log = (tmp_path / name / "train.log").read_text()
-        assert ("patterns: held in memory: " in log, "patterns: streamed from disk: " in log) == (name == "held", name == "streamed")
+        assert ("patterns: held in memory: " in log, "patterns: streamed from disk: " in log) == (
+            name == "held",
+            name == "streamed",
+        )
     assert metrics(tmp_path / "held") == metrics(tmp_path / "streamed")
     one, other = (load_bundle(tmp_path / name / "bundle.zip") for name in ("held", "streamed"))
     for name, weight in one.weights.items():
         assert torch.equal(weight, other.weights[name]), name
 
 
-def test_each_run_of_a_process_writes_its_own_log(write_scan: Callable[..., Path], tmp_path: Path) -> None:
+def test_each_run_of_a_process_writes_its_own_log(
+    write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
     scan = write_scan()
     with pytest.raises(ValueError, match="subset_size"):
         train_one(settings(scan, tmp_path / "refused", data__subset_size=1000))
@@ -120,7 +159,10 @@ def test_each_run_of_a_process_writes_its_own_log(write_scan: Callable[..., Path
     logging.getLogger("ptycho_dist").info("after the runs")
     for name, bundles in (("refused", 0), ("first", 1), ("second", 1)):
         log = (tmp_path / name / "train.log").read_text()
-        assert (log.count("bundle.zip"), log.count(f"wrote {tmp_path / name / 'bundle.zip'}")) == (bundles, bundles)
+        assert (log.count("bundle.zip"), log.count(f"wrote {tmp_path / name / 'bundle.zip'}")) == (
+            bundles,
+            bundles,
+        )
         assert "after the runs" not in log
 
 
@@ -132,7 +174,11 @@ def test_run_directory(runs: Callable[..., list[Path]]) -> None:
     ]  # fmt: skip
     log = (run_dir / "train.log").read_text()
     scale = yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
-    for line in ("nphotons: 1000000.0 (source: config)", f"intensity_scale: {scale!r} from 33 patterns on 2 rank(s)", "normalization: rms"):
+    for line in (
+        "nphotons: 1000000.0 (source: config)",
+        f"intensity_scale: {scale!r} from 33 patterns on 2 rank(s)",
+        "normalization: rms",
+    ):
         assert log.count(line) == 1
     assert load_bundle(run_dir / "bundle.zip").subset_fingerprint in log
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
@@ -151,7 +197,10 @@ def test_trainable_gain_moves_and_is_kept(runs: Callable[..., list[Path]]) -> No
     gain = load_bundle(run_dir / "bundle.zip").gain
     assert gain != 1
     assert column(run_dir, "gain")[-1] == pytest.approx(gain, rel=1e-6)  # a float32 parameter
-    assert load_bundle(run_dir / "bundle.zip").intensity_scale == yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
+    assert (
+        load_bundle(run_dir / "bundle.zip").intensity_scale
+        == yaml.safe_load((run_dir / "hparams.yaml").read_text())["intensity_scale"]
+    )
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
@@ -165,8 +214,11 @@ def test_without_validation(runs: Callable[..., list[Path]]) -> None:
     assert column(run_dir, "val_deviance_per_pixel") == []
 
 
-def test_resumed_run_ends_as_the_uninterrupted_one(runs: Callable[..., list[Path]], on_ranks: Callable[..., Any], tmp_path: Path) -> None:
-    """Three epochs at once, against one that stops after its first: same steps, rows and weights."""
+def test_resumed_run_ends_as_the_uninterrupted_one(
+    runs: Callable[..., list[Path]], on_ranks: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Three epochs at once, against one that stops after its first: same steps, rows and
+    weights."""
     (whole,) = runs(2, train__epochs=3)
     interrupted = tmp_path / "interrupted"
     concerns = settings(tmp_path / "scan.npz", interrupted, train__epochs=3)
@@ -222,16 +274,26 @@ def test_run_stopped_after_a_step_that_has_a_row_keeps_the_row(
     assert metrics(tmp_path / "interrupted") == metrics(tmp_path / "whole")
 
 
-def test_checkpoint_of_another_scale_is_refused(runs: Callable[..., list[Path]], tmp_path: Path) -> None:
+def test_checkpoint_of_another_scale_is_refused(
+    runs: Callable[..., list[Path]], tmp_path: Path
+) -> None:
     (run_dir,) = runs(1, train__epochs=1)
     changed = settings(tmp_path / "scan.npz", tmp_path / "other", data__nphotons=2e6)
     changed["train"]["resume"] = str(run_dir / "checkpoints" / "last.ckpt")
-    with pytest.raises(ValueError, match=r"checkpoint was trained with intensity_scale [\d.]+, the data give [\d.]+"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint was trained with intensity_scale [\d.]+, the data give [\d.]+",
+    ):
         train_one(changed)
 
 
-def test_loss_that_is_not_finite_stops_the_run(runs: Callable[..., list[Path]], tmp_path: Path) -> None:
-    with pytest.raises((AssertionError, ValueError), match=r"(the loss is|the gradient of) .* at step 0.*; the step was not taken"):
+def test_loss_that_is_not_finite_stops_the_run(
+    runs: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        (AssertionError, ValueError),
+        match=r"(the loss is|the gradient of) .* at step 0.*; the step was not taken",
+    ):
         runs(1, data__nphotons=1e40, train__epochs=1)
     assert not (tmp_path / "run1" / "bundle.zip").exists()
 
@@ -255,35 +317,66 @@ def test_learning_rate_rises_and_falls_to_zero() -> None:
     assert factors[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_what_masked_pixels_hold_changes_no_bit_of_a_run(write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
-    """From the file to the reconstruction, a refined probe included: zeros, NaN and four billions where no pixel counts."""
+def test_what_masked_pixels_hold_changes_no_bit_of_a_run(
+    write_masked_scan: Callable[..., Path], tmp_path: Path
+) -> None:
+    """From the file to the reconstruction, a refined probe included: zeros, NaN and four billions
+    where no pixel counts."""
     found = []
     for garbage in (0.0, math.nan, 4e9):
-        scan_path, run_dir = write_masked_scan(f"{garbage}.h5", dead_pixels(0), garbage), tmp_path / f"run{garbage}"
+        scan_path, run_dir = (
+            write_masked_scan(f"{garbage}.h5", dead_pixels(0), garbage),
+            tmp_path / f"run{garbage}",
+        )
         train_one(
-            settings(scan_path, run_dir, data__hdf5=MASKED_HDF5, data__nphotons="measured", model__probe_trainable=True, train__epochs=1)
+            settings(
+                scan_path,
+                run_dir,
+                data__hdf5=MASKED_HDF5,
+                data__nphotons="measured",
+                model__probe_trainable=True,
+                train__epochs=1,
+            )
         )
         bundle = load_bundle(run_dir / "bundle.zip")
         scan = read_scan(scan_path, options=bundle.config.data)
         result = reconstruct(bundle, scan, probe="bundle", refine_iterations=2, refine_probe=True)
-        numbers = [bundle.rms_factor, bundle.intensity_scale, bundle.scale.nphotons, result.summary["deviance_per_pixel"]]
+        numbers = [
+            bundle.rms_factor,
+            bundle.intensity_scale,
+            bundle.scale.nphotons,
+            result.summary["deviance_per_pixel"],
+        ]
         weights = [bundle.weights[name] for name in sorted(bundle.weights)]
-        found.append((numbers, metrics(run_dir), bundle.probe, *weights, result.object, result.probe))
+        found.append(
+            (numbers, metrics(run_dir), bundle.probe, *weights, result.object, result.probe)
+        )
     for other in found[1:]:
         assert other[:2] == found[0][:2]
-        assert all(np.array_equal(one, two) for one, two in zip(found[0][2:], other[2:], strict=True))
+        assert all(
+            np.array_equal(one, two) for one, two in zip(found[0][2:], other[2:], strict=True)
+        )
     assert np.isfinite(found[0][0]).all()
 
 
-def test_masked_training_on_ranks(on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], tmp_path: Path) -> None:
+def test_masked_training_on_ranks(
+    on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], tmp_path: Path
+) -> None:
     """Lightning and DDP with buffers of bool; the report of a masked scan."""
     scan = write_masked_scan("scan.h5", dead_pixels(0))
     curves = []
     for world_size in (1, 2):
         run_dir = tmp_path / f"run{world_size}"
         on_ranks(world_size, train_one, settings(scan, run_dir, data__hdf5=MASKED_HDF5))
-        curves.append(column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel"))
-        assert f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out" in (run_dir / "report.html").read_text()
-    assert curves[1] == pytest.approx(curves[0], rel=1e-3)  # float32 convolutions of other batch sizes, through ten steps of Adam
-    train_one(settings(scan, tmp_path / "ignored", data__hdf5={**MASKED_HDF5, "mask": None}))  # zeros where no pixel counts, as data
+        curves.append(
+            column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel")
+        )
+        assert (
+            f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out"
+            in (run_dir / "report.html").read_text()
+        )
+    # float32 convolutions of other batch sizes, through ten steps of Adam
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    # zeros where no pixel counts, as data
+    train_one(settings(scan, tmp_path / "ignored", data__hdf5={**MASKED_HDF5, "mask": None}))
     assert column(tmp_path / "ignored", "train_deviance_per_pixel")[0] > 1.5 * curves[0][0]

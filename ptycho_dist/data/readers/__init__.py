@@ -9,7 +9,15 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from ptycho_dist.config import DataConfig, ScanConfig
-from ptycho_dist.data.readers import cxi, fold_slice, own_hdf5, plain_hdf5, ptycho_vit, ptychodus, ptyd
+from ptycho_dist.data.readers import (
+    cxi,
+    fold_slice,
+    own_hdf5,
+    plain_hdf5,
+    ptycho_vit,
+    ptychodus,
+    ptyd,
+)
 from ptycho_dist.data.readers.content import ScanContent, to_scan, with_options
 from ptycho_dist.data.readers.hdf5_file import Hdf5File
 from ptycho_dist.data.readers.npz import read_npz_object, read_npz_scan
@@ -43,15 +51,18 @@ def read_scan(
     options: DataConfig = _NO_OPTIONS,
     default_measurement: Measurement | None = None,
 ) -> Scan:
-    """Open a scan file. A collective where a process group is up: the ranks of a node share one copy of the patterns.
+    """Open a scan file. A collective where a process group is up: the ranks of a node share one
+    copy of the patterns.
 
     Parameters
     ----------
     path
-        The file: PtychoPINN's NPZ, our own HDF5, CXI, ptypy's .ptyd, a ptychodus product, a fold_slice or ptycho-vit file or pair, or any
-        HDF5 file whose datasets `options.hdf5` names. docs/file_formats.md tells what is read of each.
+        The file: PtychoPINN's NPZ, our own HDF5, CXI, ptypy's .ptyd, a ptychodus product, a
+        fold_slice or ptycho-vit file or pair, or any HDF5 file whose datasets `options.hdf5` names.
+        docs/file_formats.md tells what is read of each.
     measurement
-        Whether the diffraction array holds `amplitude` or `counts`; None: `options.measurement`, else the file or its format must say it.
+        Whether the diffraction array holds `amplitude` or `counts`; None: `options.measurement`,
+        else the file or its format must say it.
     options
         What the file does not say of itself: geometry, probe, mask, window.
     default_measurement
@@ -60,19 +71,30 @@ def read_scan(
     Raises
     ------
     ScanError
-        The file can't be used. With several ranks, every rank raises `FailedTogether` with the same message.
+        The file can't be used. With several ranks, every rank raises `FailedTogether` with the same
+        message.
     """
     path = Path(path)
     measurement = measurement or options.measurement
     kind = run_together(lambda: _kind(path))
     if kind == "npz":
-        scan = read_npz_scan(path, measurement, default_measurement, needs_probe=options.probe is None)
+        scan = read_npz_scan(
+            path, measurement, default_measurement, needs_probe=options.probe is None
+        )
         return run_together(lambda: with_options(scan, options))
-    return run_together(lambda: _intact(path, lambda: to_scan(_content(path, kind, options), options, measurement, default_measurement)))
+    return run_together(
+        lambda: _intact(
+            path,
+            lambda: to_scan(
+                _content(path, kind, options), options, measurement, default_measurement
+            ),
+        )
+    )
 
 
 def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.ndarray:
-    """The object of a scan file, complex64 (H, W): the reference that a reconstruction is compared with.
+    """The object of a scan file, complex64 (H, W): the reference that a reconstruction is compared
+    with.
 
     Raises
     ------
@@ -85,11 +107,18 @@ def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.nd
         return read_npz_object(path)
     stored = _intact(path, lambda: _object(path, kind, options))
     if stored is None:
-        raise ScanError(path, "object", "a scan without one", "an object: without a reference there is nothing to compare with")
+        raise ScanError(
+            path,
+            "object",
+            "a scan without one",
+            "an object: without a reference there is nothing to compare with",
+        )
     return stored
 
 
-def _object(path: Path, kind: Literal["npz product", "hdf5"], options: DataConfig) -> np.ndarray | None:
+def _object(
+    path: Path, kind: Literal["npz product", "hdf5"], options: DataConfig
+) -> np.ndarray | None:
     if kind == "npz product":
         return ptychodus.read_npz_product_object(path)
     with Hdf5File(path) as file:
@@ -122,7 +151,8 @@ def _hdf5_format(path: Path) -> _Hdf5Format | None:
 
 
 def other_files(path: str | Path) -> list[Path]:
-    """What a scan file can't be read without: the other file of its pair, and what its links lead to; all in its folder or below."""
+    """What a scan file can't be read without: the other file of its pair, and what its links lead
+    to; all in its folder or below."""
     import h5py
 
     path = Path(path)
@@ -138,16 +168,21 @@ def other_files(path: str | Path) -> list[Path]:
 
 
 def _intact(path: Path, read: Callable[[], T]) -> T:
-    """What h5py raises where the bytes of a file contradict each other, said as any other trouble with a file."""
+    """What h5py raises where the bytes of a file contradict each other, said as any other trouble
+    with a file."""
     try:
         return read()
     except (OSError, KeyError, RuntimeError, TypeError) as error:
-        raise ScanError(path, "file", f"HDF5 that can't be read ({error})", "an intact file") from error
+        raise ScanError(
+            path, "file", f"HDF5 that can't be read ({error})", "an intact file"
+        ) from error
 
 
 def _kind(path: Path) -> Literal["npz", "npz product", "hdf5"]:
     if not path.is_file():
-        raise ScanError(path, "file", "no such file" if not path.exists() else "not a file", "a scan file")
+        raise ScanError(
+            path, "file", "no such file" if not path.exists() else "not a file", "a scan file"
+        )
     with path.open("rb") as stream:
         start = stream.read(8)
     if start.startswith(b"PK"):
@@ -157,10 +192,17 @@ def _kind(path: Path) -> Literal["npz", "npz product", "hdf5"]:
     if h5py.is_hdf5(path):
         return "hdf5"
     if start.startswith(b"MATLAB"):
-        raise ScanError(path, "format", "a MATLAB file older than 7.3", "HDF5, as MATLAB's save -v7.3 writes it")
+        raise ScanError(
+            path, "format", "a MATLAB file older than 7.3", "HDF5, as MATLAB's save -v7.3 writes it"
+        )
     if start.startswith(b"\x89HDF"):
         raise ScanError(path, "format", "a damaged HDF5 file", "an intact one")
-    raise ScanError(path, "format", f"{start!r} at its beginning", "an NPZ archive (PK) or an HDF5 file (\\x89HDF)")
+    raise ScanError(
+        path,
+        "format",
+        f"{start!r} at its beginning",
+        "an NPZ archive (PK) or an HDF5 file (\\x89HDF)",
+    )
 
 
 def _content(path: Path, kind: Literal["npz product", "hdf5"], options: DataConfig) -> ScanContent:
@@ -173,4 +215,9 @@ def _content(path: Path, kind: Literal["npz product", "hdf5"], options: DataConf
             if known.recognises(file):
                 return known.read(file, options)
         needs = "; ".join([*(known.needs for known in _HDF5_FORMATS), plain_hdf5.NEEDS])
-        raise ScanError(path, "format", f"HDF5 with {file.names()[:12]}", f"what one of the formats needs. {needs}")
+        raise ScanError(
+            path,
+            "format",
+            f"HDF5 with {file.names()[:12]}",
+            f"what one of the formats needs. {needs}",
+        )

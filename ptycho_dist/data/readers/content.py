@@ -1,4 +1,5 @@
-"""What a scan file says, and how the configuration completes it to a `Scan`: geometry, pixels, window, probe, mask."""
+"""What a scan file says, and how the configuration completes it to a `Scan`: geometry, pixels,
+window, probe, mask."""
 
 from __future__ import annotations
 
@@ -24,11 +25,16 @@ logger = logging.getLogger(__name__)
 SAMPLE_PATTERNS = 64
 LARGEST_SAMPLE_BYTES = 1 << 27
 _SAME = 1e-3
-"""How far a number of the file and one of the configuration may differ, relatively: people round wavelengths and h c to four digits."""
+"""How far a number of the file and one of the configuration may differ, relatively: people round
+wavelengths and h c to four digits."""
 _SAME_PIXEL = 1e-2
 """The same of the pixel of the object, a product of three such numbers."""
 
-_OPTIONS = {"energy_eV": "energy_eV", "distance_m": "detector_distance_m", "detector_pixel_m": "detector_pixel_m"}
+_OPTIONS = {
+    "energy_eV": "energy_eV",
+    "distance_m": "detector_distance_m",
+    "detector_pixel_m": "detector_pixel_m",
+}
 """Keys of the configuration for the numbers of a geometry."""
 
 
@@ -47,12 +53,14 @@ class ScanContent:
     positions_m, positions_px
         float64 (n, 2) as (y, x), one of the two: in metres, or in pixels of the object.
     where
-        For messages: what holds `energy_eV`, `distance_m`, `detector_pixel_m` and `probe` in such a file.
+        For messages: what holds `energy_eV`, `distance_m`, `detector_pixel_m` and `probe` in such a
+        file.
     energy_eV, distance_m, detector_pixel_m
         As far as the file says them.
     object_pixel_m, object_pixel_of
-        Pixel of the object, where the file says it itself, in the unit of `positions_m`, and the size of the patterns that it belongs to;
-        `positions_px` count in it too, where the size is known, else in the pixel of whatever window is taken.
+        Pixel of the object, where the file says it itself, in the unit of `positions_m`, and the
+        size of the patterns that it belongs to; `positions_px` count in it too, where the size is
+        known, else in the pixel of whatever window is taken.
     origin_m
         (y, x) in metres of the position (0, 0) px, where the file says it beside `positions_px`.
     centre_px
@@ -62,7 +70,8 @@ class ScanContent:
     mask
         bool (rows, columns), True where a pixel counts, or None.
     object_guess, object_corner_m
-        complex64 (H, W) and the place of its pixel [0, 0] in `positions_m`; without a corner, positions count from that pixel already.
+        complex64 (H, W) and the place of its pixel [0, 0] in `positions_m`; without a corner,
+        positions count from that pixel already.
     nphotons
         Mean photons a pattern, or None.
     files
@@ -91,13 +100,19 @@ class ScanContent:
     files: tuple[Path, ...] = ()
 
 
-def to_scan(content: ScanContent, options: ScanConfig, measurement: Measurement | None, default_measurement: Measurement | None) -> Scan:
+def to_scan(
+    content: ScanContent,
+    options: ScanConfig,
+    measurement: Measurement | None,
+    default_measurement: Measurement | None,
+) -> Scan:
     """Complete what a file says by the configuration, and look at a few patterns.
 
     Raises
     ------
     ScanError
-        Something is missing, contradicts, or doesn't fit; the message says which key of the configuration mends it.
+        Something is missing, contradicts, or doesn't fit; the message says which key of the
+        configuration mends it.
     """
     rows, columns = _window(content, options)
     pattern_size = rows.stop - rows.start
@@ -131,9 +146,12 @@ def to_scan(content: ScanContent, options: ScanConfig, measurement: Measurement 
 
 
 def with_options(scan: Scan, options: ScanConfig) -> Scan:
-    """A scan of a format that is complete in itself, its pixels included, seen through the configuration: window, probe, mask, geometry."""
+    """A scan of a format that is complete in itself, its pixels included, seen through the
+    configuration: window, probe, mask, geometry."""
     if options.transpose is not None or options.hdf5.diffraction is not None:
-        raise ScanError(scan.path, "format", "PtychoPINN's NPZ", "an HDF5 file for data.transpose and data.hdf5")
+        raise ScanError(
+            scan.path, "format", "PtychoPINN's NPZ", "an HDF5 file for data.transpose and data.hdf5"
+        )
     said = {name: getattr(options, key) for name, key in _OPTIONS.items()}
     if scan.geometry is not None:
         for name, configured in said.items():
@@ -141,11 +159,24 @@ def with_options(scan: Scan, options: ScanConfig) -> Scan:
     elif None not in said.values():
         scan = replace(scan, geometry=Geometry(**said))
     else:
-        scan = replace(scan, missing_geometry=tuple(_OPTIONS[name] for name, value in said.items() if value is None))
-    if options.crop is None and options.centre_px is None and options.probe is None and options.mask is None:
+        scan = replace(
+            scan,
+            missing_geometry=tuple(_OPTIONS[name] for name, value in said.items() if value is None),
+        )
+    if (
+        options.crop is None
+        and options.centre_px is None
+        and options.probe is None
+        and options.mask is None
+    ):
         return scan
     content = ScanContent(
-        path=scan.path, key=scan.key, diffraction=scan.diffraction, positions_px=scan.positions_px, probe=scan.probe, mask=scan.mask
+        path=scan.path,
+        key=scan.key,
+        diffraction=scan.diffraction,
+        positions_px=scan.positions_px,
+        probe=scan.probe,
+        mask=scan.mask,
     )
     rows, columns = _window(content, options)
     pattern_size = rows.stop - rows.start
@@ -177,31 +208,44 @@ def _window(content: ScanContent, options: ScanConfig) -> tuple[slice, slice]:
                 content.path,
                 content.key,
                 f"patterns of {num_rows} x {num_columns}",
-                "square ones of an even size: --data.crop N takes N x N pixels, --data.centre_px '[row, column]' says about which",
+                "square ones of an even size: --data.crop N takes N x N pixels, --data.centre_px "
+                "'[row, column]' says about which",
             )
         if said is not None and max(abs(said[0] - middle[0]), abs(said[1] - middle[1])) > 0.5:
             raise ScanError(
-                content.path, "centre", f"the direct beam at {said}", f"it at {middle}: --data.crop N takes N x N pixels about the beam"
+                content.path,
+                "centre",
+                f"the direct beam at {said}",
+                f"it at {middle}: --data.crop N takes N x N pixels about the beam",
             )
         return slice(0, num_rows), slice(0, num_columns)
     centre = options.centre_px or (middle if said is None else (round(said[0]), round(said[1])))
     half = options.crop // 2
     rows, columns = (slice(middle - half, middle + half) for middle in centre)
     if min(rows.start, columns.start) < 0 or rows.stop > num_rows or columns.stop > num_columns:
-        found = f"{options.crop} x {options.crop} about {centre} of a detector of {num_rows} x {num_columns}"
+        found = (
+            f"{options.crop} x {options.crop} about {centre} of a detector of {num_rows} x "
+            f"{num_columns}"
+        )
         raise ScanError(content.path, "data.crop", found, "a window that lies on the detector")
     return rows, columns
 
 
 def _full_size(content: ScanContent) -> int | None:
-    """Of the patterns that the file's own object and pixel belong to; None where they are not square."""
+    """Of the patterns that the file's own object and pixel belong to; None where they are not
+    square."""
     _, rows, columns = content.diffraction.shape
     return content.object_pixel_of or (rows if rows == columns else None)
 
 
-def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> tuple[Geometry | None, tuple[str, ...], float | None]:
-    """Energy, distance and pixel, or the keys of what is missing; the pixel of the object, None where positions are in pixels anyway."""
-    numbers = {name: _agreed(content, name, getattr(options, key)) for name, key in _OPTIONS.items()}
+def _geometry(
+    content: ScanContent, options: ScanConfig, pattern_size: int
+) -> tuple[Geometry | None, tuple[str, ...], float | None]:
+    """Energy, distance and pixel, or the keys of what is missing; the pixel of the object, None
+    where positions are in pixels anyway."""
+    numbers = {
+        name: _agreed(content, name, getattr(options, key)) for name, key in _OPTIONS.items()
+    }
     full_size = _full_size(content)
     object_pixel_m = content.object_pixel_m
     if object_pixel_m is not None and not (math.isfinite(object_pixel_m) and object_pixel_m > 0):
@@ -210,30 +254,50 @@ def _geometry(content: ScanContent, options: ScanConfig, pattern_size: int) -> t
         found = f"a pixel of the object and patterns of {content.diffraction.shape[1:]}"
         raise ScanError(content.path, content.key, found, "square patterns, which it belongs to")
     missing = [name for name, value in numbers.items() if value is None]
-    if object_pixel_m is not None and missing == ["detector_pixel_m"] and content.positions_m is not None:
+    if (
+        object_pixel_m is not None
+        and missing == ["detector_pixel_m"]
+        and content.positions_m is not None
+    ):
         assert numbers["energy_eV"] is not None
         assert numbers["distance_m"] is not None
-        whole = Geometry(energy_eV=numbers["energy_eV"], distance_m=numbers["distance_m"], detector_pixel_m=1.0)
+        whole = Geometry(
+            energy_eV=numbers["energy_eV"], distance_m=numbers["distance_m"], detector_pixel_m=1.0
+        )
         assert full_size is not None
         numbers["detector_pixel_m"] = whole.object_pixel_m(full_size) / object_pixel_m
         missing = []
     if object_pixel_m is not None and full_size is not None and not missing:
         computed_m = Geometry(**numbers).object_pixel_m(full_size)  # type: ignore[arg-type]  # none of them is None
         if content.positions_m is not None and abs(computed_m / object_pixel_m - 1) > _SAME_PIXEL:
-            found = f"{object_pixel_m:.6g} in the file but {computed_m:.6g} from energy, distance, detector pixel and {full_size} pixels"
+            found = (
+                f"{object_pixel_m:.6g} in the file but {computed_m:.6g} from energy, "
+                f"distance, detector pixel and {full_size} pixels"
+            )
             raise ScanError(content.path, "object pixel", found, "one answer")
     if object_pixel_m is not None or content.positions_m is None:
-        scaled = object_pixel_m * full_size / pattern_size if object_pixel_m is not None and full_size is not None else None
+        scaled = (
+            object_pixel_m * full_size / pattern_size
+            if object_pixel_m is not None and full_size is not None
+            else None
+        )
         if not missing:
             return Geometry(**numbers), (), scaled  # type: ignore[arg-type]
         if object_pixel_m is not None and content.positions_m is not None and len(missing) > 1:
-            missing = [name for name in missing if name != "detector_pixel_m"]  # follows from the other two
+            # follows from the other two
+            missing = [name for name in missing if name != "detector_pixel_m"]
         return None, tuple(_OPTIONS[name] for name in missing), scaled
     if missing:
-        found = ", ".join(f"no {name} (looked for {content.where.get(name, 'nothing: the format has none')})" for name in missing)
+        found = ", ".join(
+            f"no {name} (looked for {content.where.get(name, 'nothing: the format has none')})"
+            for name in missing
+        )
         options_needed = " ".join(f"--data.{_OPTIONS[name]} NUMBER" for name in missing)
         raise ScanError(
-            content.path, "geometry", f"positions in metres, but {found}", f"the numbers that make pixels of them: {options_needed}"
+            content.path,
+            "geometry",
+            f"positions in metres, but {found}",
+            f"the numbers that make pixels of them: {options_needed}",
         )
     geometry = Geometry(**numbers)  # type: ignore[arg-type]
     return geometry, (), geometry.object_pixel_m(pattern_size)
@@ -250,21 +314,36 @@ def _agreed(content: ScanContent, name: str, configured: float | None) -> float 
 
 def _require_agreement(path: Path, name: str, in_file: float, configured: float | None) -> None:
     if configured is not None and abs(in_file / configured - 1) > _SAME:
-        raise ScanError(path, name, f"{in_file:.6g} in the file but {configured:.6g} in data.{_OPTIONS[name]}", "one answer")
+        raise ScanError(
+            path,
+            name,
+            f"{in_file:.6g} in the file but {configured:.6g} in data.{_OPTIONS[name]}",
+            "one answer",
+        )
 
 
-def _positions_px(content: ScanContent, object_pixel_m: float | None, pattern_size: int) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """Positions in pixels of the object, and the place in metres of the pixel that they count from."""
+def _positions_px(
+    content: ScanContent, object_pixel_m: float | None, pattern_size: int
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Positions in pixels of the object, and the place in metres of the pixel that they count
+    from."""
     if content.positions_m is None:
         assert content.positions_px is not None
-        return content.positions_px * (pattern_size / (content.object_pixel_of or pattern_size)), content.origin_m
+        return content.positions_px * (
+            pattern_size / (content.object_pixel_of or pattern_size)
+        ), content.origin_m
     assert object_pixel_m is not None
     positions_m = content.positions_m
     if positions_m.shape != (content.diffraction.shape[0], 2):
         expected = f"{content.diffraction.shape[0]}, one a pattern of {content.key}"
         raise ScanError(content.path, "positions", f"{len(positions_m)} positions", expected)
     if not np.isfinite(positions_m).all():
-        raise ScanError(content.path, "positions", f"{positions_m[~np.isfinite(positions_m).all(axis=1)][0]}", "finite numbers")
+        raise ScanError(
+            content.path,
+            "positions",
+            f"{positions_m[~np.isfinite(positions_m).all(axis=1)][0]}",
+            "finite numbers",
+        )
     if content.object_corner_m is not None:
         corner = np.array(content.object_corner_m)
     elif content.object_guess is not None:
@@ -283,27 +362,43 @@ def _probe(content: ScanContent, options: ScanConfig, pattern_size: int) -> np.n
         return probe
     if probe.shape[-1] == _full_size(content) and pattern_size < probe.shape[-1]:
         return _band_limited(probe, pattern_size)
-    sizes = " or ".join(f"{size} x {size}" for size in dict.fromkeys((pattern_size, _full_size(content))) if size is not None)
+    sizes = " or ".join(
+        f"{size} x {size}"
+        for size in dict.fromkeys((pattern_size, _full_size(content)))
+        if size is not None
+    )
     hint = "" if options.crop else "; or --data.crop N"
     where = options.probe or content.where.get("probe", "probe")
-    raise ScanError(content.path, where, f"shape {probe.shape}", f"the patterns' size, {sizes}{hint}")
+    raise ScanError(
+        content.path, where, f"shape {probe.shape}", f"the patterns' size, {sizes}{hint}"
+    )
 
 
 def _band_limited(probe: np.ndarray, size: int) -> np.ndarray:
-    """The probe on the coarser grid that belongs to a smaller detector: its far field, cut to the window. The field of view stays."""
+    """The probe on the coarser grid that belongs to a smaller detector: its far field, cut to the
+    window. The field of view stays."""
     axes = (-2, -1)
-    far_field = np.fft.fftshift(np.fft.fft2(probe.astype(np.complex128), axes=axes, norm="ortho"), axes=axes)
+    far_field = np.fft.fftshift(
+        np.fft.fft2(probe.astype(np.complex128), axes=axes, norm="ortho"), axes=axes
+    )
     start = probe.shape[-1] // 2 - size // 2
     far_field = far_field[..., start : start + size, start : start + size]
-    return np.fft.ifft2(np.fft.ifftshift(far_field, axes=axes), axes=axes, norm="ortho").astype(np.complex64)
+    return np.fft.ifft2(np.fft.ifftshift(far_field, axes=axes), axes=axes, norm="ortho").astype(
+        np.complex64
+    )
 
 
-def _mask(content: ScanContent, options: ScanConfig, rows: slice, columns: slice) -> np.ndarray | None:
+def _mask(
+    content: ScanContent, options: ScanConfig, rows: slice, columns: slice
+) -> np.ndarray | None:
     """Where a pixel counts, in the window; None where all do."""
     window = (rows.stop - rows.start, columns.stop - columns.start)
     whole = content.diffraction.shape[1:]
     counts = np.ones(window, dtype=bool)
-    given = [("mask", content.mask), ("data.mask", None if options.mask is None else read_mask_file(options.mask))]
+    given = [
+        ("mask", content.mask),
+        ("data.mask", None if options.mask is None else read_mask_file(options.mask)),
+    ]
     for name, mask in given:
         if mask is None:
             continue
@@ -313,7 +408,10 @@ def _mask(content: ScanContent, options: ScanConfig, rows: slice, columns: slice
             counts &= mask
         else:
             raise ScanError(
-                content.path, name, f"shape {mask.shape}", f"the detector's, {whole}" + (f", or {window}" if window != whole else "")
+                content.path,
+                name,
+                f"shape {mask.shape}",
+                f"the detector's, {whole}" + (f", or {window}" if window != whole else ""),
             )
     return None if counts.all() else counts
 
@@ -322,11 +420,16 @@ def _sample(diffraction: Patterns) -> np.ndarray:
     """Patterns spread evenly over the scan."""
     pattern_bytes = math.prod(diffraction.shape[1:]) * diffraction.dtype.itemsize
     count = max(1, min(SAMPLE_PATTERNS, LARGEST_SAMPLE_BYTES // pattern_bytes))
-    return np.asarray(diffraction[np.unique(np.linspace(0, diffraction.shape[0] - 1, count).astype(np.int64))])
+    return np.asarray(
+        diffraction[np.unique(np.linspace(0, diffraction.shape[0] - 1, count).astype(np.int64))]
+    )
 
 
-def _require_marked_pixels_are_masked(content: ScanContent, sample: np.ndarray, mask: np.ndarray | None) -> None:
-    """Detectors mark pixels without a count by the type's largest number, -1, -2 or NaN, the same ones in every pattern."""
+def _require_marked_pixels_are_masked(
+    content: ScanContent, sample: np.ndarray, mask: np.ndarray | None
+) -> None:
+    """Detectors mark pixels without a count by the type's largest number, -1, -2 or NaN, the same
+    ones in every pattern."""
     if sample.dtype.kind == "u":
         is_mark = sample == np.iinfo(sample.dtype).max
     else:
@@ -337,14 +440,32 @@ def _require_marked_pixels_are_masked(content: ScanContent, sample: np.ndarray, 
         is_marked &= mask
     if is_marked.any():
         row, column = np.argwhere(is_marked)[0]
-        found = f"{sample[0, row, column]} at pixel [{row}, {column}] of every pattern looked at, and at {is_marked.sum() - 1} others"
-        raise ScanError(content.path, content.key, found, "counts; say which pixels have none: --data.mask FILE (1 where a pixel counts)")
+        found = (
+            f"{sample[0, row, column]} at pixel [{row}, {column}] of every pattern looked at, "
+            f"and at {is_marked.sum() - 1} others"
+        )
+        raise ScanError(
+            content.path,
+            content.key,
+            found,
+            "counts; say which pixels have none: --data.mask FILE (1 where a pixel counts)",
+        )
 
 
-def _fingerprint(content: ScanContent, sample: np.ndarray, positions_px: np.ndarray, probe: np.ndarray, mask: np.ndarray | None) -> str:
-    """SHA-256 of sizes, positions, probe, mask and 64 patterns spread evenly: all patterns would take as long as an epoch."""
+def _fingerprint(
+    content: ScanContent,
+    sample: np.ndarray,
+    positions_px: np.ndarray,
+    probe: np.ndarray,
+    mask: np.ndarray | None,
+) -> str:
+    """SHA-256 of sizes, positions, probe, mask and 64 patterns spread evenly: all patterns would
+    take as long as an epoch."""
     shape, dtype = content.diffraction.shape, content.diffraction.dtype
-    digest = hashlib.sha256(f"{shape} {dtype.str} {sample.shape} {[path.stat().st_size for path in content.files]}".encode())
+    digest = hashlib.sha256(
+        f"{shape} {dtype.str} {sample.shape} "
+        f"{[path.stat().st_size for path in content.files]}".encode()
+    )
     for array in (sample, positions_px, probe, *(() if mask is None else (mask,))):
         little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(f"{little_endian.dtype.str}{little_endian.shape}".encode())
@@ -365,16 +486,28 @@ def _log(scan: Scan, content: ScanContent, sample: np.ndarray) -> None:
             pixel_m,
         )
     if len(scan.probe) == 0:
-        logger.warning("%s: no probe in it and no data.probe: it can be looked at, not trained on", scan.path)
+        logger.warning(
+            "%s: no probe in it and no data.probe: it can be looked at, not trained on", scan.path
+        )
     if scan.mask is not None:
-        logger.info("%s: mask: %d of %d pixels do not count", scan.path, np.count_nonzero(~scan.mask), scan.mask.size)
+        logger.info(
+            "%s: mask: %d of %d pixels do not count",
+            scan.path,
+            np.count_nonzero(~scan.mask),
+            scan.mask.size,
+        )
         if np.count_nonzero(scan.mask) < scan.mask.size / 2:
-            logger.warning("%s: more than half of the pixels do not count: 1 or true must stand for those that do", scan.path)
+            logger.warning(
+                "%s: more than half of the pixels do not count: 1 or true must stand for those "
+                "that do",
+                scan.path,
+            )
     if scan.num_patterns > 1:
         nearest = cKDTree(scan.positions_px).query(scan.positions_px, k=2)[0][:, 1]
         if np.median(nearest) > size:
             logger.warning(
-                "%s: neighbouring positions are %.4g px apart, patches have %d px: no overlap in the far field. Check energy, distance, "
+                "%s: neighbouring positions are %.4g px apart, patches have %d px: no overlap in "
+                "the far field. Check energy, distance, "
                 "detector pixel and the unit of the positions; near-field data are not modelled",
                 scan.path,
                 np.median(nearest),
@@ -388,5 +521,7 @@ def _log(scan: Scan, content: ScanContent, sample: np.ndarray) -> None:
     corners = np.fft.fftshift(mean)[quarter : size - quarter, quarter : size - quarter].sum()
     if corners > 2 * centre:
         logger.warning(
-            "%s: the light is in the corners of the patterns, expected the direct beam at [N/2, N/2] (numpy.fft.fftshift)", scan.path
+            "%s: the light is in the corners of the patterns, expected the direct beam at [N/2, "
+            "N/2] (numpy.fft.fftshift)",
+            scan.path,
         )

@@ -1,9 +1,11 @@
 """CXI files, of the Coherent X-ray Imaging Data Bank, versions 1.3 to 1.6.
 
-Facts from the CXI file format (cxidb.org: SI units, so energies in joules; a mask of bits, 0 where a pixel is good) and from how cdtools
-and ptychodus read and write such files: data, translation and basis vectors have several places, (3, 2) or (2, 3); `translation` moves the
-sample, so that the light goes the other way over it; without basis vectors the rows of the detector run along -y and its columns along -x
-(x to the left, seen along the beam), which undoes that sign; ptychodus keeps probe, object and photon count in places of its own.
+Facts from the CXI file format (cxidb.org: SI units, so energies in joules; a mask of bits, 0 where
+a pixel is good) and from how cdtools and ptychodus read and write such files: data, translation and
+basis vectors have several places, (3, 2) or (2, 3); `translation` moves the sample, so that the
+light goes the other way over it; without basis vectors the rows of the detector run along -y and
+its columns along -x (x to the left, seen along the beam), which undoes that sign; ptychodus keeps
+probe, object and photon count in places of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
 from ptycho_dist.data.readers.hdf5_patterns import frame_of_all, open_patterns
 from ptycho_dist.data.readers.ptychodus import flat_object, of_positions, open_diffraction
 
-NEEDS = "CXI: entry_1 with data_1/data and data_1/translation (or instrument_1/detector_1/data and sample_1/geometry_1/translation)"
+NEEDS = (
+    "CXI: entry_1 with data_1/data and data_1/translation (or instrument_1/detector_1/data "
+    "and sample_1/geometry_1/translation)"
+)
 
 _DETECTOR = "entry_1/instrument_1/detector_1"
 _SOURCE = "entry_1/instrument_1/source_1"
@@ -44,19 +49,31 @@ def read_cxi(file: Hdf5File, options: ScanConfig) -> ScanContent:
     """Read `entry_1`."""
     data_key = file.first(_DATA)
     if data_key is None and options.diffraction is None:
-        raise file.refused(_DATA[0], f"entry_1 with {file.names('entry_1')}", "the patterns; or name their file: --data.diffraction")
-    patterns = open_patterns(file, data_key, is_transposed=bool(options.transpose)) if data_key else open_diffraction(file, options)
+        raise file.refused(
+            _DATA[0],
+            f"entry_1 with {file.names('entry_1')}",
+            "the patterns; or name their file: --data.diffraction",
+        )
+    patterns = (
+        open_patterns(file, data_key, is_transposed=bool(options.transpose))
+        if data_key
+        else open_diffraction(file, options)
+    )
     axes, pixel_m = _axes(file)
     positions_m = _positions_m(file, axes)
     indexes = file.array(f"{_EXTRAS}/probe_position_indexes", kinds="iu")
     probe_key = next((key for key in _PROBE if _is_complex(file, key)), None)
-    probe = file.array(probe_key, kinds="c", largest_bytes=LARGEST_IMAGE_BYTES) if probe_key else None
+    probe = (
+        file.array(probe_key, kinds="c", largest_bytes=LARGEST_IMAGE_BYTES) if probe_key else None
+    )
     corner_m = [file.number(f"{_EXTRAS}/object_center_{axis}_m") for axis in "yx"]
     object_pixel_m = file.number(f"{_EXTRAS}/object_pixel_height_m")
     object_guess = None
     if None not in corner_m and object_pixel_m:
         stored = file.array("entry_1/image_2/data", kinds="c", largest_bytes=LARGEST_IMAGE_BYTES)
-        object_guess = None if stored is None else flat_object(file.path, "entry_1/image_2/data", stored)
+        object_guess = (
+            None if stored is None else flat_object(file.path, "entry_1/image_2/data", stored)
+        )
     photons = file.number(f"{_EXTRAS}/probe_photon_count")
     return ScanContent(
         path=file.path,
@@ -77,7 +94,10 @@ def read_cxi(file: Hdf5File, options: ScanConfig) -> ScanContent:
         object_guess=object_guess,
         object_corner_m=None
         if object_guess is None or object_pixel_m is None
-        else tuple(centre - length / 2 * object_pixel_m for centre, length in zip(corner_m, object_guess.shape, strict=True)),
+        else tuple(
+            centre - length / 2 * object_pixel_m
+            for centre, length in zip(corner_m, object_guess.shape, strict=True)
+        ),
         nphotons=photons or None,
         files=file.files,
     )
@@ -115,15 +135,26 @@ def _axes(file: Hdf5File) -> tuple[np.ndarray, float | None]:
         vectors = vectors.T if vectors.shape == (3, 2) else vectors
         if vectors.shape != (2, 3) or not np.isfinite(vectors).all():
             raise file.refused(
-                f"{_DETECTOR}/basis_vectors", f"shape {vectors.shape}", "two vectors of three numbers, the same for all patterns"
+                f"{_DETECTOR}/basis_vectors",
+                f"shape {vectors.shape}",
+                "two vectors of three numbers, the same for all patterns",
             )
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1).tolist()
         if min(lengths) == 0:
-            raise file.refused(f"{_DETECTOR}/basis_vectors", "a vector of length 0", "the way from one pixel to the next")
+            raise file.refused(
+                f"{_DETECTOR}/basis_vectors",
+                "a vector of length 0",
+                "the way from one pixel to the next",
+            )
         axes = vectors[:, :2] / np.array(lengths)[:, None]
-        # cos of 5 degrees: a detector that leans more than that is not the plane that an FFT leads to.
+        # cos of 5 degrees: a detector that leans more than that is not the plane that an FFT leads
+        # to.
         if np.linalg.norm(axes, axis=1).min() < 0.996 or abs(axes[0] @ axes[1]) > 0.087:
-            raise file.refused(f"{_DETECTOR}/basis_vectors", vectors.tolist(), "rows and columns at right angles, across the beam")
+            raise file.refused(
+                f"{_DETECTOR}/basis_vectors",
+                vectors.tolist(),
+                "rows and columns at right angles, across the beam",
+            )
     if lengths and max(lengths) > 1.001 * min(lengths):
         raise file.refused(f"{_DETECTOR}/x_pixel_size, y_pixel_size", lengths, "square pixels")
     return axes, lengths[0] if lengths else None
@@ -134,7 +165,11 @@ def _positions_m(file: Hdf5File, axes: np.ndarray) -> np.ndarray:
     key = file.first(_TRANSLATION)
     translation = file.array(key, kinds="fiu") if key else None
     if key is None or translation is None:
-        raise file.refused(_TRANSLATION[1], f"entry_1 with {file.names('entry_1')}", "where the sample was, (n, 3), metres")
+        raise file.refused(
+            _TRANSLATION[1],
+            f"entry_1 with {file.names('entry_1')}",
+            "where the sample was, (n, 3), metres",
+        )
     if translation.ndim != 2 or translation.shape[1] not in (2, 3):
         raise file.refused(key, f"shape {translation.shape}", "(x, y, z) of each pattern, (n, 3)")
     return -(translation[:, :2].astype(np.float64) @ axes.T)

@@ -26,7 +26,8 @@ _BLOCK_BYTES = 1 << 26
 class Hdf5Patterns:
     """A dataset (n, rows, columns), or a window of it.
 
-    Each process opens the file for itself, when it first reads: a handle that went through a fork or a pickle is of no use.
+    Each process opens the file for itself, when it first reads: a handle that went through a fork
+    or a pickle is of no use.
 
     Attributes
     ----------
@@ -57,7 +58,11 @@ class Hdf5Patterns:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.num_patterns, self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        return (
+            self.num_patterns,
+            self.rows.stop - self.rows.start,
+            self.columns.stop - self.columns.start,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}
@@ -71,12 +76,14 @@ class Hdf5Patterns:
     def window(self, rows: slice, columns: slice) -> Hdf5Patterns:
         """A part of the detector, counted from this one's first pixel; nothing else is read."""
         rows, columns = (
-            slice(outer.start + inner.start, outer.start + inner.stop) for outer, inner in ((self.rows, rows), (self.columns, columns))
+            slice(outer.start + inner.start, outer.start + inner.stop)
+            for outer, inner in ((self.rows, rows), (self.columns, columns))
         )
         return replace(self, rows=rows, columns=columns, _opened={})
 
     def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
-        """Patterns by number, in any order: what lies in one chunk or side by side is read once and together."""
+        """Patterns by number, in any order: what lies in one chunk or side by side is read once and
+        together."""
         wanted, back = np.unique(np.asarray(patterns, dtype=np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.num_patterns:
             raise IndexError(f"patterns {wanted[0]} to {wanted[-1]} of {self.num_patterns}")
@@ -90,7 +97,9 @@ class Hdf5Patterns:
             try:
                 block = self._dataset()[wanted[start] : wanted[stop - 1] + 1, parts[0], parts[1]]
             except OSError as error:
-                found = f"patterns {wanted[start]} to {wanted[stop - 1]} that can't be read ({error})"
+                found = (
+                    f"patterns {wanted[start]} to {wanted[stop - 1]} that can't be read ({error})"
+                )
                 raise ScanError(self.path, self.key, found, "an intact file") from error
             block = block[wanted[start:stop] - wanted[start]]
             read[start:stop] = block.swapaxes(1, 2) if self.is_transposed else block
@@ -112,7 +121,8 @@ class Hdf5Patterns:
 
 @dataclass(frozen=True, kw_only=True)
 class SomePatterns:
-    """Patterns of several sources by a number of their own: pattern i is pattern `number[i]` of source `source[i]`."""
+    """Patterns of several sources by a number of their own: pattern i is pattern `number[i]` of
+    source `source[i]`."""
 
     sources: Sequence[Patterns]
     source: np.ndarray
@@ -156,7 +166,11 @@ class WindowedPatterns:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.whole.shape[0], self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        return (
+            self.whole.shape[0],
+            self.rows.stop - self.rows.start,
+            self.columns.stop - self.columns.start,
+        )
 
     @property
     def dtype(self) -> np.dtype:
@@ -174,7 +188,8 @@ def window_of(patterns: Patterns, rows: slice, columns: slice) -> Patterns:
 
 
 def numbers_in_file(patterns: Patterns) -> np.ndarray:
-    """Of each pattern its number in the dataset that it is read from, int64 (n,); counted through where there are several datasets."""
+    """Of each pattern its number in the dataset that it is read from, int64 (n,); counted through
+    where there are several datasets."""
     if isinstance(patterns, WindowedPatterns):
         return numbers_in_file(patterns.whole)
     if isinstance(patterns, SomePatterns) and len(patterns.sources) == 1:
@@ -188,19 +203,34 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
     Raises
     ------
     ScanError
-        There is no such dataset, it is not (n, rows, columns) of real numbers, or nothing was ever written to it.
+        There is no such dataset, it is not (n, rows, columns) of real numbers, or nothing was ever
+        written to it.
     """
     dataset = file.dataset(key)
     if dataset is None:
-        raise file.refused(key, f"no such dataset; the file has {file.names()[:12]}", "diffraction patterns, (n, rows, columns)")
+        raise file.refused(
+            key,
+            f"no such dataset; the file has {file.names()[:12]}",
+            "diffraction patterns, (n, rows, columns)",
+        )
     shape: tuple[int, ...] = dataset.shape or ()
     if len(shape) != 3 or 0 in shape or dataset.dtype.kind not in "fiu":
-        raise file.refused(key, f"shape {dataset.shape} of {dataset.dtype}", "diffraction patterns, (n, rows, columns), of real numbers")
+        raise file.refused(
+            key,
+            f"shape {dataset.shape} of {dataset.dtype}",
+            "diffraction patterns, (n, rows, columns), of real numbers",
+        )
     pattern_bytes = math.prod(shape[1:]) * dataset.dtype.itemsize
     if pattern_bytes > LARGEST_PATTERN_BYTES:
-        raise file.refused(key, f"shape {shape}: {pattern_bytes} bytes a pattern", f"at most {LARGEST_PATTERN_BYTES}")
+        raise file.refused(
+            key,
+            f"shape {shape}: {pattern_bytes} bytes a pattern",
+            f"at most {LARGEST_PATTERN_BYTES}",
+        )
     if not dataset.is_virtual and dataset.id.get_storage_size() == 0:
-        raise file.refused(key, f"shape {shape} without any data in it", "patterns that were written")
+        raise file.refused(
+            key, f"shape {shape} without any data in it", "patterns that were written"
+        )
     rows, columns = (shape[2], shape[1]) if is_transposed else (shape[1], shape[2])
     return Hdf5Patterns(
         path=Path(dataset.file.filename),
@@ -216,7 +246,8 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
 
 
 def frame_of_all(file: Hdf5File, key: str, *, is_transposed: bool = False) -> np.ndarray | None:
-    """The one frame (rows, columns) of a dataset (rows, columns), or (n, rows, columns) whose frames are all the same; None if not there.
+    """The one frame (rows, columns) of a dataset (rows, columns), or (n, rows, columns) whose
+    frames are all the same; None if not there.
 
     Raises
     ------
@@ -228,7 +259,9 @@ def frame_of_all(file: Hdf5File, key: str, *, is_transposed: bool = False) -> np
         return None
     shape: tuple[int, ...] = dataset.shape or ()
     if len(shape) not in (2, 3) or 0 in shape or dataset.dtype.kind not in "biuf":
-        raise file.refused(key, f"shape {shape} of {dataset.dtype}", "(rows, columns), or (n, rows, columns)")
+        raise file.refused(
+            key, f"shape {shape} of {dataset.dtype}", "(rows, columns), or (n, rows, columns)"
+        )
     frame_bytes = math.prod(shape[-2:]) * dataset.dtype.itemsize
     if frame_bytes > LARGEST_PATTERN_BYTES:
         raise file.refused(key, f"{frame_bytes} bytes a frame", f"at most {LARGEST_PATTERN_BYTES}")
@@ -240,5 +273,9 @@ def frame_of_all(file: Hdf5File, key: str, *, is_transposed: bool = False) -> np
         differs = (dataset[start : start + step] != first).any(axis=(1, 2))
         if differs.any():
             number = start + int(differs.argmax())
-            raise file.refused(key, f"frame {number} differs from frame 0", "one mask for all patterns: leave it out and give data.mask")
+            raise file.refused(
+                key,
+                f"frame {number} differs from frame 0",
+                "one mask for all patterns: leave it out and give data.mask",
+            )
     return first.T if is_transposed else first

@@ -1,7 +1,8 @@
 """PtychoPINN's NPZ files.
 
-Patterns are read in place, where they are asked for, if the file holds them uncompressed and one after the other. Others are unpacked or
-brought into their order once a node, in a temporary file that every rank of the node opens, and whose name is taken away once they have.
+Patterns are read in place, where they are asked for, if the file holds them uncompressed and one
+after the other. Others are unpacked or brought into their order once a node, in a temporary file
+that every rank of the node opens, and whose name is taken away once they have.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class _Member:
 
     @property
     def is_interleaved(self) -> bool:
-        """Whether the pixels of a pattern lie far apart: the first pixel of all patterns, then the second one of all."""
+        """Whether the pixels of a pattern lie far apart: the first pixel of all patterns, then the
+        second one of all."""
         return len(self.shape) == 3 and self.has_patterns_last != self.is_fortran
 
     def refused(self, found: object, expected: str) -> ScanError:
@@ -74,13 +76,21 @@ class _Member:
 
 
 def read_npz_scan(
-    path: Path, measurement: Measurement | None, default_measurement: Measurement | None, *, needs_probe: bool = True
+    path: Path,
+    measurement: Measurement | None,
+    default_measurement: Measurement | None,
+    *,
+    needs_probe: bool = True,
 ) -> Scan:
-    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and `objectGuess`, `mask`, `_metadata` if there; see `read_scan`.
+    """Read `diffraction` or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, and `objectGuess`,
+    `mask`, `_metadata` if there; see `read_scan`.
 
-    Where the probe comes from elsewhere (`needs_probe` false), the file's is neither asked for nor read.
+    Where the probe comes from elsewhere (`needs_probe` false), the file's is neither asked for nor
+    read.
     """
-    diffraction, rest = run_together(lambda: _read_all_but_patterns(path, measurement, default_measurement, needs_probe))
+    diffraction, rest = run_together(
+        lambda: _read_all_but_patterns(path, measurement, default_measurement, needs_probe)
+    )
     copy = run_once_a_node(lambda: _copy_in_order(diffraction))
     try:
         patterns = run_together(lambda: _open_patterns(diffraction, copy))
@@ -90,37 +100,59 @@ def read_npz_scan(
 
 
 def _scan(patterns: PatternFile, rest: dict[str, Any]) -> Scan:
-    probe = np.empty((0, *patterns.shape[1:]), dtype=np.complex64) if rest["probe"] is None else rest["probe"]
+    probe = (
+        np.empty((0, *patterns.shape[1:]), dtype=np.complex64)
+        if rest["probe"] is None
+        else rest["probe"]
+    )
     return Scan(**{**rest, "diffraction": patterns, "probe": probe})
 
 
 def _read_all_but_patterns(
-    path: Path, measurement: Measurement | None, default_measurement: Measurement | None, needs_probe: bool
+    path: Path,
+    measurement: Measurement | None,
+    default_measurement: Measurement | None,
+    needs_probe: bool,
 ) -> tuple[_Member, dict[str, Any]]:
     members = _read_headers(path)
 
     def require(key: str) -> _Member:
         if key not in members:
-            raise ScanError(path, key, f"only the keys {sorted(members)}", f"this key (of {', '.join(_KEYS)})")
+            raise ScanError(
+                path, key, f"only the keys {sorted(members)}", f"this key (of {', '.join(_KEYS)})"
+            )
         return members[key]
 
-    diffraction = require(next((key for key in _DIFFRACTION_KEYS if key in members), _DIFFRACTION_KEYS[0]))
+    diffraction = require(
+        next((key for key in _DIFFRACTION_KEYS if key in members), _DIFFRACTION_KEYS[0])
+    )
     if diffraction.dtype.hasobject or 0 in diffraction.shape:
         raise diffraction.refused(
-            f"an array of shape {diffraction.shape} and type {diffraction.dtype}", "diffraction patterns, (n, N, N), of real numbers"
+            f"an array of shape {diffraction.shape} and type {diffraction.dtype}",
+            "diffraction patterns, (n, N, N), of real numbers",
         )
     largest_bytes = max(diffraction.num_bytes, _LARGEST_SMALL_ARRAY_BYTES)
-    for key in ("xcoords", "ycoords", "probeGuess", "mask"):  # read whole: what is compressed may be far larger than the file
+    # read whole: what is compressed may be far larger than the file
+    for key in ("xcoords", "ycoords", "probeGuess", "mask"):
         if key in members and members[key].num_bytes > largest_bytes:
-            raise members[key].refused(f"{members[key].num_bytes} bytes", f"at most {largest_bytes} with such patterns")
+            raise members[key].refused(
+                f"{members[key].num_bytes} bytes", f"at most {largest_bytes} with such patterns"
+            )
     rows, columns = _coordinates(require("ycoords")), _coordinates(require("xcoords"))
     if len(rows) != len(columns):
-        raise ScanError(path, "xcoords, ycoords", f"{len(columns)} and {len(rows)} values", "as many of one as of the other")
+        raise ScanError(
+            path,
+            "xcoords, ycoords",
+            f"{len(columns)} and {len(rows)} values",
+            "as many of one as of the other",
+        )
     metadata = _read_metadata(members["_metadata"]) if "_metadata" in members else {}
     return diffraction, {
         "path": path,
         "key": diffraction.key,
-        "measurement": resolve_measurement(path, metadata.get("measurement"), measurement, default_measurement),
+        "measurement": resolve_measurement(
+            path, metadata.get("measurement"), measurement, default_measurement
+        ),
         "positions_px": np.stack([rows, columns], axis=1),
         "probe": _probe(require("probeGuess")) if needs_probe else None,
         "object_guess": _object_guess(members["objectGuess"]) if "objectGuess" in members else None,
@@ -133,9 +165,12 @@ def _read_all_but_patterns(
 
 
 def _read_headers(path: Path) -> dict[str, _Member]:
-    """NPY headers of the known keys. Nothing is unpickled: an array of objects has a header like any other."""
+    """NPY headers of the known keys. Nothing is unpickled: an array of objects has a header like
+    any other."""
     if not path.is_file():
-        raise ScanError(path, "file", "no such file" if not path.exists() else "not a file", "an NPZ scan")
+        raise ScanError(
+            path, "file", "no such file" if not path.exists() else "not a file", "an NPZ scan"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -145,24 +180,46 @@ def _read_headers(path: Path) -> dict[str, _Member]:
                     info = archive.getinfo(f"{key}.npy")
                     with archive.open(info) as stream:
                         members[key] = _read_header(path, info, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ScanError(path, "file", f"not a readable NPZ archive ({error})", "a zip archive as numpy.savez writes it") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise ScanError(
+            path,
+            "file",
+            f"not a readable NPZ archive ({error})",
+            "a zip archive as numpy.savez writes it",
+        ) from error
     if not members:
-        raise ScanError(path, "file", f"an archive of {names[:8]}", f"arrays named {', '.join(_KEYS)}")
+        raise ScanError(
+            path, "file", f"an archive of {names[:8]}", f"arrays named {', '.join(_KEYS)}"
+        )
     return members
 
 
 def _read_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> _Member:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     try:
         shape, is_fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, KeyError) as error:
-        raise ScanError(path, info.filename, f"no NPY header ({error})", "an array as numpy.savez writes it") from error
+        raise ScanError(
+            path, info.filename, f"no NPY header ({error})", "an array as numpy.savez writes it"
+        ) from error
     member = _Member(path, info, shape, is_fortran, dtype, header_bytes=stream.tell())
     if min(shape, default=0) < 0:
         raise member.refused(f"shape {shape}", "lengths of at least 0")
     if not dtype.hasobject and info.file_size != member.header_bytes + member.num_bytes:
-        raise member.refused(f"{info.file_size - member.header_bytes} bytes", f"{member.num_bytes}, as its header says: {shape} of {dtype}")
+        raise member.refused(
+            f"{info.file_size - member.header_bytes} bytes",
+            f"{member.num_bytes}, as its header says: {shape} of {dtype}",
+        )
     return member
 
 
@@ -182,16 +239,23 @@ def _with_stream(member: _Member, action: Callable[[IO[bytes]], T]) -> T:
 
 
 def _copy_in_order(member: _Member) -> Path | None:
-    """A temporary file that holds the patterns one after the other; None where the scan file does."""
+    """A temporary file that holds the patterns one after the other; None where the scan file
+    does."""
     unpacked = None
     if member.info.compress_type:
         unpacked = _write_temporary(
-            member, "unpacking", lambda target: _with_stream(member, lambda stream: _unpack(member, stream, target))
+            member,
+            "unpacking",
+            lambda target: _with_stream(member, lambda stream: _unpack(member, stream, target)),
         )
     if not member.is_interleaved:
         return unpacked
     try:
-        return _write_temporary(member, "bringing into order", lambda target: _bring_into_order(member, unpacked, target))
+        return _write_temporary(
+            member,
+            "bringing into order",
+            lambda target: _bring_into_order(member, unpacked, target),
+        )
     finally:
         if unpacked:
             unpacked.unlink()
@@ -229,7 +293,9 @@ def _bring_into_order(member: _Member, unpacked: Path | None, target: IO[bytes])
         with (unpacked or member.path).open("rb", buffering=0) as source:
             start = 0 if unpacked else _data_start(member)
             what = f"bringing {member.key} into order"
-            bring_patterns_first(source, start, (first, second, num_patterns), member.dtype, target, what)
+            bring_patterns_first(
+                source, start, (first, second, num_patterns), member.dtype, target, what
+            )
     except EOFError as error:
         raise member.refused(f"damaged data ({error})", "an intact archive") from error
 
@@ -247,22 +313,33 @@ def _open_patterns(member: _Member, copy: Path | None) -> PatternFile:
 
 
 def _data_start(member: _Member) -> int:
-    """Where an uncompressed array's numbers begin: after the local header, whose name and extra field have their own lengths, and NPY's."""
+    """Where an uncompressed array's numbers begin: after the local header, whose name and extra
+    field have their own lengths, and NPY's."""
     with member.path.open("rb") as stream:
         stream.seek(member.info.header_offset)
         header = stream.read(_ZIP_LOCAL_HEADER_BYTES)
     name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    return member.info.header_offset + _ZIP_LOCAL_HEADER_BYTES + name_bytes + extra_bytes + member.header_bytes
+    return (
+        member.info.header_offset
+        + _ZIP_LOCAL_HEADER_BYTES
+        + name_bytes
+        + extra_bytes
+        + member.header_bytes
+    )
 
 
 def _fingerprint(members: dict[str, _Member]) -> str:
-    checksums = [(key, member.info.file_size, member.info.CRC) for key, member in sorted(members.items())]
+    checksums = [
+        (key, member.info.file_size, member.info.CRC) for key, member in sorted(members.items())
+    ]
     return hashlib.sha256(repr(checksums).encode()).hexdigest()
 
 
 def _coordinates(member: _Member) -> np.ndarray:
     if len(member.shape) != 1 or member.dtype.kind not in "fiu":
-        raise member.refused(f"shape {member.shape} of {member.dtype}", "one real number a pattern, (n,)")
+        raise member.refused(
+            f"shape {member.shape} of {member.dtype}", "one real number a pattern, (n,)"
+        )
     return _read_array(member).astype(np.float64)
 
 
@@ -288,7 +365,9 @@ def _as_complex64(array: np.ndarray) -> np.ndarray:
 
 def _read_metadata(member: _Member) -> dict[str, Any]:
     if math.prod(member.shape) != 1 or member.info.file_size > _LARGEST_METADATA_BYTES:
-        raise member.refused(f"shape {member.shape}, {member.info.file_size} bytes", "one JSON text of at most 1 MiB")
+        raise member.refused(
+            f"shape {member.shape}, {member.info.file_size} bytes", "one JSON text of at most 1 MiB"
+        )
     if member.dtype.hasobject:
         return _json_in_pickle(member)
     text = _read_array(member).item()
@@ -298,18 +377,28 @@ def _read_metadata(member: _Member) -> dict[str, Any]:
 
 
 def _json_in_pickle(member: _Member) -> dict[str, Any]:
-    """The JSON text in a pickled 0-d object array, found by listing the pickle's strings: none of it is executed."""
+    """The JSON text in a pickled 0-d object array, found by listing the pickle's strings: none of
+    it is executed."""
 
     def read_strings(stream: IO[bytes]) -> list[str]:
         stream.read(member.header_bytes)
-        return [str(value) for opcode, value, _ in pickletools.genops(stream.read()) if "UNICODE" in opcode.name]
+        return [
+            str(value)
+            for opcode, value, _ in pickletools.genops(stream.read())
+            if "UNICODE" in opcode.name
+        ]
 
     try:
-        texts = [text for text in _with_stream(member, read_strings) if text.lstrip().startswith("{")]
+        texts = [
+            text for text in _with_stream(member, read_strings) if text.lstrip().startswith("{")
+        ]
     except ValueError as error:
         raise member.refused(f"an object that can't be read ({error})", "JSON text") from error
     if len(texts) != 1:
-        raise member.refused("a pickled object that is no JSON text", "JSON text, as json.dumps gives it (pickles are not executed)")
+        raise member.refused(
+            "a pickled object that is no JSON text",
+            "JSON text, as json.dumps gives it (pickles are not executed)",
+        )
     return _parse_json(member, texts[0])
 
 
@@ -326,7 +415,9 @@ def _parse_json(member: _Member, text: str | bytes) -> dict[str, Any]:
 def _nphotons(path: Path, metadata: dict[str, Any]) -> float | None:
     parameters = metadata.get("physics_parameters", {})
     if not isinstance(parameters, dict):
-        raise ScanError(path, "_metadata physics_parameters", type(parameters).__name__, "a JSON object")
+        raise ScanError(
+            path, "_metadata physics_parameters", type(parameters).__name__, "a JSON object"
+        )
     return parameters.get("nphotons")
 
 
@@ -335,8 +426,14 @@ def _geometry(path: Path, metadata: dict[str, Any]) -> Geometry | None:
     if said is None:
         return None
     names = {field.name for field in fields(Geometry)}
-    if not isinstance(said, dict) or set(said) != names or not all(_is_number(value) and value > 0 for value in said.values()):
-        raise ScanError(path, "_metadata geometry", said, f"{', '.join(sorted(names))}, positive numbers")
+    if (
+        not isinstance(said, dict)
+        or set(said) != names
+        or not all(_is_number(value) and value > 0 for value in said.values())
+    ):
+        raise ScanError(
+            path, "_metadata geometry", said, f"{', '.join(sorted(names))}, positive numbers"
+        )
     return Geometry(**said)
 
 
@@ -354,10 +451,14 @@ def _is_number(value: object) -> bool:
 
 
 def read_npz_object(path: Path) -> np.ndarray:
-    """The `objectGuess` of a file, complex64 (H, W): the reference that a reconstruction is compared with."""
+    """The `objectGuess` of a file, complex64 (H, W): the reference that a reconstruction is
+    compared with."""
     members = _read_headers(path)
     if "objectGuess" not in members:
         raise ScanError(
-            path, "objectGuess", f"only the keys {sorted(members)}", "this key: without a reference there is nothing to compare with"
+            path,
+            "objectGuess",
+            f"only the keys {sorted(members)}",
+            "this key: without a reference there is nothing to compare with",
         )
     return _object_guess(members["objectGuess"])

@@ -22,10 +22,16 @@ def is_own(file: Hdf5File) -> bool:
 def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
     """Read everything but the patterns."""
     if options.transpose is not None:
-        raise file.refused("format", FORMAT, "another one for data.transpose: this one has rows before columns")
+        raise file.refused(
+            "format", FORMAT, "another one for data.transpose: this one has rows before columns"
+        )
     version = file.attribute("/", "version")
     if version != VERSION:
-        raise file.refused("version", version, f"{VERSION}: written by another release of ptycho_dist, which can read it")
+        raise file.refused(
+            "version",
+            version,
+            f"{VERSION}: written by another release of ptycho_dist, which can read it",
+        )
     measurement = _text(file, "measurement")
     if measurement not in ("amplitude", "counts"):
         raise file.refused("measurement", repr(measurement), "amplitude or counts")
@@ -33,8 +39,14 @@ def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
     positions = file.array("positions", kinds="f")
     if positions is None or positions.shape != (diffraction.num_patterns, 2):
         found = None if positions is None else positions.shape
-        raise file.refused("positions", f"shape {found}", f"({diffraction.num_patterns}, 2): (y, x) of each pattern, pixels of the object")
-    probe, stored = (file.array(key, kinds="c", largest_bytes=LARGEST_IMAGE_BYTES) for key in ("probe", "object"))
+        raise file.refused(
+            "positions",
+            f"shape {found}",
+            f"({diffraction.num_patterns}, 2): (y, x) of each pattern, pixels of the object",
+        )
+    probe, stored = (
+        file.array(key, kinds="c", largest_bytes=LARGEST_IMAGE_BYTES) for key in ("probe", "object")
+    )
     mask = file.array("mask", kinds="biu")
     return ScanContent(
         path=file.path,
@@ -57,7 +69,13 @@ def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
 
 def _text(file: Hdf5File, name: str) -> str | None:
     value = file.root.attrs.get(name)
-    return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else None
+    return (
+        value.decode(errors="replace")
+        if isinstance(value, bytes)
+        else value
+        if isinstance(value, str)
+        else None
+    )
 
 
 def _origin_m(file: Hdf5File) -> tuple[float, float] | None:
@@ -66,5 +84,7 @@ def _origin_m(file: Hdf5File) -> tuple[float, float] | None:
         return None
     origin = np.asarray(dataset.attrs["origin_m"])
     if origin.shape != (2,) or origin.dtype.kind != "f" or not np.isfinite(origin).all():
-        raise file.refused("positions origin_m", origin.tolist(), "(y, x) in metres, two finite numbers")
+        raise file.refused(
+            "positions origin_m", origin.tolist(), "(y, x) in metres, two finite numbers"
+        )
     return float(origin[0]), float(origin[1])

@@ -1,10 +1,12 @@
 """ptychodus products (HDF5 or NPZ), each with the file of its patterns.
 
-Facts from ptychodus' product readers and writers and its object geometry: positions in metres, x along columns and y along rows of the
-object; `probe_position_indexes` are the numbers of the patterns; the object's pixel [0, 0] lies half its extent before its centre, and the
-patch at a position covers the half pattern before it onward; `probe` (variations, modes, N, N); `object` (layers, rows, columns);
-`probe_photon_count`, `photon_energy_eV` (`probe_energy_eV` in older ones) and distance as attributes of the file (keys of the NPZ), 0 where
-not known. The patterns lie in a file of their own that the product does not name: `data.diffraction` does, or the pair is named
+Facts from ptychodus' product readers and writers and its object geometry: positions in metres, x
+along columns and y along rows of the object; `probe_position_indexes` are the numbers of the
+patterns; the object's pixel [0, 0] lies half its extent before its centre, and the patch at a
+position covers the half pattern before it onward; `probe` (variations, modes, N, N); `object`
+(layers, rows, columns); `probe_photon_count`, `photon_energy_eV` (`probe_energy_eV` in older ones)
+and distance as attributes of the file (keys of the NPZ), 0 where not known. The patterns lie in a
+file of their own that the product does not name: `data.diffraction` does, or the pair is named
 `x_para.hdf5`, `x_dp.hdf5`.
 """
 
@@ -25,9 +27,18 @@ from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
 from ptycho_dist.data.readers.hdf5_patterns import Hdf5Patterns, SomePatterns, open_patterns
 from ptycho_dist.data.scan import Patterns, ScanError
 
-NEEDS = "ptychodus: probe_position_x_m, probe_position_y_m, probe and object, with the patterns in --data.diffraction FILE"
+NEEDS = (
+    "ptychodus: probe_position_x_m, probe_position_y_m, probe and object, with the patterns "
+    "in --data.diffraction FILE"
+)
 
-_DIFFRACTION_KEYS = ("dp", "entry/data/data", "exchange/data", "entry_1/data_1/data", "entry_1/instrument_1/detector_1/data")
+_DIFFRACTION_KEYS = (
+    "dp",
+    "entry/data/data",
+    "exchange/data",
+    "entry_1/data_1/data",
+    "entry_1/instrument_1/detector_1/data",
+)
 _ARRAYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
 
 
@@ -37,7 +48,9 @@ def is_product(file: Hdf5File) -> bool:
 
 def read_product(file: Hdf5File, options: ScanConfig) -> ScanContent:
     """Read an HDF5 product and open its patterns."""
-    return _with_patterns(file, _product(file), file.array("probe_position_indexes", kinds="iuf"), options)
+    return _with_patterns(
+        file, _product(file), file.array("probe_position_indexes", kinds="iuf"), options
+    )
 
 
 def read_product_object(file: Hdf5File) -> np.ndarray | None:
@@ -50,7 +63,11 @@ def _product(file: Hdf5File) -> dict[str, Any]:
     return _of_arrays(
         file.path,
         {
-            name: file.array(name, kinds="c" if name in ("probe", "object") else "fiu", largest_bytes=LARGEST_IMAGE_BYTES)
+            name: file.array(
+                name,
+                kinds="c" if name in ("probe", "object") else "fiu",
+                largest_bytes=LARGEST_IMAGE_BYTES,
+            )
             for name in _ARRAYS
         },
         object_pixel_m=[file.attribute(key, f"pixel_{side}_m") for side in ("height", "width")],
@@ -74,7 +91,12 @@ def read_npz_product(path: Path, options: ScanConfig) -> ScanContent:
     """Read an NPZ product and open its patterns."""
     product, indexes = _npz_product(path)
     if options.diffraction is None:
-        raise ScanError(path, "diffraction", "a product without patterns", "their HDF5 file: --data.diffraction FILE")
+        raise ScanError(
+            path,
+            "diffraction",
+            "a product without patterns",
+            "their HDF5 file: --data.diffraction FILE",
+        )
     with Hdf5File(split_dataset(options.diffraction)[0]) as file:
         whole = _with_patterns(file, product, indexes, options)
     return replace(whole, path=path, files=(path, *whole.files))
@@ -90,18 +112,39 @@ def _npz_product(path: Path) -> tuple[dict[str, Any], np.ndarray | None]:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.file_size > LARGEST_IMAGE_BYTES or info.file_size > 1000 * max(info.compress_size, 1):
-                    raise ScanError(path, info.filename, f"{info.file_size} bytes once unpacked", f"at most {LARGEST_IMAGE_BYTES}")
+                if info.file_size > LARGEST_IMAGE_BYTES or info.file_size > 1000 * max(
+                    info.compress_size, 1
+                ):
+                    raise ScanError(
+                        path,
+                        info.filename,
+                        f"{info.file_size} bytes once unpacked",
+                        f"at most {LARGEST_IMAGE_BYTES}",
+                    )
         with np.load(path, allow_pickle=False) as stored:
             for key in stored.files:
                 if key in _ARRAYS or key.endswith(("_m", "_eV", "_count")):
                     arrays[key] = stored[key]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ScanError(path, "file", f"not a readable NPZ archive ({error})", "a zip archive as numpy.savez writes it") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise ScanError(
+            path,
+            "file",
+            f"not a readable NPZ archive ({error})",
+            "a zip archive as numpy.savez writes it",
+        ) from error
     except ScanError:
         raise
     except ValueError as error:  # a pickle, or a header that lies
-        raise ScanError(path, "file", f"no plain arrays ({error})", "arrays as numpy.savez writes them") from error
+        raise ScanError(
+            path, "file", f"no plain arrays ({error})", "arrays as numpy.savez writes them"
+        ) from error
 
     def number(key: str) -> float | None:
         value = arrays.get(key)
@@ -127,7 +170,8 @@ def _npz_product(path: Path) -> tuple[dict[str, Any], np.ndarray | None]:
 
 
 def companion(path: Path) -> Path | None:
-    """The other file of a pair: `x_para.hdf5` of `x_dp.hdf5` and the other way; None where there is none."""
+    """The other file of a pair: `x_para.hdf5` of `x_dp.hdf5` and the other way; None where there is
+    none."""
     for own, other in (("_dp", "_para"), ("_para", "_dp")):
         if path.stem.endswith(own):
             beside = path.with_name(path.stem.removesuffix(own) + other + path.suffix)
@@ -136,7 +180,8 @@ def companion(path: Path) -> Path | None:
 
 
 def open_diffraction(file: Hdf5File, options: ScanConfig) -> Hdf5Patterns:
-    """The patterns of a product: of `data.diffraction`, of the other file of the pair, or in the product itself."""
+    """The patterns of a product: of `data.diffraction`, of the other file of the pair, or in the
+    product itself."""
     if options.diffraction is not None:
         path, key = split_dataset(options.diffraction)
     else:
@@ -145,7 +190,12 @@ def open_diffraction(file: Hdf5File, options: ScanConfig) -> Hdf5Patterns:
     with Hdf5File(path) as other:
         key = key or other.first(_DIFFRACTION_KEYS)
         if key is None:
-            raise ScanError(path, "diffraction", f"only {other.names()[:12]}", "the patterns: --data.diffraction FILE, or FILE:/dataset")
+            raise ScanError(
+                path,
+                "diffraction",
+                f"only {other.names()[:12]}",
+                "the patterns: --data.diffraction FILE, or FILE:/dataset",
+            )
         return open_patterns(other, key, is_transposed=bool(options.transpose))
 
 
@@ -155,18 +205,34 @@ def of_positions(file: Hdf5File, patterns: Patterns, indexes: np.ndarray | None)
         return patterns
     numbers = indexes.reshape(-1).astype(np.int64)
     count = patterns.shape[0]
-    if len(numbers) == 0 or (numbers != indexes.reshape(-1)).any() or not 0 <= numbers.min() <= numbers.max() < count:
+    if (
+        len(numbers) == 0
+        or (numbers != indexes.reshape(-1)).any()
+        or not 0 <= numbers.min() <= numbers.max() < count
+    ):
         found = f"numbers from {indexes.min()} to {indexes.max()}" if len(numbers) else "no numbers"
-        raise file.refused("probe_position_indexes", found, f"numbers of the {count} patterns, from 0 to {count - 1}")
+        raise file.refused(
+            "probe_position_indexes",
+            found,
+            f"numbers of the {count} patterns, from 0 to {count - 1}",
+        )
     if np.array_equal(numbers, np.arange(count)):
         return patterns
-    return SomePatterns(sources=[patterns], source=np.zeros(len(numbers), dtype=np.int64), number=numbers)
+    return SomePatterns(
+        sources=[patterns], source=np.zeros(len(numbers), dtype=np.int64), number=numbers
+    )
 
 
 def flat_object(path: Path, key: str, array: np.ndarray) -> np.ndarray:
-    """(rows, columns) or (layers, rows, columns), whose layers multiply, to complex64 (rows, columns)."""
+    """(rows, columns) or (layers, rows, columns), whose layers multiply, to complex64 (rows,
+    columns)."""
     if array.ndim not in (2, 3) or array.dtype.kind != "c":
-        raise ScanError(path, key, f"shape {array.shape} of {array.dtype}", "a complex object, (layers, rows, columns)")
+        raise ScanError(
+            path,
+            key,
+            f"shape {array.shape} of {array.dtype}",
+            "a complex object, (layers, rows, columns)",
+        )
     with np.errstate(over="ignore"):
         return (array if array.ndim == 2 else np.prod(array, axis=0)).astype(np.complex64)
 
@@ -182,23 +248,44 @@ def _of_arrays(
     photons: float | None,
 ) -> dict[str, Any]:
     """A product without its patterns, as fields of `ScanContent`."""
-    y, x, probe, stored = (arrays[name] for name in ("probe_position_y_m", "probe_position_x_m", "probe", "object"))
-    if y is None or x is None or y.shape != x.shape or y.ndim != 1 or {x.dtype.kind, y.dtype.kind} - set("fiu"):
+    y, x, probe, stored = (
+        arrays[name] for name in ("probe_position_y_m", "probe_position_x_m", "probe", "object")
+    )
+    if (
+        y is None
+        or x is None
+        or y.shape != x.shape
+        or y.ndim != 1
+        or {x.dtype.kind, y.dtype.kind} - set("fiu")
+    ):
         found = [None if one is None else (one.shape, str(one.dtype)) for one in (x, y)]
-        raise ScanError(path, "probe_position_x_m, probe_position_y_m", f"{found}", "one real number a pattern each")
+        raise ScanError(
+            path,
+            "probe_position_x_m, probe_position_y_m",
+            f"{found}",
+            "one real number a pattern each",
+        )
     pixel_m, other_m = object_pixel_m
     if pixel_m and other_m and abs(pixel_m / other_m - 1) > 1e-3:
         raise ScanError(path, "pixel_height_m, pixel_width_m", object_pixel_m, "square pixels")
     object_guess = None if stored is None else flat_object(path, "object", stored)
     corner_m = None
     if object_guess is not None and pixel_m:
-        centre_m = [centre or 0.0 for centre in object_centre_m]  # pairs without centres count from the middle of the object
-        corner_m = (centre_m[0] - object_guess.shape[0] / 2 * pixel_m, centre_m[1] - object_guess.shape[1] / 2 * pixel_m)
+        # pairs without centres count from the middle of the object
+        centre_m = [centre or 0.0 for centre in object_centre_m]
+        corner_m = (
+            centre_m[0] - object_guess.shape[0] / 2 * pixel_m,
+            centre_m[1] - object_guess.shape[1] / 2 * pixel_m,
+        )
     modes = None if probe is None else as_modes(path, "probe", probe)
     return {
         "path": path,
         "positions_m": np.stack([y, x], axis=1).astype(np.float64),
-        "where": {"energy_eV": "photon_energy_eV", "distance_m": "detector_object_distance_m", "probe": "probe"},
+        "where": {
+            "energy_eV": "photon_energy_eV",
+            "distance_m": "detector_object_distance_m",
+            "probe": "probe",
+        },
         "energy_eV": energy_eV or None,
         "distance_m": distance_m or None,
         "object_pixel_m": pixel_m or None,
@@ -210,7 +297,11 @@ def _of_arrays(
     }
 
 
-def _with_patterns(file: Hdf5File, product: dict[str, Any], indexes: np.ndarray | None, options: ScanConfig) -> ScanContent:
+def _with_patterns(
+    file: Hdf5File, product: dict[str, Any], indexes: np.ndarray | None, options: ScanConfig
+) -> ScanContent:
     patterns = open_diffraction(file, options)
     files = tuple(dict.fromkeys((*file.files, patterns.path.resolve())))
-    return ScanContent(**product, key=patterns.key, diffraction=of_positions(file, patterns, indexes), files=files)
+    return ScanContent(
+        **product, key=patterns.key, diffraction=of_positions(file, patterns, indexes), files=files
+    )

@@ -19,21 +19,32 @@ JOULES_AN_EV = 1.602176634e-19
 DETECTOR = "entry_1/instrument_1/detector_1"
 
 
-def write_cxi(path: Path, truth: FarField, change: Callable[[h5py.File], Any] = lambda file: None) -> Path:
-    """As cdtools writes it: translation is the sample's (x to the left, y up), rows of the detector go down, columns to the right."""
+def write_cxi(
+    path: Path, truth: FarField, change: Callable[[h5py.File], Any] = lambda file: None
+) -> Path:
+    """As cdtools writes it: translation is the sample's (x to the left, y up), rows of the detector
+    go down, columns to the right."""
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 160
         file[f"{DETECTOR}/data"] = truth.counts
         file["entry_1/data_1/data"] = h5py.SoftLink(f"/{DETECTOR}/data")
         pixel = truth.detector_pixel_m
-        file[f"{DETECTOR}/basis_vectors"] = np.array([[0, -pixel, 0], [-pixel, 0, 0]], dtype=np.float32).T  # (3, 2)
+        # (3, 2)
+        file[f"{DETECTOR}/basis_vectors"] = np.array(
+            [[0, -pixel, 0], [-pixel, 0, 0]], dtype=np.float32
+        ).T
         file[f"{DETECTOR}/x_pixel_size"] = file[f"{DETECTOR}/y_pixel_size"] = pixel
         file[f"{DETECTOR}/distance"] = truth.distance_m
         file["entry_1/instrument_1/source_1/energy"] = truth.energy_eV * JOULES_AN_EV
-        # The light's way over the sample, down and to the right, is -y and -x of the light, so +y and +x of the sample.
+        # The light's way over the sample, down and to the right, is -y and -x of the light, so +y
+        # and +x of the sample.
         light = -truth.positions_m
-        file["entry_1/sample_1/geometry_1/translation"] = np.stack([-light[:, 1], -light[:, 0], np.zeros(len(light))], axis=1)
-        file["entry_1/data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+        file["entry_1/sample_1/geometry_1/translation"] = np.stack(
+            [-light[:, 1], -light[:, 0], np.zeros(len(light))], axis=1
+        )
+        file["entry_1/data_1/translation"] = h5py.SoftLink(
+            "/entry_1/sample_1/geometry_1/translation"
+        )
         file["entry_1/instrument_1/source_1/probe"] = truth.probe.astype(np.complex64)
         change(file)
     return path
@@ -56,7 +67,8 @@ def test_patterns_positions_and_probe_belong_together(tmp_path: Path, truth: Far
     assert scan.measurement == "counts"
     assert scan.geometry is not None
     assert scan.geometry.energy_eV == pytest.approx(truth.energy_eV, rel=1e-9)
-    assert scan.geometry.object_pixel_m(16) == pytest.approx(truth.object_pixel_m, rel=1e-6)  # the pixel is stored in float32
+    # the pixel is stored in float32
+    assert scan.geometry.object_pixel_m(16) == pytest.approx(truth.object_pixel_m, rel=1e-6)
     assert scan.origin_m is not None
     back = np.array(scan.origin_m) + scan.positions_px * scan.geometry.object_pixel_m(16)
     assert np.allclose(back, truth.positions_m, rtol=0, atol=1e-12)
@@ -70,7 +82,9 @@ def test_patterns_positions_and_probe_belong_together(tmp_path: Path, truth: Far
         "columns go left": ([[0, -1, 0], [1, 0, 0]], (1, -1)),
     }.values(),
 )
-def test_basis_vectors_decide_the_signs(tmp_path: Path, truth: FarField, vectors: list[list[float]], sign: tuple[int, int]) -> None:
+def test_basis_vectors_decide_the_signs(
+    tmp_path: Path, truth: FarField, vectors: list[list[float]], sign: tuple[int, int]
+) -> None:
     def change(file: h5py.File) -> None:
         write_again(file, f"{DETECTOR}/basis_vectors", truth.detector_pixel_m * np.array(vectors))
         stored = file["entry_1/sample_1/geometry_1/translation"]
@@ -82,7 +96,11 @@ def test_basis_vectors_decide_the_signs(tmp_path: Path, truth: FarField, vectors
 
 def test_detector_on_its_side_has_rows_along_x(tmp_path: Path, truth: FarField) -> None:
     def change(file: h5py.File) -> None:
-        write_again(file, f"{DETECTOR}/basis_vectors", truth.detector_pixel_m * np.array([[-1.0, 0, 0], [0, -1, 0]]))
+        write_again(
+            file,
+            f"{DETECTOR}/basis_vectors",
+            truth.detector_pixel_m * np.array([[-1.0, 0, 0], [0, -1, 0]]),
+        )
         stored = file["entry_1/sample_1/geometry_1/translation"]
         stored[:, :2] = stored[()][:, 1::-1]
 
@@ -90,13 +108,22 @@ def test_detector_on_its_side_has_rows_along_x(tmp_path: Path, truth: FarField) 
 
 
 def test_as_ptychodus_writes_it(tmp_path: Path, truth: FarField) -> None:
-    """No basis vectors; probe and object as images, translation (x, y) of the light over the object, extras in a group of its own."""
+    """No basis vectors; probe and object as images, translation (x, y) of the light over the
+    object, extras in a group of its own."""
 
     def change(file: h5py.File) -> None:
-        for key in (f"{DETECTOR}/basis_vectors", "entry_1/instrument_1/source_1/probe", "entry_1/data_1/translation"):
+        for key in (
+            f"{DETECTOR}/basis_vectors",
+            "entry_1/instrument_1/source_1/probe",
+            "entry_1/data_1/translation",
+        ):
             del file[key]
         positions = truth.positions_m
-        write_again(file, "entry_1/sample_1/geometry_1/translation", np.stack([positions[:, 1], positions[:, 0], 0 * positions[:, 0]], 1))
+        write_again(
+            file,
+            "entry_1/sample_1/geometry_1/translation",
+            np.stack([positions[:, 1], positions[:, 0], 0 * positions[:, 0]], 1),
+        )
         file["entry_1/image_1/data"] = truth.probe[None].astype(np.complex128)
         file["entry_1/instrument_1/source_1/illumination"] = h5py.SoftLink("/entry_1/image_1/data")
         file["entry_1/image_2/data"] = truth.object[None].astype(np.complex64)
@@ -130,7 +157,9 @@ def test_mask_is_of_bits_and_what_it_hides_is_not_read(tmp_path: Path, truth: Fa
 
 
 @pytest.mark.parametrize(("keep", "key"), [(False, "wavelength"), (True, "energy")])
-def test_wavelength_serves_where_there_is_no_energy(tmp_path: Path, truth: FarField, keep: bool, key: str) -> None:
+def test_wavelength_serves_where_there_is_no_energy(
+    tmp_path: Path, truth: FarField, keep: bool, key: str
+) -> None:
     def change(file: h5py.File) -> None:
         if not keep:
             del file["entry_1/instrument_1/source_1/energy"]
@@ -149,7 +178,8 @@ def test_missing_numbers_are_asked_for_by_file_and_key(tmp_path: Path, truth: Fa
         read_scan(path)
     message = str(refused.value)
     assert message.startswith(
-        f"{path}: geometry: found positions in metres, but no energy_eV (looked for entry_1/instrument_1/source_1/energy)"
+        f"{path}: geometry: found positions in metres, but no energy_eV (looked for "
+        "entry_1/instrument_1/source_1/energy)"
     )
     assert message.endswith("--data.energy_eV NUMBER --data.detector_distance_m NUMBER")
     given = DataConfig(energy_eV=truth.energy_eV, detector_distance_m=truth.distance_m)
@@ -159,18 +189,31 @@ def test_missing_numbers_are_asked_for_by_file_and_key(tmp_path: Path, truth: Fa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"energy_eV": 8800.0}, r"energy_eV: found 8765 in the file but 8800 in data\.energy_eV, expected one answer"),
-        ({"detector_distance_m": 2.0}, r"distance_m: found 1\.9 in the file but 2 in data\.detector_distance_m"),
-        ({"detector_pixel_m": 55e-6}, r"detector_pixel_m: found 7\.5e-05 in the file but 5\.5e-05 in data\.detector_pixel_m"),
+        (
+            {"energy_eV": 8800.0},
+            r"energy_eV: found 8765 in the file but 8800 in data\.energy_eV, expected one answer",
+        ),
+        (
+            {"detector_distance_m": 2.0},
+            r"distance_m: found 1\.9 in the file but 2 in data\.detector_distance_m",
+        ),
+        (
+            {"detector_pixel_m": 55e-6},
+            r"detector_pixel_m: found 7\.5e-05 in the file but 5\.5e-05 in data\.detector_pixel_m",
+        ),
     ],
 )
-def test_numbers_that_contradict_the_file_are_refused(tmp_path: Path, truth: FarField, options: dict[str, float], message: str) -> None:
+def test_numbers_that_contradict_the_file_are_refused(
+    tmp_path: Path, truth: FarField, options: dict[str, float], message: str
+) -> None:
     with pytest.raises(ScanError, match=message):
         read_scan(write_cxi(tmp_path / "scan.cxi", truth), options=DataConfig(**options))
 
 
 def test_amplitude_contradicts_the_format(tmp_path: Path, truth: FarField) -> None:
-    with pytest.raises(ScanError, match="measurement: found 'counts' in the file's metadata but 'amplitude'"):
+    with pytest.raises(
+        ScanError, match="measurement: found 'counts' in the file's metadata but 'amplitude'"
+    ):
         read_scan(write_cxi(tmp_path / "scan.cxi", truth), "amplitude")
 
 
@@ -204,15 +247,22 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         r"positions: found 29 positions, expected 30, one a pattern of entry_1/data_1/data",
     ),
     "translation with NaN": (
-        lambda file: file["entry_1/sample_1/geometry_1/translation"].write_direct(np.full((30, 3), np.nan)),
+        lambda file: file["entry_1/sample_1/geometry_1/translation"].write_direct(
+            np.full((30, 3), np.nan)
+        ),
         r"positions: found \[nan nan\], expected finite numbers",
     ),
     "oblong pixels": (
-        lambda file: [write_again(file, f"{DETECTOR}/basis_vectors", None), write_again(file, f"{DETECTOR}/x_pixel_size", 50e-6)],
+        lambda file: [
+            write_again(file, f"{DETECTOR}/basis_vectors", None),
+            write_again(file, f"{DETECTOR}/x_pixel_size", 50e-6),
+        ],
         r"x_pixel_size, y_pixel_size: found \[7\.5e-05, 5e-05\], expected square pixels",
     ),
     "detector along the beam": (
-        lambda file: write_again(file, f"{DETECTOR}/basis_vectors", 75e-6 * np.array([[0, 0, 1.0], [-1, 0, 0]])),
+        lambda file: write_again(
+            file, f"{DETECTOR}/basis_vectors", 75e-6 * np.array([[0, 0, 1.0], [-1, 0, 0]])
+        ),
         "basis_vectors: found .*, expected rows and columns at right angles, across the beam",
     ),
     "basis vectors of another shape": (
@@ -224,21 +274,30 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         r"entry_1/data_1/data: found shape \(30,\) of float64, expected diffraction patterns",
     ),
     "data that are a group": (
-        lambda file: [write_again(file, f"{DETECTOR}/data", None), file.create_group(f"{DETECTOR}/data")],
+        lambda file: [
+            write_again(file, f"{DETECTOR}/data", None),
+            file.create_group(f"{DETECTOR}/data"),
+        ],
         "entry_1/data_1/data: found a group, expected a dataset",
     ),
     "probe of another size": (
-        lambda file: write_again(file, "entry_1/instrument_1/source_1/probe", np.ones((1, 24, 24), dtype=np.complex64)),
+        lambda file: write_again(
+            file, "entry_1/instrument_1/source_1/probe", np.ones((1, 24, 24), dtype=np.complex64)
+        ),
         r"source_1/probe: found shape \(1, 24, 24\), expected the patterns' size, 16 x 16",
     ),
     "masks that change": (
         lambda file: file.create_dataset(
-            f"{DETECTOR}/mask", data=np.arange(30, dtype=np.uint32)[:, None, None] * np.ones((1, 16, 16), "u4")
+            f"{DETECTOR}/mask",
+            data=np.arange(30, dtype=np.uint32)[:, None, None] * np.ones((1, 16, 16), "u4"),
         ),
-        "detector_1/mask: found frame 1 differs from frame 0, expected one mask for all patterns: leave it out and give data.mask",
+        "detector_1/mask: found frame 1 differs from frame 0, expected one mask for all patterns: "
+        "leave it out and give data.mask",
     ),
     "mask that hides all": (
-        lambda file: file.create_dataset(f"{DETECTOR}/mask", data=np.ones((16, 16), dtype=np.uint32)),
+        lambda file: file.create_dataset(
+            f"{DETECTOR}/mask", data=np.ones((16, 16), dtype=np.uint32)
+        ),
         "mask: found no pixel that counts",
     ),
 }
@@ -270,7 +329,13 @@ def test_real_near_field_scan_can_be_looked_at(realdata: Path) -> None:
         moved_m = file["entry_1/data_1/translation"][()][:, 1::-1].astype(np.float64)
     assert np.allclose(scan.amplitude(some).astype(np.float64) ** 2, counts, rtol=1e-6)
     pixel_m = scan.geometry.object_pixel_m(100)
-    # Rows down, columns to the right, by the file's basis vectors: the light goes as the sample's y and x.
-    assert np.allclose((scan.positions_px - scan.positions_px[0]) * pixel_m, moved_m - moved_m[0], atol=1e-12)
-    with pytest.raises(ScanError, match=r"near_field\.cxi: probe: found none in the file and no data\.probe, expected --data\.probe FILE"):
+    # Rows down, columns to the right, by the file's basis vectors: the light goes as the sample's y
+    # and x.
+    assert np.allclose(
+        (scan.positions_px - scan.positions_px[0]) * pixel_m, moved_m - moved_m[0], atol=1e-12
+    )
+    with pytest.raises(
+        ScanError,
+        match=r"near_field\.cxi: probe: found none in the file and no data\.probe, expected --data\.probe FILE",
+    ):
         scan.require_probe()

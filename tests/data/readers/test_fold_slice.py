@@ -44,38 +44,65 @@ def test_pair_by_either_name(tmp_path: Path, truth: FarField, probe_file: str, n
     write(tmp_path / "data_roi0_dp.hdf5", {"dp": truth.counts, "det_pixel_mask": mask})
     write(
         tmp_path / "data_roi0_para.hdf5",
-        {**positions_of(truth), "energy": truth.energy_eV / 1e3, "detector_distance": truth.distance_m, "angle": 0.0},
+        {
+            **positions_of(truth),
+            "energy": truth.energy_eV / 1e3,
+            "detector_distance": truth.distance_m,
+            "angle": 0.0,
+        },
     )
     options = DataConfig(probe=probe_file, detector_pixel_m=truth.detector_pixel_m)
     scan = read_scan(tmp_path / named, options=options)
     assert scan.mask is not None
     assert np.array_equal(scan.mask, mask)
     require_read_but_for(scan, truth, mask)
-    with pytest.raises(ScanError, match=r"no detector_pixel_m \(looked for detector_pixel_size\).*--data\.detector_pixel_m NUMBER"):
+    with pytest.raises(
+        ScanError,
+        match=r"no detector_pixel_m \(looked for detector_pixel_size\).*--data\.detector_pixel_m NUMBER",
+    ):
         read_scan(tmp_path / named)
 
 
 def require_read_but_for(scan: Any, truth: FarField, mask: np.ndarray) -> None:
-    assert np.allclose(scan.amplitude(np.arange(30)).astype(float) ** 2, np.where(mask, truth.counts, 0), rtol=1e-6)
-    assert np.abs(scan.positions_px - scan.positions_px[0] - (truth.corners_px - truth.corners_px[0])).max() < 1e-3
+    assert np.allclose(
+        scan.amplitude(np.arange(30)).astype(float) ** 2, np.where(mask, truth.counts, 0), rtol=1e-6
+    )
+    assert (
+        np.abs(
+            scan.positions_px - scan.positions_px[0] - (truth.corners_px - truth.corners_px[0])
+        ).max()
+        < 1e-3
+    )
 
 
 def test_one_file_with_its_own_pixel(tmp_path: Path, truth: FarField, probe_file: str) -> None:
     """`dx` and the positions may be in any unit, here angstroms: pixels are their quotient."""
-    content = {"dp": truth.counts, "dx": 1e10 * truth.object_pixel_m, **{key: 1e10 * value for key, value in positions_of(truth).items()}}
+    content = {
+        "dp": truth.counts,
+        "dx": 1e10 * truth.object_pixel_m,
+        **{key: 1e10 * value for key, value in positions_of(truth).items()},
+    }
     scan = read_scan(write(tmp_path / "data.hdf5", content), options=DataConfig(probe=probe_file))
     require_read(scan, truth)
     assert scan.geometry is None
 
 
-def test_wavelength_serves_where_there_is_no_energy(tmp_path: Path, truth: FarField, probe_file: str) -> None:
-    content = {"dp": truth.counts, **positions_of(truth), "lambda": H_C_EV_M / truth.energy_eV, "distance": truth.distance_m}
+def test_wavelength_serves_where_there_is_no_energy(
+    tmp_path: Path, truth: FarField, probe_file: str
+) -> None:
+    content = {
+        "dp": truth.counts,
+        **positions_of(truth),
+        "lambda": H_C_EV_M / truth.energy_eV,
+        "distance": truth.distance_m,
+    }
     options = DataConfig(probe=probe_file, detector_pixel_m=truth.detector_pixel_m)
     require_read(read_scan(write(tmp_path / "data.hdf5", content), options=options), truth)
 
 
 def of_matlab(truth: FarField) -> dict[str, Any]:
-    """What MATLAB's dp (rows, columns, n), mask (rows, columns), probe (rows, columns) and ppX (n, 1) look like from here."""
+    """What MATLAB's dp (rows, columns, n), mask (rows, columns), probe (rows, columns) and ppX (n,
+    1) look like from here."""
     complex_numbers = np.zeros(truth.probe.shape, dtype=[("real", "f8"), ("imag", "f8")])
     complex_numbers["real"], complex_numbers["imag"] = truth.probe.real, truth.probe.imag
     return {
@@ -105,10 +132,16 @@ def test_plain_file_of_matlab_needs_to_be_told(tmp_path: Path, truth: FarField) 
     ("changed", "message"),
     [
         ({"ppX": np.ones(3)}, r"ppX, ppY: found 3 and 30 values, expected as many"),
-        ({"det_pixel_mask": np.full((16, 16), 2)}, r"det_pixel_mask: found .* values \[2\], expected .* 1 where a pixel counts"),
+        (
+            {"det_pixel_mask": np.full((16, 16), 2)},
+            r"det_pixel_mask: found .* values \[2\], expected .* 1 where a pixel counts",
+        ),
         ({"dx": -1e-9}, "object pixel: found -1e-09, expected a positive number"),
         ({"dx": np.inf}, "dx: found inf, expected a finite number"),
-        ({"dp": np.ones((30, 16, 16), dtype=complex)}, "dp: found shape .* of complex128, expected diffraction patterns"),
+        (
+            {"dp": np.ones((30, 16, 16), dtype=complex)},
+            "dp: found shape .* of complex128, expected diffraction patterns",
+        ),
     ],
 )
 def test_refusals(tmp_path: Path, truth: FarField, changed: dict[str, Any], message: str) -> None:

@@ -1,4 +1,5 @@
-"""What a file is, its content says; a file of no format is told what each would need; every rank hears of what one of them meets."""
+"""What a file is, its content says; a file of no format is told what each would need; every rank
+hears of what one of them meets."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def test_content_decides_not_the_name(tmp_path: Path, truth: FarField, suffix: s
     patterns = write_patterns(tmp_path / "patterns.tif", truth.counts)
     options = DataConfig(probe=str(tmp_path / "probe.npy"), diffraction=str(patterns))
     for number, write in enumerate((write_cxi, write_ptyd, write_product)):
-        require_read(read_scan(write(tmp_path / f"scan{number}{suffix}", truth), options=options), truth)
+        require_read(
+            read_scan(write(tmp_path / f"scan{number}{suffix}", truth), options=options), truth
+        )
     path = write_npz_product(tmp_path / "product.npz", truth, np.arange(30))
     require_read(read_scan(path.rename(tmp_path / f"other{suffix}"), options=options), truth)
 
@@ -48,16 +51,32 @@ def test_file_of_no_format_is_told_what_was_found_and_what_each_needs(tmp_path: 
     with pytest.raises(ScanError) as refused:
         read_scan(tmp_path / "scan.h5")
     message = str(refused.value)
-    assert message.startswith(f"{tmp_path / 'scan.h5'}: format: found HDF5 with ['entry', 'measured_at'], expected what one of the formats")
-    for needed in ("entry_1", "chunks/0/data", "probe_position_x_m", "dp, ppX and ppY", "x_para.hdf5", "--data.hdf5.diffraction"):
+    assert message.startswith(
+        f"{tmp_path / 'scan.h5'}: format: found HDF5 with ['entry', 'measured_at'], expected what "
+        "one of the formats"
+    )
+    for needed in (
+        "entry_1",
+        "chunks/0/data",
+        "probe_position_x_m",
+        "dp, ppX and ppY",
+        "x_para.hdf5",
+        "--data.hdf5.diffraction",
+    ):
         assert needed in message
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"format: found b'' at its beginning, expected an NPZ archive \(PK\) or an HDF5 file"),
-        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200), r"format: found a MATLAB file older than 7\.3, expected HDF5"),
+        (
+            b"",
+            r"format: found b'' at its beginning, expected an NPZ archive \(PK\) or an HDF5 file",
+        ),
+        (
+            b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200),
+            r"format: found a MATLAB file older than 7\.3, expected HDF5",
+        ),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "file: found not a readable HDF5 file"),
         (b"\x89HDF\n", "format: found a damaged HDF5 file"),
     ],
@@ -75,13 +94,19 @@ def test_object_is_asked_for_where_there_is_none(tmp_path: Path, truth: FarField
 
 
 def test_keys_for_hdf5_are_refused_for_npz(write_scan: WriteScan) -> None:
-    with pytest.raises(ScanError, match=r"format: found PtychoPINN's NPZ, expected an HDF5 file for data\.transpose"):
+    with pytest.raises(
+        ScanError,
+        match=r"format: found PtychoPINN's NPZ, expected an HDF5 file for data\.transpose",
+    ):
         read_scan(write_scan(), "amplitude", options=DataConfig(transpose=True))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_truncated_and_altered_files_are_refused_by_name_or_read(tmp_path: Path, truth: FarField, seed: int) -> None:
-    """Wherever a file is cut, and whatever bits of its structure turn over: a scan, or the error that names the file; no other."""
+def test_truncated_and_altered_files_are_refused_by_name_or_read(
+    tmp_path: Path, truth: FarField, seed: int
+) -> None:
+    """Wherever a file is cut, and whatever bits of its structure turn over: a scan, or the error
+    that names the file; no other."""
     content = write_cxi(tmp_path / "scan.cxi", truth).read_bytes()
     dice = random.Random(seed)
     broken = tmp_path / "broken.cxi"
@@ -90,8 +115,11 @@ def test_truncated_and_altered_files_are_refused_by_name_or_read(tmp_path: Path,
         if attempt % 4 == 0:
             altered = altered[: dice.randrange(len(altered))]
         else:
-            for _ in range(dice.randrange(1, 6)):  # structure, not counts: those are somewhere in the middle
-                place = dice.randrange(4000) if attempt % 2 else len(altered) - 1 - dice.randrange(4000)
+            # structure, not counts: those are somewhere in the middle
+            for _ in range(dice.randrange(1, 6)):
+                place = (
+                    dice.randrange(4000) if attempt % 2 else len(altered) - 1 - dice.randrange(4000)
+                )
                 altered[place] ^= 1 << dice.randrange(8)
         broken.write_bytes(altered)
         with suppress(ScanError):
@@ -128,16 +156,28 @@ def test_file_that_one_rank_can_not_read_fails_all_with_its_message(
     if broken == "truncated":
         bad.write_bytes(good.read_bytes()[:3000])
     else:
-        write_cxi(bad, truth, lambda file: file.pop("entry_1" if broken == "format" else "entry_1/instrument_1/source_1/energy"))
+        write_cxi(
+            bad,
+            truth,
+            lambda file: file.pop(
+                "entry_1" if broken == "format" else "entry_1/instrument_1/source_1/energy"
+            ),
+        )
     messages = on_ranks(2, _read_own, [good, bad])
     assert messages[0] == messages[1]
     assert messages[0].startswith(
-        f"rank 1: {bad}: {'format' if broken == 'format' else 'geometry' if broken == 'geometry' else 'file'}: found"
+        f"rank 1: {bad}: "
+        f"{'format' if broken == 'format' else 'geometry' if broken == 'geometry' else 'file'}: "
+        "found"
     )
 
 
 def _set_up_own(paths: list[Path]) -> str:
-    module = ScanDataModule(DataConfig(path=str(paths[rank()]), nphotons="measured", group_size=1), global_batch_size=4, seed=0)
+    module = ScanDataModule(
+        DataConfig(path=str(paths[rank()]), nphotons="measured", group_size=1),
+        global_batch_size=4,
+        seed=0,
+    )
     try:
         module.setup("fit")
     except FailedTogether as error:
@@ -145,11 +185,17 @@ def _set_up_own(paths: list[Path]) -> str:
     return module.subset.fingerprint
 
 
-def test_ranks_whose_files_differ_are_found(on_ranks: OnRanks, tmp_path: Path, truth: FarField) -> None:
+def test_ranks_whose_files_differ_are_found(
+    on_ranks: OnRanks, tmp_path: Path, truth: FarField
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one = write_cxi(tmp_path / "a" / "scan.cxi", truth)
-    other = write_cxi(tmp_path / "b" / "scan.cxi", truth, lambda file: file["entry_1/data_1/data"].__setitem__((0, 0, 0), 9))
+    other = write_cxi(
+        tmp_path / "b" / "scan.cxi",
+        truth,
+        lambda file: file["entry_1/data_1/data"].__setitem__((0, 0, 0), 9),
+    )
     fingerprints = on_ranks(2, _set_up_own, [one, one])
     assert fingerprints[0] == fingerprints[1]
     assert not fingerprints[0].startswith("ranks differ")
@@ -158,7 +204,13 @@ def test_ranks_whose_files_differ_are_found(on_ranks: OnRanks, tmp_path: Path, t
 
 
 def test_training_data_without_a_probe_ask_for_one(tmp_path: Path, truth: FarField) -> None:
-    path = write_cxi(tmp_path / "scan.cxi", truth, lambda file: file.pop("entry_1/instrument_1/source_1/probe"))
-    module = ScanDataModule(DataConfig(path=str(path), nphotons="measured", group_size=1), global_batch_size=4, seed=0)
-    with pytest.raises(ScanError, match=r"scan\.cxi: probe: found none in the file and no data\.probe"):
+    path = write_cxi(
+        tmp_path / "scan.cxi", truth, lambda file: file.pop("entry_1/instrument_1/source_1/probe")
+    )
+    module = ScanDataModule(
+        DataConfig(path=str(path), nphotons="measured", group_size=1), global_batch_size=4, seed=0
+    )
+    with pytest.raises(
+        ScanError, match=r"scan\.cxi: probe: found none in the file and no data\.probe"
+    ):
         module.setup("fit")

@@ -1,4 +1,5 @@
-"""Links end in the scan's folder or are refused; nothing is read that lies elsewhere or is larger than it should be."""
+"""Links end in the scan's folder or are refused; nothing is read that lies elsewhere or is larger
+than it should be."""
 
 from __future__ import annotations
 
@@ -54,7 +55,15 @@ def test_links_within_the_folder_are_followed(folder: Path) -> None:
         "nested/relative": h5py.SoftLink("soft"),
     }
     path = master(folder, links)
-    for key in ("external", "group/data", "absolute", "soft", "nested/soft", "nested/relative", "/nested/relative"):
+    for key in (
+        "external",
+        "group/data",
+        "absolute",
+        "soft",
+        "nested/soft",
+        "nested/relative",
+        "/nested/relative",
+    ):
         assert np.array_equal(read(path, key), COUNTS[NUMBERS]), key
 
 
@@ -79,13 +88,19 @@ def test_links_that_lead_outside_are_refused(folder: Path, link: Callable[[Path]
     with h5py.File(folder / "raw" / "second.h5", "w") as file:
         file["data"] = h5py.ExternalLink("../../private.h5", "/entry/data")
     path = master(folder, {"data": link(folder)})
-    with pytest.raises(ScanError, match=r"master\.nxs: /data: found a link to .*, expected links to files in .*experiment or below"):
+    with pytest.raises(
+        ScanError,
+        match=r"master\.nxs: /data: found a link to .*, expected links to files in .*experiment or below",
+    ):
         read(path, "data")
 
 
 def test_link_to_a_file_that_is_gone_is_named(folder: Path) -> None:
     path = master(folder, {"data": h5py.ExternalLink("raw/gone.h5", "/entry/data")})
-    with pytest.raises(ScanError, match=r"/data: found a link to raw/gone\.h5, which is not there, expected the file at"):
+    with pytest.raises(
+        ScanError,
+        match=r"/data: found a link to raw/gone\.h5, which is not there, expected the file at",
+    ):
         read(path, "data")
 
 
@@ -120,12 +135,22 @@ def test_virtual_dataset_over_files_of_the_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "key", "message"),
     [
-        ("../private.h5", "entry/data", "found a link to ../private.h5, expected links to files in"),
+        (
+            "../private.h5",
+            "entry/data",
+            "found a link to ../private.h5, expected links to files in",
+        ),
         ("raw/gone.h5", "entry/data", "found a link to raw/gone.h5, which is not there"),
-        ("raw/data.h5", "entry/gone", "found entry/gone missing in raw/data.h5, which the virtual dataset is made of"),
+        (
+            "raw/data.h5",
+            "entry/gone",
+            "found entry/gone missing in raw/data.h5, which the virtual dataset is made of",
+        ),
     ],
 )
-def test_virtual_dataset_over_anything_else_is_refused(folder: Path, source: str, key: str, message: str) -> None:
+def test_virtual_dataset_over_anything_else_is_refused(
+    folder: Path, source: str, key: str, message: str
+) -> None:
     """The library would read zeros where a source is missing."""
     with pytest.raises(ScanError, match=message):
         read(virtual(folder / "scan.h5", source, key), "data")
@@ -137,18 +162,27 @@ def test_virtual_dataset_over_numbered_files_is_refused(folder: Path) -> None:
         whole = h5py.h5s.create_simple(COUNTS.shape, (unlimited, 8, 8))
         whole.select_hyperslab((0, 0, 0), (unlimited, 1, 1), (12, 1, 1), COUNTS.shape)
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_virtual(whole, b"raw/data_%b.h5", b"entry/data", h5py.h5s.create_simple(COUNTS.shape))
+        properties.set_virtual(
+            whole, b"raw/data_%b.h5", b"entry/data", h5py.h5s.create_simple(COUNTS.shape)
+        )
         h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, whole, properties)
-    with pytest.raises(ScanError, match=r"data: found a virtual dataset over raw/data_%b\.h5, expected one that names its files"):
+    with pytest.raises(
+        ScanError,
+        match=r"data: found a virtual dataset over raw/data_%b\.h5, expected one that names its files",
+    ):
         read(folder / "scan.h5", "data")
 
 
 def test_raw_data_of_another_file_are_refused(folder: Path) -> None:
     """HDF5's external storage shows the bytes of any file as numbers."""
     with h5py.File(folder / "scan.h5", "w") as file:
-        file.create_dataset("data", shape=(2, 8, 8), dtype=np.uint8, external=[("/etc/passwd", 0, 128)])
+        file.create_dataset(
+            "data", shape=(2, 8, 8), dtype=np.uint8, external=[("/etc/passwd", 0, 128)]
+        )
         assert file["data"][0, 0, 0] != 0  # the attack is a live one
-    with pytest.raises(ScanError, match=r"data: found raw data in /etc/passwd, expected data in the file itself"):
+    with pytest.raises(
+        ScanError, match=r"data: found raw data in /etc/passwd, expected data in the file itself"
+    ):
         read(folder / "scan.h5", "data")
 
 
@@ -160,8 +194,12 @@ def test_array_that_is_larger_than_it_should_be_is_not_read(folder: Path) -> Non
         file["x"] = np.arange(12.0)
     names = {"diffraction": "data", "positions_y": "x", "positions_x": "x", "positions_unit": "px"}
     for changed, key in ({"positions_y": "y"}, "y"), ({"probe": "probe"}, "probe"):
-        with pytest.raises(ScanError, match=rf"scan\.h5: {key}: found shape .* bytes, expected at most"):
-            read_scan(folder / "scan.h5", "counts", options=DataConfig(hdf5=Hdf5Config(**names | changed)))
+        with pytest.raises(
+            ScanError, match=rf"scan\.h5: {key}: found shape .* bytes, expected at most"
+        ):
+            read_scan(
+                folder / "scan.h5", "counts", options=DataConfig(hdf5=Hdf5Config(**names | changed))
+            )
 
 
 def test_compression_that_nobody_knows_is_named(folder: Path) -> None:
@@ -170,8 +208,13 @@ def test_compression_that_nobody_knows_is_named(folder: Path) -> None:
         properties.set_chunk((1, 8, 8))
         properties.set_filter(32999, h5py.h5z.FLAG_OPTIONAL)
         space = h5py.h5s.create_simple(COUNTS.shape)
-        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, properties).write_direct_chunk((0, 0, 0), b"x" * 128)
-    with pytest.raises(ScanError, match=r"data: found chunks packed with filter 32999 .*, expected a compression that"):
+        h5py.h5d.create(
+            file.id, b"data", h5py.h5t.NATIVE_UINT16, space, properties
+        ).write_direct_chunk((0, 0, 0), b"x" * 128)
+    with pytest.raises(
+        ScanError,
+        match=r"data: found chunks packed with filter 32999 .*, expected a compression that",
+    ):
         read(folder / "scan.h5", "data")
 
 

@@ -1,4 +1,5 @@
-"""Patterns by number: any order, each chunk unpacked once a request, in every process, and nothing outside the window."""
+"""Patterns by number: any order, each chunk unpacked once a request, in every process, and nothing
+outside the window."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ import numpy as np
 import pytest
 
 from ptycho_dist.data.readers.hdf5_file import Hdf5File
-from ptycho_dist.data.readers.hdf5_patterns import Hdf5Patterns, SomePatterns, WindowedPatterns, open_patterns, window_of
+from ptycho_dist.data.readers.hdf5_patterns import (
+    Hdf5Patterns,
+    SomePatterns,
+    WindowedPatterns,
+    open_patterns,
+    window_of,
+)
 from ptycho_dist.data.scan import ScanError
 
 COUNTS = np.random.default_rng(3).integers(0, 60000, (41, 12, 10)).astype(np.uint16)
@@ -44,7 +51,9 @@ def written(path: Path, **layout: Any) -> Hdf5Patterns:
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_any_order_from_any_layout(tmp_path: Path, layout: dict[str, Any], order: list[int]) -> None:
+def test_any_order_from_any_layout(
+    tmp_path: Path, layout: dict[str, Any], order: list[int]
+) -> None:
     patterns = written(tmp_path / "scan.h5", **layout)
     numbers = np.array(order, dtype=np.int64)
     assert patterns.shape == COUNTS.shape
@@ -52,7 +61,9 @@ def test_any_order_from_any_layout(tmp_path: Path, layout: dict[str, Any], order
     assert np.array_equal(patterns[numbers], COUNTS[numbers])
     window = patterns.window(slice(2, 9), slice(1, 5))
     assert np.array_equal(window[numbers], COUNTS[numbers, 2:9, 1:5])
-    assert np.array_equal(window.window(slice(1, 4), slice(2, 4))[numbers], COUNTS[numbers, 3:6, 3:5])
+    assert np.array_equal(
+        window.window(slice(1, 4), slice(2, 4))[numbers], COUNTS[numbers, 3:6, 3:5]
+    )
 
 
 def test_transposed_patterns_and_their_window(tmp_path: Path) -> None:
@@ -62,7 +73,10 @@ def test_transposed_patterns_and_their_window(tmp_path: Path) -> None:
     numbers = np.array([9, 2, 9])
     assert patterns.shape == (41, 10, 12)
     assert np.array_equal(patterns[numbers], COUNTS[numbers].transpose(0, 2, 1))
-    assert np.array_equal(patterns.window(slice(0, 3), slice(5, 12))[numbers], COUNTS[numbers].transpose(0, 2, 1)[:, 0:3, 5:12])
+    assert np.array_equal(
+        patterns.window(slice(0, 3), slice(5, 12))[numbers],
+        COUNTS[numbers].transpose(0, 2, 1)[:, 0:3, 5:12],
+    )
 
 
 class CountingDataset:
@@ -79,12 +93,18 @@ class CountingDataset:
 
 @pytest.mark.parametrize("order", [order for order in ORDERS.values() if order])
 def test_each_chunk_is_read_once_a_request_and_no_other(tmp_path: Path, order: list[int]) -> None:
-    patterns = written(tmp_path / "scan.h5", chunks=(8, 12, 10), compression="gzip").window(slice(3, 7), slice(2, 8))
+    patterns = written(tmp_path / "scan.h5", chunks=(8, 12, 10), compression="gzip").window(
+        slice(3, 7), slice(2, 8)
+    )
     with h5py.File(tmp_path / "scan.h5") as file:
         counting = CountingDataset(file["dp"])
         patterns._opened[os.getpid()] = counting
         patterns[np.array(order)]
-    chunks = [chunk for numbers, _, _ in counting.asked for chunk in range(numbers.start // 8, (numbers.stop - 1) // 8 + 1)]
+    chunks = [
+        chunk
+        for numbers, _, _ in counting.asked
+        for chunk in range(numbers.start // 8, (numbers.stop - 1) // 8 + 1)
+    ]
     assert len(chunks) == len(set(chunks))
     assert set(chunks) == {number // 8 for number in order}
     assert all(selection[1:] == (slice(3, 7), slice(2, 8)) for selection in counting.asked)
@@ -107,7 +127,9 @@ def test_each_process_opens_the_file_for_itself(tmp_path: Path) -> None:
     if child == 0:
         try:
             answer = (
-                np.array_equal(patterns[np.arange(41)], COUNTS) and patterns._opened[os.getpid()] is not own and len(patterns._opened) == 1
+                np.array_equal(patterns[np.arange(41)], COUNTS)
+                and patterns._opened[os.getpid()] is not own
+                and len(patterns._opened) == 1
             )
             os.write(write_end, b"y" if answer else b"n")
         finally:
@@ -128,12 +150,16 @@ def test_pickle_takes_no_handle_along(tmp_path: Path) -> None:
 
 
 def test_several_sources_one_after_the_other() -> None:
-    together = SomePatterns.one_after_the_other([COUNTS[:5], COUNTS[5:6].astype(np.int32), COUNTS[6:]])
+    together = SomePatterns.one_after_the_other(
+        [COUNTS[:5], COUNTS[5:6].astype(np.int32), COUNTS[6:]]
+    )
     numbers = np.array([40, 5, 4, 6, 0, 5])
     assert together.shape == COUNTS.shape
     assert together.dtype == np.int32
     assert np.array_equal(together[numbers], COUNTS[numbers])
-    assert np.array_equal(window_of(together, slice(1, 4), slice(0, 2))[numbers], COUNTS[numbers, 1:4, 0:2])
+    assert np.array_equal(
+        window_of(together, slice(1, 4), slice(0, 2))[numbers], COUNTS[numbers, 1:4, 0:2]
+    )
 
 
 def test_window_of_an_array() -> None:
@@ -146,23 +172,35 @@ def test_window_of_an_array() -> None:
 def test_huge_dataset_in_a_tiny_file_is_refused_unread(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "bomb.h5", "w") as file:
         file.create_dataset("dp", shape=(1 << 40, 64, 64), dtype=np.uint16, chunks=(1, 64, 64))
-        file.create_dataset("wide", shape=(3, 1 << 20, 1 << 20), dtype=np.uint16, chunks=(1, 64, 64))
+        file.create_dataset(
+            "wide", shape=(3, 1 << 20, 1 << 20), dtype=np.uint16, chunks=(1, 64, 64)
+        )
         file["wide"][0, 0, 0] = 1
     assert (tmp_path / "bomb.h5").stat().st_size < 100_000
     with Hdf5File(tmp_path / "bomb.h5") as opened:
-        with pytest.raises(ScanError, match=r"dp: found shape .* without any data in it, expected patterns that were written"):
+        with pytest.raises(
+            ScanError,
+            match=r"dp: found shape .* without any data in it, expected patterns that were written",
+        ):
             open_patterns(opened, "dp")
-        with pytest.raises(ScanError, match=r"wide: found shape .*: 2199023255552 bytes a pattern, expected at most"):
+        with pytest.raises(
+            ScanError,
+            match=r"wide: found shape .*: 2199023255552 bytes a pattern, expected at most",
+        ):
             open_patterns(opened, "wide")
 
 
 def test_damaged_chunk_is_named_with_file_and_patterns(tmp_path: Path) -> None:
-    patterns = written(path := tmp_path / "scan.h5", chunks=(1, 12, 10), compression="gzip", fletcher32=True)
+    patterns = written(
+        path := tmp_path / "scan.h5", chunks=(1, 12, 10), compression="gzip", fletcher32=True
+    )
     with h5py.File(path) as file:
         place = file["dp"].id.get_chunk_info(20).byte_offset
     content = bytearray(path.read_bytes())
     content[place + 10] ^= 0xFF
     path.write_bytes(content)
     assert np.array_equal(patterns[np.array([19, 21])], COUNTS[[19, 21]])
-    with pytest.raises(ScanError, match=r"scan\.h5: /dp: found patterns 20 to 20 that can't be read"):
+    with pytest.raises(
+        ScanError, match=r"scan\.h5: /dp: found patterns 20 to 20 that can't be read"
+    ):
         patterns[np.array([20])]

@@ -16,7 +16,13 @@ from ptycho_dist.data.scan import Scan, ScanError
 from tests.data.readers.far_field import FarField, require_read, simulate
 
 
-def write_ptyd(path: Path, truth: FarField, change: Callable[[h5py.File], Any] = lambda file: None, *, linked: bool = False) -> Path:
+def write_ptyd(
+    path: Path,
+    truth: FarField,
+    change: Callable[[h5py.File], Any] = lambda file: None,
+    *,
+    linked: bool = False,
+) -> Path:
     """As PtyScan saves it: 13 frames a chunk, `append`ed or `link`ed; the probe is not in it."""
     with h5py.File(path, "w") as file:
         for number, start in enumerate(range(0, len(truth.counts), 13)):
@@ -53,18 +59,24 @@ def truth() -> FarField:
 def read(tmp_path: Path, truth: FarField) -> Callable[..., Scan]:
     """`read(path, **options)` with the probe in a file of its own."""
     np.save(tmp_path / "probe.npy", truth.probe.astype(np.complex64))
-    return lambda path, **options: read_scan(path, options=DataConfig(**{"probe": str(tmp_path / "probe.npy"), **options}))
+    return lambda path, **options: read_scan(
+        path, options=DataConfig(**{"probe": str(tmp_path / "probe.npy"), **options})
+    )
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["appended", "linked"])
-def test_patterns_positions_and_probe_belong_together(tmp_path: Path, truth: FarField, read: Callable[..., Scan], linked: bool) -> None:
+def test_patterns_positions_and_probe_belong_together(
+    tmp_path: Path, truth: FarField, read: Callable[..., Scan], linked: bool
+) -> None:
     scan = read(write_ptyd(tmp_path / "scan.ptyd", truth, linked=linked))
     require_read(scan, truth)
     assert scan.geometry is not None
     assert scan.geometry.energy_eV == pytest.approx(truth.energy_eV, rel=1e-12)
 
 
-def test_ten_chunks_come_in_the_order_of_their_numbers(tmp_path: Path, truth: FarField, read: Callable[..., Scan]) -> None:
+def test_ten_chunks_come_in_the_order_of_their_numbers(
+    tmp_path: Path, truth: FarField, read: Callable[..., Scan]
+) -> None:
     path = tmp_path / "scan.ptyd"
 
     def change(file: h5py.File) -> None:
@@ -77,7 +89,9 @@ def test_ten_chunks_come_in_the_order_of_their_numbers(tmp_path: Path, truth: Fa
 
 
 @pytest.mark.parametrize("where", ["in every chunk", "common"])
-def test_weight_of_zero_is_no_count(tmp_path: Path, truth: FarField, read: Callable[..., Scan], where: str) -> None:
+def test_weight_of_zero_is_no_count(
+    tmp_path: Path, truth: FarField, read: Callable[..., Scan], where: str
+) -> None:
     weights = np.ones((16, 16))
     weights[4, 9], weights[0, 0] = 0, 0.25
 
@@ -97,7 +111,12 @@ def test_weight_of_zero_is_no_count(tmp_path: Path, truth: FarField, read: Calla
 
 
 @pytest.mark.parametrize(
-    ("value", "shape"), {"words": (b"fftshift", None), "one number": (8.0, None), "nobody knows": (b"None", None)}.values()
+    ("value", "shape"),
+    {
+        "words": (b"fftshift", None),
+        "one number": (8.0, None),
+        "nobody knows": (b"None", None),
+    }.values(),
 )
 def test_centre_in_the_middle_however_it_is_said(
     tmp_path: Path, truth: FarField, read: Callable[..., Scan], value: Any, shape: None
@@ -109,7 +128,9 @@ def test_centre_in_the_middle_however_it_is_said(
     require_read(read(write_ptyd(tmp_path / "scan.ptyd", truth, change)), truth)
 
 
-def test_centre_elsewhere_needs_a_crop_and_serves_it(tmp_path: Path, truth: FarField, read: Callable[..., Scan]) -> None:
+def test_centre_elsewhere_needs_a_crop_and_serves_it(
+    tmp_path: Path, truth: FarField, read: Callable[..., Scan]
+) -> None:
     """Patterns of 24 x 20 pixels, the beam at [13, 9]."""
 
     def change(file: h5py.File) -> None:
@@ -121,7 +142,10 @@ def test_centre_elsewhere_needs_a_crop_and_serves_it(tmp_path: Path, truth: FarF
         file["meta/center"][()] = (13, 9)
 
     path = write_ptyd(tmp_path / "scan.ptyd", truth, change)
-    with pytest.raises(ScanError, match=r"chunks/0/data: found patterns of 24 x 20, expected square ones .*--data\.crop N"):
+    with pytest.raises(
+        ScanError,
+        match=r"chunks/0/data: found patterns of 24 x 20, expected square ones .*--data\.crop N",
+    ):
         read(path)
     require_read(read(path, crop=16), truth)
 
@@ -132,14 +156,20 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         "meta/propagation: found nearfield, expected farfield",
     ),
     "corner": (
-        lambda file: [file["meta"].pop("center"), file["meta"].create_dataset("center", data="fft")],
+        lambda file: [
+            file["meta"].pop("center"),
+            file["meta"].create_dataset("center", data="fft"),
+        ],
         "meta/center: found fft, expected fftshift",
     ),
     "off the middle": (
         lambda file: file["meta/center"].write_direct(np.array([8.0, 6.0])),
         r"centre: found the direct beam at \(8\.0, 6\.0\), expected it at \(8, 8\): --data\.crop N",
     ),
-    "oblong pixels": (lambda file: file["meta/psize"].write_direct(np.array([1e-4, 2e-4])), "meta/psize: found .*, expected square pixels"),
+    "oblong pixels": (
+        lambda file: file["meta/psize"].write_direct(np.array([1e-4, 2e-4])),
+        "meta/psize: found .*, expected square pixels",
+    ),
     "NaN energy": (
         lambda file: file["meta/energy"].write_direct(np.array(np.nan)),
         r"meta/energy: found \[nan\], expected one or two finite numbers",
@@ -148,24 +178,38 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         lambda file: file["meta"].pop("energy"),
         r"no energy_eV \(looked for meta/energy\), expected .* --data\.energy_eV NUMBER",
     ),
-    "no positions": (lambda file: file["chunks/1"].pop("positions"), r"chunks/1/positions: found shape None, expected \(13, 2\)"),
+    "no positions": (
+        lambda file: file["chunks/1"].pop("positions"),
+        r"chunks/1/positions: found shape None, expected \(13, 2\)",
+    ),
     "positions transposed": (
-        lambda file: [file["chunks/1"].pop("positions"), file["chunks/1"].create_dataset("positions", data=np.ones((2, 13)))],
+        lambda file: [
+            file["chunks/1"].pop("positions"),
+            file["chunks/1"].create_dataset("positions", data=np.ones((2, 13))),
+        ],
         r"chunks/1/positions: found shape \(2, 13\), expected \(13, 2\)",
     ),
     "sizes that change": (
-        lambda file: [file["chunks/1"].pop("data"), file["chunks/1"].create_dataset("data", data=np.ones((13, 8, 8)))],
+        lambda file: [
+            file["chunks/1"].pop("data"),
+            file["chunks/1"].create_dataset("data", data=np.ones((13, 8, 8))),
+        ],
         r"chunks/1/data: found shape \(13, 8, 8\), expected patterns of \(16, 16\), as chunks/0",
     ),
     "weights that change from frame to frame": (
         lambda file: [
             file["chunks/2"].pop("weights"),
-            file["chunks/2"].create_dataset("weights", data=np.arange(4)[:, None, None] * np.ones((4, 16, 16))),
+            file["chunks/2"].create_dataset(
+                "weights", data=np.arange(4)[:, None, None] * np.ones((4, 16, 16))
+            ),
         ],
         "chunks/2/weights: found frame 1 differs from frame 0, expected one mask for all patterns",
     ),
     "weights in one chunk alone": (
-        lambda file: [file["chunks/2"].pop("weights"), file["chunks/2"].create_dataset("weights", data=np.ones((4, 16, 16)))],
+        lambda file: [
+            file["chunks/2"].pop("weights"),
+            file["chunks/2"].create_dataset("weights", data=np.ones((4, 16, 16))),
+        ],
         "weights: found masks that differ from chunk to chunk",
     ),
 }
@@ -173,7 +217,11 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
 
 @pytest.mark.parametrize(("change", "message"), BROKEN.values(), ids=BROKEN)
 def test_refusal_names_file_key_found_and_expected(
-    tmp_path: Path, truth: FarField, read: Callable[..., Scan], change: Callable[[h5py.File], Any], message: str
+    tmp_path: Path,
+    truth: FarField,
+    read: Callable[..., Scan],
+    change: Callable[[h5py.File], Any],
+    message: str,
 ) -> None:
     path = write_ptyd(tmp_path / "scan.ptyd", truth, change)
     with pytest.raises(ScanError, match=message) as refused:
@@ -181,8 +229,13 @@ def test_refusal_names_file_key_found_and_expected(
     assert str(refused.value).startswith(f"{path}: ")
 
 
-def test_chunk_whose_file_is_gone_is_named(tmp_path: Path, truth: FarField, read: Callable[..., Scan]) -> None:
+def test_chunk_whose_file_is_gone_is_named(
+    tmp_path: Path, truth: FarField, read: Callable[..., Scan]
+) -> None:
     path = write_ptyd(tmp_path / "scan.ptyd", truth, linked=True)
     path.with_name("scan.ptyd.part001").unlink()
-    with pytest.raises(ScanError, match=r"scan\.ptyd: /chunks/1: found a link to /home/somebody/scan\.ptyd\.part001"):
+    with pytest.raises(
+        ScanError,
+        match=r"scan\.ptyd: /chunks/1: found a link to /home/somebody/scan\.ptyd\.part001",
+    ):
         read(path)
