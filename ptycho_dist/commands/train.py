@@ -18,7 +18,7 @@ def main() -> None:
     config = read_config(parser, arguments)
     # Only now: --help, and a mistake in the command, don't wait for PyTorch and Lightning.
     if arguments.check:
-        from ptycho_dist.training.check import check
+        from ptycho_dist.preflight.check import check
 
         check(config)
     else:

@@ -15,12 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_dist.data.normalization import normalize
+from ptycho_dist.config import TrainConfig
 from ptycho_dist.data.pattern_source import PatternSource
+from ptycho_dist.data.prepare import PreparedData
 from ptycho_dist.data.sampler import BlockSampler, GlobalBatchSampler
+from ptycho_dist.data.subset import Subset
+from ptycho_dist.distributed import rank, run_together, world_size
+from ptycho_dist.scale.normalization import normalize
 
 BATCHES_AHEAD = 2
 """How many batches are read before they are asked for."""
+
+
+VALIDATION_BLOCK = 8
+"""Groups that validation computes together."""
 
 
 class Samples(NamedTuple):
@@ -150,3 +158,49 @@ class HeldBatches:
                 positions_px=self._positions_px[groups],
                 scan=self._scan[groups],
             )
+
+
+Batches = StreamedBatches | HeldBatches
+
+
+def make_batches(
+    data: PreparedData, config: TrainConfig
+) -> tuple[Batches, Batches | list[Samples]]:
+    """Return this rank's training and validation batches. A collective.
+
+    Where the patterns are held in memory they are read here, once for both.
+    """
+    train, validation = data.subset.train_groups, data.subset.validation_groups
+    sampler = train_sampler(data.source, data.subset, config)
+    blocks = BlockSampler(
+        len(validation), block_size=VALIDATION_BLOCK, rank=rank(), world_size=world_size()
+    )
+    factor = data.calibration.rms_factor
+    if not data.placement.held:
+        return (
+            StreamedBatches(data.source, train, factor, sampler),
+            StreamedBatches(data.source, validation, factor, blocks) if len(validation) else [],
+        )
+    patterns = np.union1d(data.subset.train, data.subset.validation)
+    device = data.placement.device
+    held = run_together(lambda: HeldPatterns(data.source, patterns, factor, device))
+    return (
+        HeldBatches(held, data.source, train, sampler),
+        HeldBatches(held, data.source, validation, blocks) if len(validation) else [],
+    )
+
+
+def train_sampler(source: PatternSource, subset: Subset, config: TrainConfig) -> GlobalBatchSampler:
+    """Return this rank's part of each global batch of training groups."""
+    unmasked = np.array([scan.num_counted for scan in source.scans])
+    weights = unmasked[source.scan_of(subset.train_groups[:, 0])]
+    return GlobalBatchSampler(
+        len(subset.train_groups),
+        global_batch_size=config.global_batch_size,
+        rank=rank(),
+        world_size=world_size(),
+        shuffle_seed=config.seed,
+        num_micro_batches=config.accumulate_grad_batches,
+        # None where every pattern brings as many pixels to the mean.
+        weights=None if (unmasked == unmasked[0]).all() else weights,
+    )

@@ -78,11 +78,12 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
             {
                 "name": scan.path.stem,
                 "comments": f"ptycho_dist {version('ptycho_dist')}, network trained on the subset "
-                f"{bundle.subset_fingerprint}",
+                f"{bundle.calibration.subset_fingerprint}",
                 "photon_energy_eV": scan.geometry.energy_eV,
                 "probe_energy_eV": scan.geometry.energy_eV,  # its older name
                 "detector_object_distance_m": scan.geometry.distance_m,
-                "probe_photon_count": bundle.scale.nphotons * (scale / bundle.intensity_scale) ** 2,
+                "probe_photon_count": bundle.calibration.nphotons
+                * (scale / bundle.intensity_scale) ** 2,
                 "exposure_time_s": 0.0,  # not known
             }
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.bundle import Bundle, load_bundle, software_versions
-from ptycho_dist.data.normalization import derive_rms_normalization
 from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Measurement, Scan
@@ -35,6 +33,9 @@ from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
 from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
 from ptycho_dist.report.probe_figure import draw_probe
+from ptycho_dist.scale.calibration import brightness as brightness_of
+from ptycho_dist.scale.exact_sum import exact_energy_sum
+from ptycho_dist.scale.normalization import rms_factor as derive_rms_factor
 
 logger = logging.getLogger(__name__)
 
@@ -247,11 +248,10 @@ def reconstruct(
     seconds: dict[str, float] = {}
 
     started = time.perf_counter()
-    rms_factor = bundle.rms_factor
+    rms_factor = bundle.calibration.rms_factor
     if normalization == "scan":
-        rms_factor = derive_rms_normalization(
-            PatternSource([scan]).chunks(np.arange(scan.num_patterns)), scan.pattern_size
-        ).factor
+        amplitudes = PatternSource([scan]).chunks(np.arange(scan.num_patterns))
+        rms_factor = derive_rms_factor(exact_energy_sum(amplitudes), scan.pattern_size)
     logger.info("normalization: the %s's factor %r", normalization, rms_factor)
     patterns = ScanPatterns(scan, rms_factor)
     seconds["normalize"] = _since(started)
@@ -265,11 +265,9 @@ def reconstruct(
     # The network reads patterns relative to their light, so the light must be this scan's. What
     # comes of it is told in the light of the patterns that the normalisation was derived from:
     # there a probe has the energy (N/2)^2.
-    brightness = (
-        1.0
-        if normalization == "scan"
-        else math.sqrt(patterns.mean_energy()) / (scan.pattern_size / 2)
-    )
+    brightness = 1.0
+    if normalization == "bundle":
+        brightness = brightness_of(patterns.mean_energy(), (scan.pattern_size / 2) ** 2)
     if normalization == "bundle":
         logger.info(
             "brightness: the scan's light has %.4g times the amplitude of that of the patterns "
@@ -279,11 +277,13 @@ def reconstruct(
     stitched = StitchedObject(scan.positions_px, brightness * known_probe)
     # Intensities are in units of the normalisation that was used; what is stored counts photons in
     # those of the stored one.
-    in_stored_units = (bundle.rms_factor / rms_factor) ** 2
+    in_stored_units = (bundle.calibration.rms_factor / rms_factor) ** 2
     predicted_photons = bundle.predicted_scale(rms_factor) ** 2
     # Of the training set, so what counts photons that were measured does not depend on the scale
     # that predicts.
-    measured_photons = bundle.scale.nphotons / bundle.scale.mean_energy * in_stored_units
+    measured_photons = (
+        bundle.calibration.nphotons / bundle.calibration.mean_energy * in_stored_units
+    )
 
     corrections = {}
     if config.data.group_size == 1:
@@ -328,13 +328,13 @@ def reconstruct(
 
     summary = {
         "intensity_scale": bundle.intensity_scale,
-        "nphotons": bundle.scale.nphotons,
-        "nphotons_source": bundle.nphotons_source,
+        "nphotons": bundle.calibration.nphotons,
+        "nphotons_source": bundle.calibration.nphotons_source,
         "trained_on": {
-            "num_patterns": bundle.scale.num_patterns,
-            "mean_energy": bundle.scale.mean_energy,
-            "rms_factor": bundle.rms_factor,
-            "subset_fingerprint": bundle.subset_fingerprint,
+            "num_patterns": bundle.calibration.num_patterns,
+            "mean_energy": bundle.calibration.mean_energy,
+            "rms_factor": bundle.calibration.rms_factor,
+            "subset_fingerprint": bundle.calibration.subset_fingerprint,
         },
         **photons.numbers(),
         **corrections,

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ptycho_dist.config import Config, DataConfig
+from ptycho_dist.data.prepare import NORMALIZATION, NPHOTONS, SCALE, SCANS, VALIDATION
 from ptycho_dist.data.readers import format_name, read_scan
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.inspection.contents import Entry, list_contents, printable
@@ -22,13 +23,15 @@ from ptycho_dist.inspection.findings import Finding, centre_of_mass, find, looks
 from ptycho_dist.inspection.statistics import PatternStatistics, pattern_statistics
 from ptycho_dist.memory_supply import size_in_words
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
+from ptycho_dist.preflight.check import rows_of_scan
+from ptycho_dist.preflight.stages import WatchedPreparation
+from ptycho_dist.preflight.table import WIDTH_OF_A_LOG, Row
 from ptycho_dist.report.scan_overview import draw_scan_overview
-from ptycho_dist.training.check import WIDTH_OF_A_LOG, Row, rows_of_data
 
 logger = logging.getLogger(__name__)
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
-_READS_PATTERNS = ("normalization", "intensity scale", "validation")
+_READS_PATTERNS = (NORMALIZATION.name, SCALE.name, VALIDATION.name)
 """Rows of training that fail where a pattern can't be used."""
 
 
@@ -141,35 +144,27 @@ def inspect_scan(path: Path, config: Config) -> Inspection:
         contents = list_contents(path)
     except ScanError as error:
         logger.warning("%s", error)
-    data, rows = rows_of_data(config)
-    scan = data.scans[0] if hasattr(data, "scans") else _read_without_measurement(path, config.data)
-    statistics = None
+    watched = WatchedPreparation(config)
+    rows = rows_of_scan(watched)
+    is_said = SCANS in watched.found
+    scan = watched.found[SCANS][0] if is_said else _read_without_measurement(path, config.data)
     failures = [row for row in rows if row.verdict == "FAIL"]
     findings = [_error(row, path) for row in failures]
-    nphotons = (
-        data.nphotons.value
-        if hasattr(data, "nphotons")
-        else scan.nphotons
-        if scan is not None
-        else None
-    )
-    description = {}
+    nphotons = None if scan is None else scan.nphotons
+    if NPHOTONS in watched.found:
+        nphotons = watched.found[NPHOTONS].value
+    statistics, description = None, {}
     if scan is not None:
         try:
             statistics = pattern_statistics(scan)
         except ScanError as error:
             if all(finding.what not in str(error) for finding in findings):
-                findings.append(
-                    Finding(
-                        severity="warning",
-                        what=str(error),
-                        mend="Repair the file, or leave these patterns out.",
-                    )
-                )
+                fix = "Repair the file, or leave these patterns out."
+                findings.append(Finding(severity="warning", what=str(error), mend=fix))
         else:
             meets_invalid = any(row.what in _READS_PATTERNS for row in failures)
             findings += find(scan, statistics, nphotons=nphotons, training_fails=meets_invalid)
-        description = describe_scan(scan, statistics, measurement_is_said=hasattr(data, "scans"))
+        description = describe_scan(scan, statistics, measurement_is_said=is_said)
     return Inspection(
         path=path,
         contents=contents,
@@ -261,7 +256,7 @@ def _options(config: Config, path: Path) -> Config:
 
 def _error(row: Row, path: Path) -> Finding:
     """A row of training that failed; the message of a reader says itself what to do."""
-    mend = "" if row.what == "data file" else row.mend
+    mend = "" if row.what == "data file" else row.fix
     return Finding(severity="error", what=row.found.removeprefix(f"{path}: "), mend=mend)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same, run_together, sum_floats
 from ptycho_dist.model.corrections import MOST_CORRECTIONS, corrected_patches, corrections_at
-from ptycho_dist.model.loss import ScaledPoissonLoss
+from ptycho_dist.model.gradients import limit_surprise, require_finite_gradient
+from ptycho_dist.model.loss import LossFactory, ScaledPoissonLoss
 from ptycho_dist.model.network import build_network
 from ptycho_dist.model.trainable_probe import TrainableProbe
 from ptycho_dist.physics.mask import num_counted
@@ -25,10 +26,7 @@ from ptycho_dist.physics.probe import (
     whole_pixel_and_rest,
 )
 from ptycho_dist.physics.propagation import diffracted_intensity
-from ptycho_dist.scale.intensity_scale import IntensityScale
-
-LARGEST_SURPRISE = 2.0
-"""Norm of a gradient, in units of its usual one, above which a step is shortened."""
+from ptycho_dist.scale.calibration import Calibration
 
 
 class Samples(Protocol):
@@ -46,112 +44,104 @@ class Samples(Protocol):
 
 
 class PtychographyModule(L.LightningModule):
-    """Network, physics and scaled Poisson loss.
-
-    What only the data can tell is given by `build`, before the process group's ranks are wrapped in
-    DDP.
+    """Network, physics and scaled loss.
 
     Parameters
     ----------
     config
         Network and loss.
+    calibration
+        Of the training data: intensity scale and brightness of the scans.
+    probes
+        One probe per scan, complex64 (scans, modes, N, N), in any units.
+    masks
+        One per scan, bool (scans, N, N), True where a pixel counts; None: all do.
     learning_rate
         Of Adam, until a schedule changes it.
+    seed
+        Of the network's first weights.
+    first_probes
+        Where a trainable probe begins, complex64 (scans, modes, N, N), if not at `probes`; its
+        centre of mass stays that of `probes`.
+    loss
+        Makes the loss from the intensity scale.
+    record
+        Hyperparameters for `hparams.yaml` and the checkpoints.
+
+    Raises
+    ------
+    FailedTogether
+        Ranks hold different scales.
     """
 
-    network: nn.Module
-    loss: ScaledPoissonLoss
-    trainable_probe: TrainableProbe | None
     _probes: Tensor
     _masks: Tensor | None
     _brightness: Tensor | None
 
-    def __init__(self, config: ModelConfig, *, learning_rate: float) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        calibration: Calibration,
+        probes: Tensor,
+        masks: Tensor | None = None,
+        *,
+        learning_rate: float = 3e-3,
+        seed: int = 0,
+        first_probes: Tensor | None = None,
+        loss: LossFactory = ScaledPoissonLoss,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.save_hyperparameters(dict(record or {}))
+        self.calibration = calibration
         self.learning_rate = learning_rate
         self._train_sums = torch.zeros(2, dtype=torch.float64)
-
-    def build(
-        self,
-        probes: Tensor,
-        intensity_scale: IntensityScale | float,
-        *,
-        seed: int,
-        first_probes: Tensor | None = None,
-        masks: Tensor | None = None,
-        brightness: Tensor | None = None,
-    ) -> None:
-        """Make network and loss.
-
-        Parameters
-        ----------
-        probes
-            One probe a scan, complex64 (scans, modes, N, N), in any units.
-        intensity_scale
-            The dataset's s; every rank must hold the same bits.
-        seed
-            Of the network's first weights.
-        first_probes
-            Where a trainable probe begins, complex64 (scans, modes, N, N), if not at `probes`; its
-            centre of light stays that of `probes`.
-        masks
-            One a scan, bool (scans, N, N), True where a pixel counts; None: all do.
-        brightness
-            Amplitude of each scan's light, float (scans,), 1 where its patterns have the mean
-            energy of all; None: of every scan. The network then sees the objects of a weak scan as
-            those of a strong one, since it reads patterns relative to their light.
-
-        Raises
-        ------
-        FailedTogether
-            Ranks hold different scales.
-        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = build_network(self.config, probes.shape[-1])
-        self.trainable_probe = None
-        if self.config.probe_trainable:
-            self.trainable_probe = TrainableProbe(
-                probes if first_probes is None else first_probes, centre_of_light(probes)
-            )
+            self.network = build_network(config, probes.shape[-1])
+        self.trainable_probe: TrainableProbe | None = None
+        if config.probe_trainable:
+            begin = probes if first_probes is None else first_probes
+            self.trainable_probe = TrainableProbe(begin, centre_of_light(probes))
         else:
             # As pairs of reals: DDP sends buffers to all ranks, and not every backend can send
             # complex numbers.
-            self.register_buffer(
-                "_probes", torch.view_as_real(normalize_probe(probes)), persistent=False
-            )
+            pairs = torch.view_as_real(normalize_probe(probes))
+            self.register_buffer("_probes", pairs, persistent=False)
         self.register_buffer("_masks", masks, persistent=False)
-        self.register_buffer(
-            "_brightness", None if brightness is None else brightness.float(), persistent=False
-        )
-        self.loss = ScaledPoissonLoss(
-            intensity_scale, trainable=self.config.intensity_scale_trainable
-        )
+        # The network reads patterns relative to their incident amplitude, so that it sees the
+        # objects of a weak scan as those of a strong one.
+        bright = calibration.scan_brightness
+        several = torch.tensor(bright, dtype=torch.float32) if len(bright) > 1 else None
+        self.register_buffer("_brightness", several, persistent=False)
+        self.loss = loss(calibration.intensity_scale, trainable=config.intensity_scale_trainable)
         require_same({"intensity_scale": float(self.loss.intensity_scale)})
 
     @property
     def probes(self) -> Tensor:
         """complex64 (scans, modes, N, N), normalised units, each of the energy (N/2)**2."""
-        return (
-            torch.view_as_complex(self._probes)
-            if self.trainable_probe is None
-            else self.trainable_probe()
-        )
+        if self.trainable_probe is not None:
+            return self.trainable_probe()
+        return torch.view_as_complex(self._probes)
+
+    @property
+    def gain(self) -> float:
+        """The trainable factor g on the predicted amplitude; 1 where none is trained."""
+        log_gain = self.loss.log_gain
+        return 1.0 if log_gain is None else float(log_gain.detach().exp())
 
     def mask(self, samples: Samples) -> Tensor | None:
-        """Pixels of a batch that count, bool (B, 1, N, N), or None: all do."""
+        """Return the unmasked pixels of a batch, bool (B, 1, N, N), or None: all count."""
         return None if self._masks is None else self._masks[samples.scan].unsqueeze(1)
 
     def forward(self, samples: Samples) -> Tensor:
-        """Predicted intensity I_hat, float32 (B, C, N, N), normalised units, at pixels that do not
-        count too."""
+        """Return I_hat, float32 (B, C, N, N), normalised units, masked pixels included."""
         with torch.autocast(self.device.type, enabled=False):
             whole_px, rest_px = whole_pixel_and_rest(samples.positions_px)
             probe = shift_probe(self.probes[samples.scan].unsqueeze(1), rest_px)
             if self._brightness is not None:
                 probe = probe * self._brightness[samples.scan].view(-1, 1, 1, 1, 1)
-            # A trainable probe learns from the light it sheds. A gradient through the network's
+            # A trainable probe learns from the exit waves alone. A gradient through the network's
             # input made it no better, and slower.
             known_probe = probe.detach()
         patches = corrected_patches(
@@ -173,38 +163,25 @@ class PtychographyModule(L.LightningModule):
         if not math.isfinite(value):
             self._refuse_loss(value, predicted, samples.x_norm, mask)
         in_micro_batch, in_step = self.trainer.train_dataloader.batch_sampler.weight_in(batch_idx)  # type: ignore[union-attr]
-        self._train_sums += torch.tensor(
-            [value * in_micro_batch, in_micro_batch], dtype=torch.float64
-        )
-        self.log("step_deviance_per_pixel", 2 * value, on_step=True, on_epoch=False, logger=False)
-        # Lightning divides by the number of micro-batches; a step is the mean over its pixels that
-        # count, however its samples are dealt to those.
+        sums = [value * in_micro_batch, in_micro_batch]
+        self._train_sums += torch.tensor(sums, dtype=torch.float64)
+        shown = self.loss.reported(value)
+        self.log(f"step_{self.loss.metric}", shown, on_step=True, on_epoch=False, logger=False)
+        # Lightning divides by the number of micro-batches; a step is the mean over its unmasked
+        # pixels, however its samples are dealt to those.
         return loss * (self.trainer.accumulate_grad_batches * in_micro_batch / in_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient that is not finite before it reaches the weights. DDP has averaged it,
-        so all ranks see the same one."""
-        gradients = {
-            name: parameter.grad
-            for name, parameter in self.named_parameters()
-            if parameter.grad is not None
-        }
-        if not flat(gradients.values()).isfinite().all():
-            name = next(
-                name for name, gradient in gradients.items() if not gradient.isfinite().all()
-            )
-            raise FailedTogether(
-                f"the gradient of {name} is not finite at step {self.global_step}; the step was "
-                "not taken"
-            )
+        # DDP has averaged the gradient, so all ranks see the same one.
+        require_finite_gradient(self.named_parameters(), self.global_step)
         limit_surprise(optimizer)
 
     def on_train_epoch_end(self) -> None:
-        deviance, num_samples = self._train_sums
+        loss_sum, num_samples = self._train_sums.tolist()
         self._train_sums = torch.zeros(2, dtype=torch.float64)
-        metrics = {"train_deviance_per_pixel": 2 * float(deviance) / float(num_samples)}
+        metrics = {f"train_{self.loss.metric}": self.loss.reported(loss_sum / num_samples)}
         if self.loss.log_gain is not None:
-            metrics["gain"] = float(self.loss.log_gain.detach().exp())
+            metrics["gain"] = self.gain
         self.log_dict(metrics, logger=False)
         # To the loggers at once: Lightning would wait until after the epoch's checkpoint, and a run
         # that is killed between the two and resumed would have no row of this epoch.
@@ -214,18 +191,15 @@ class PtychographyModule(L.LightningModule):
     def _refuse_loss(
         self, value: float, predicted: Tensor, x_norm: Tensor, mask: Tensor | None
     ) -> None:
+        where = f"at step {self.global_step} (epoch {self.current_epoch}); the step was not taken"
+
         def refuse_own() -> None:
             own = self.loss.deviance(predicted, x_norm, mask).sum()
             if not torch.isfinite(own):
-                raise ValueError(
-                    f"the loss is {own.item()} at step {self.global_step} (epoch "
-                    f"{self.current_epoch}); the step was not taken"
-                )
+                raise ValueError(f"the loss is {own.item()} {where}")
 
         run_together(refuse_own)
-        raise FailedTogether(
-            f"the loss is {value} at step {self.global_step}; the step was not taken"
-        )
+        raise FailedTogether(f"the loss is {value} {where}")
 
     def on_validation_epoch_start(self) -> None:
         self._validation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -234,9 +208,8 @@ class PtychographyModule(L.LightningModule):
         predicted, mask = self(samples), self.mask(samples)
         deviance = self.loss.deviance(predicted, samples.x_norm, mask).sum(dtype=torch.float64)
         nll = self.loss.negative_log_likelihood(predicted, samples.x_norm, mask).sum()
-        self._validation_sums += torch.stack(
-            [deviance, nll, nll.new_tensor(num_counted(samples.x_norm, mask))]
-        )
+        num_pixels = nll.new_tensor(num_counted(samples.x_norm, mask))
+        self._validation_sums += torch.stack([deviance, nll, num_pixels])
 
     def on_validation_epoch_end(self) -> None:
         deviance, nll, num_pixels = sum_floats(self._validation_sums)
@@ -256,15 +229,17 @@ class PtychographyModule(L.LightningModule):
         checkpoint["train_sums"] = self._train_sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another scale or subset, whose buffer would replace the one that
-        the data gave, or of another start."""
-        stored = {"intensity_scale": float(checkpoint["state_dict"]["loss.intensity_scale"])}
-        stored["subset_fingerprint"] = checkpoint["hyper_parameters"]["subset_fingerprint"]
-        for name, value in stored.items():
-            if value != self.hparams[name]:
+        """Refuse a checkpoint of another scale or subset, or of a run that began otherwise.
+
+        Its buffer would replace the scale that the data gave.
+        """
+        scale = float(checkpoint["state_dict"]["loss.intensity_scale"])
+        stored = {**checkpoint["hyper_parameters"]["calibration"], "intensity_scale": scale}
+        for name in ("intensity_scale", "subset_fingerprint"):
+            if stored[name] != (given := getattr(self.calibration, name)):
                 raise FailedTogether(
-                    f"the checkpoint was trained with {name} {value!r}, the data give "
-                    f"{self.hparams[name]!r}: other patterns or nphotons"
+                    f"the checkpoint was trained with {name} {stored[name]!r}, the data give "
+                    f"{given!r}: other patterns or nphotons"
                 )
         began_with, init = (
             hparams["config"]["train"].get("init")
@@ -276,38 +251,3 @@ class PtychographyModule(L.LightningModule):
                 "expected the same"
             )
         self._train_sums = checkpoint["train_sums"]
-
-
-def limit_surprise(optimizer: torch.optim.Optimizer) -> None:
-    """Scale a gradient down where its norm exceeds its usual one, the root of Adam's second
-    moments, by more than `LARGEST_SURPRISE`.
-
-    Adam would go ten ordinary steps along a single gradient that is far out of the ordinary, and
-    end where no gradient leads back. A fixed limit would depend on the photons; this one has no
-    state of its own, so a resumed run goes on with the same bits.
-    """
-    parameters = [
-        parameter
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    if not all(parameter in optimizer.state for parameter in parameters):
-        return  # the first step: nothing is usual yet
-    states = [optimizer.state[parameter] for parameter in parameters]
-    gradients = [parameter.grad for parameter in parameters]
-    beta, step = optimizer.param_groups[0]["betas"][1], states[0]["step"]
-    usual_energy = flat(state["exp_avg_sq"] for state in states).sum() / (1 - beta**step)
-    shorter = (
-        (LARGEST_SURPRISE * (usual_energy / flat(gradients).square().sum()).sqrt())
-        .nan_to_num(nan=1.0)
-        .clamp_max(1.0)
-    )
-    for gradient in gradients:
-        gradient.mul_(shorter)  # 1 where both are zero
-
-
-def flat(tensors: Iterable[Tensor]) -> Tensor:
-    """All their numbers in a row: one operation then serves all weights of a network, where each
-    has few."""
-    return torch.cat([tensor.flatten() for tensor in tensors])

@@ -12,7 +12,7 @@ section 2.3). The scale s acts here and nowhere else in training.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,39 @@ RATE_FLOOR = 1e-3
 pixel's value and slope stay finite."""
 
 
+class Loss(Protocol):
+    """What a training step asks of its loss.
+
+    `metric` names what `reported` makes of the minimised value, for metrics and figures. Validation
+    always reports the Poisson deviance, by which runs with different losses can be compared.
+    """
+
+    metric: str
+    intensity_scale: Tensor
+    log_gain: nn.Parameter | None
+
+    def __call__(self, predicted: Tensor, x_norm: Tensor, mask: Tensor | None) -> Tensor: ...
+
+    def reported(self, value: float) -> float: ...
+
+    def deviance(self, predicted: Tensor, x_norm: Tensor, mask: Tensor | None) -> Tensor: ...
+
+    def negative_log_likelihood(
+        self, predicted: Tensor, x_norm: Tensor, mask: Tensor | None
+    ) -> Tensor: ...
+
+
+class LossFactory(Protocol):
+    """Makes a loss from the intensity scale: a class such as `ScaledPoissonLoss`."""
+
+    def __call__(self, intensity_scale: float, *, trainable: bool) -> Loss: ...
+
+
 class ScaledPoissonLoss(nn.Module):
-    """Mean Poisson deviance in photon counts, for any DDP model. A collective where a process group
-    is up.
+    """Mean Poisson deviance in photon counts, for any DDP model.
+
+    A collective where a process group is up. A subclass with another `forward` names what it
+    reports by a `metric` of its own.
 
     Parameters
     ----------
@@ -41,17 +71,20 @@ class ScaledPoissonLoss(nn.Module):
         on the prediction only: on both sides the likelihood would fall to zero with g.
     """
 
+    metric = "deviance_per_pixel"
     intensity_scale: Tensor
+
+    def __init_subclass__(cls) -> None:
+        if "forward" in vars(cls) and not {"metric", "reported"} <= vars(cls).keys():
+            raise TypeError(f"{cls.__name__} has its own forward: give it a metric and reported()")
 
     def __init__(self, intensity_scale: float | IntensityScale, *, trainable: bool = False) -> None:
         super().__init__()
         self.register_buffer("intensity_scale", torch.tensor(math.nan, dtype=torch.float64))
         self.log_gain = nn.Parameter(torch.zeros(())) if trainable else None
-        value = (
-            intensity_scale.value
-            if isinstance(intensity_scale, IntensityScale)
-            else float(intensity_scale)
-        )
+        if isinstance(intensity_scale, IntensityScale):
+            intensity_scale = intensity_scale.value
+        value = float(intensity_scale)
         if not math.isnan(value):
             self.set_intensity_scale(value)
 
@@ -60,6 +93,10 @@ class ScaledPoissonLoss(nn.Module):
         if not 0 < value < math.inf:
             raise ValueError(f"intensity_scale is {value!r}, expected a positive number")
         self.intensity_scale.fill_(value)
+
+    def reported(self, value: float) -> float:
+        """Return the deviance per pixel, twice the loss."""
+        return 2 * value
 
     def forward(
         self, predicted_intensity: Tensor, x_norm: Tensor, mask: Tensor | None = None
@@ -112,35 +149,31 @@ class ScaledPoissonLoss(nn.Module):
     def negative_log_likelihood(
         self, predicted_intensity: Tensor, x_norm: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """lambda - k log(lambda) of each pixel, float64, no gradient, 0 at pixels that do not
-        count: TensorFlow's `log_poisson_loss`."""
+        """Return lambda - k log(lambda) of each pixel, float64, without gradient, 0 where masked.
+
+        This is TensorFlow's `log_poisson_loss`.
+        """
         with torch.no_grad():
             rate = self.predicted_counts(masked(predicted_intensity, mask)).double()
-            return (
-                rate
-                - self.observed_counts(masked(x_norm, mask)).double()
-                * rate.clamp_min(RATE_FLOOR).log()
-            )
+            counts = self.observed_counts(masked(x_norm, mask)).double()
+            return rate - counts * rate.clamp_min(RATE_FLOOR).log()
 
     def predicted_counts(self, predicted_intensity: Tensor) -> Tensor:
-        """(s g)**2 I_hat in at least float32, whatever the autocast."""
-        amplitude = (
-            self._checked_scale()
-            if self.log_gain is None
-            else self._checked_scale() * self.log_gain.exp()
-        )
+        """Return (s g)**2 I_hat in at least float32, whatever the autocast."""
+        amplitude = self._checked_scale()
+        if self.log_gain is not None:
+            amplitude = amplitude * self.log_gain.exp()
         return amplitude.square() * _at_least_float32(predicted_intensity)
 
     def observed_counts(self, x_norm: Tensor) -> Tensor:
-        """(s X_norm)**2 in at least float32."""
+        """Return (s X_norm)**2 in at least float32."""
         return (self._checked_scale() * _at_least_float32(x_norm)).square()
 
     def _checked_scale(self) -> Tensor:
         if self.intensity_scale.dtype != torch.float64:
             raise ValueError(
                 f"the intensity scale was rounded to {self.intensity_scale.dtype}: a '*-true' "
-                "precision converts buffers; "
-                "use bf16-mixed or 32"
+                "precision converts buffers; use bf16-mixed or 32"
             )
         return self.intensity_scale
 

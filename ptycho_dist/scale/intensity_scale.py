@@ -97,7 +97,7 @@ def scale_to_mean_energy(energy: ExactSum, wanted: Fraction) -> float:
             f"all {energy.count} patterns are zero: there is nothing to derive a scale from"
         )
     try:
-        return _rounded_sqrt(wanted / energy.mean)
+        return rounded_sqrt(wanted / energy.mean)
     except OverflowError as error:
         raise FailedTogether(
             f"the patterns' mean energy {float(energy.mean)!r} is too small: "
@@ -105,7 +105,7 @@ def scale_to_mean_energy(energy: ExactSum, wanted: Fraction) -> float:
         ) from error
 
 
-def _rounded_sqrt(ratio: Fraction) -> float:
+def rounded_sqrt(ratio: Fraction) -> float:
     """Square root of a positive fraction, rounded once (to nearest, ties to even)."""
     # Scale by an even power of two so that the integer root has at least 64 bits; a sticky bit
     # stands for everything below them.

@@ -1,26 +1,22 @@
-"""What happens around the training steps: hand-over from data to model, learning rate, progress."""
+"""What happens around the training steps: learning rate, metrics, pictures, progress."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
 
-from ptycho_dist.bundle import software_versions
 from ptycho_dist.config import Config
-from ptycho_dist.data.module import ScanDataModule
-from ptycho_dist.data.scan import Scan, stack_masks
+from ptycho_dist.data.scan import Scan
 from ptycho_dist.distributed import describe, largest
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.training.run_bundle import bundle_of_run
+from ptycho_dist.training.run_bundle import bundle_of
 from ptycho_dist.training.run_directory import RunDirectoryLogger
-from ptycho_dist.training.start import Start
 from ptycho_dist.training.step_clock import STEPS_BETWEEN_ROWS, StepClock
 
 logger = logging.getLogger(__name__)
@@ -32,56 +28,9 @@ PICTURE_PIXELS = 1 << 20
 """Measured pixels that a picture of the object is made from, 256 patterns of 64 x 64: 3 s on one
 core, which bounds the memory too."""
 
-
-class HandOver(L.Callback):
-    """Give the model what the data module found; this is where the two wings meet.
-
-    It runs after the data module's `setup` and before the ranks are wrapped in DDP.
-
-    Parameters
-    ----------
-    config
-        Of the run.
-    start
-        Where training begins.
-    """
-
-    def __init__(self, config: Config, start: Start) -> None:
-        self.config = config
-        self.start = start
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        data, module = trainer.datamodule, pl_module  # type: ignore[attr-defined]
-        assert isinstance(data, ScanDataModule)
-        assert isinstance(module, PtychographyModule)
-        probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
-        masks = stack_masks(data.scans)
-        module.build(
-            probes,
-            data.intensity_scale,
-            seed=self.config.train.seed,
-            first_probes=self.start.probes(data),
-            masks=None if masks is None else torch.from_numpy(masks),
-            brightness=torch.from_numpy(data.brightness) if len(data.scans) > 1 else None,
-        )
-        self.start.load_weights(module.network, data)
-        # Saved here, not in the module's __init__: hparams.yaml and the checkpoints then hold
-        # values that only the data could give.
-        module.save_hyperparameters(
-            {
-                "intensity_scale": data.intensity_scale.value,
-                "nphotons": data.nphotons.value,
-                "nphotons_source": data.nphotons.source,
-                "mean_energy": data.intensity_scale.mean_energy,
-                "num_patterns": data.intensity_scale.num_patterns,
-                "normalization": {"mode": "rms", "factor": data.normalization.factor},
-                "subset": data.subset.description,
-                "subset_fingerprint": data.subset.fingerprint,
-                "world_size": trainer.world_size,
-                "config": self.config.to_dict(),
-                "versions": software_versions(),
-            }
-        )
+SECONDS_BETWEEN_LINES = 30.0
+SHORTEST_EPOCH_TOLD = 2.0
+"""Seconds since the last line below which the end of an epoch is not worth another."""
 
 
 class GoOnWithinEpoch(L.Callback):
@@ -93,11 +42,10 @@ class GoOnWithinEpoch(L.Callback):
 
 
 class LearningRateSchedule(L.Callback):
-    """Linear warm-up, then cosine to zero, over the whole run: its steps or its minutes, whichever
-    ends first.
+    """Linear warm-up, then cosine to zero, over the steps or the minutes of the whole run.
 
-    With a time limit the ranks agree on the clock at every step, and the run ends when it is used
-    up.
+    Whichever limit comes first ends the run. With a time limit the ranks agree on the clock at
+    every step.
     """
 
     def __init__(self, peak: float, *, max_minutes: float | None) -> None:
@@ -111,7 +59,7 @@ class LearningRateSchedule(L.Callback):
         self._started = time.monotonic()
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         self.done = trainer.global_step / trainer.estimated_stepping_batches
         if self.max_seconds is not None:
@@ -140,7 +88,7 @@ class LearningRateSchedule(L.Callback):
 
 
 def learning_rate_factor(done: float) -> float:
-    """Fraction of the peak learning rate after `done`, 0 to 1, of the run."""
+    """Return the fraction of the peak learning rate after `done`, 0 to 1, of the run."""
     if done < WARM_UP:
         return (done + 1e-3) / (WARM_UP + 1e-3)  # not zero: the first step counts too
     return 0.5 * (1 + math.cos(math.pi * (min(done, 1.0) - WARM_UP) / (1 - WARM_UP)))
@@ -149,13 +97,13 @@ def learning_rate_factor(done: float) -> float:
 class StepMetrics(L.Callback):
     """Rows of single steps in the run's metrics, every 50 steps.
 
-    Before the step's checkpoint, where Lightning's own would come after it: a run that is resumed
-    from there would have no such row.
+    They come before the step's checkpoint. Lightning's own would come after it, and a run that is
+    resumed from there would have no such row.
 
     Parameters
     ----------
     clock
-        Says where their time went; a callback that comes before this one.
+        Times the steps; a callback that comes before this one.
     """
 
     def __init__(self, clock: StepClock) -> None:
@@ -169,15 +117,11 @@ class StepMetrics(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        in_the_middle_of_a_step = (
-            batch_idx + 1
-        ) % trainer.accumulate_grad_batches and not trainer.is_last_batch
-        if trainer.global_step % STEPS_BETWEEN_ROWS or in_the_middle_of_a_step:
+        ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if trainer.global_step % STEPS_BETWEEN_ROWS or not ends_step:
             return
-        row = {
-            name: float(trainer.callback_metrics[name])
-            for name in ("learning_rate", "step_deviance_per_pixel")
-        }
+        names = ("learning_rate", f"step_{_loss_metric(pl_module)}")
+        row = {name: float(trainer.callback_metrics[name]) for name in names}
         row |= self.clock.split()
         for metrics_logger in trainer.loggers:
             metrics_logger.log_metrics(row, step=trainer.global_step - 1)
@@ -185,8 +129,7 @@ class StepMetrics(L.Callback):
 
 
 class ObjectPictures(L.Callback):
-    """Pictures of the object for the trackers: after 1, 2, 4, 8 ... epochs, so that they stay few,
-    and at the end.
+    """Pictures of the object for the trackers, after 1, 2, 4, 8 ... epochs and at the end.
 
     Rank 0 alone draws, from the middle of the first scan; the others wait for it at their next
     collective. A failure is a warning, and the last picture.
@@ -195,26 +138,31 @@ class ObjectPictures(L.Callback):
     ----------
     config
         Of the run.
+    scans
+        That are trained on.
     run_logger
         It hands pictures to the trackers; without one, nothing is drawn.
     """
 
-    def __init__(self, config: Config, run_logger: RunDirectoryLogger) -> None:
+    def __init__(
+        self, config: Config, scans: Sequence[Scan], run_logger: RunDirectoryLogger
+    ) -> None:
         self.config = config
+        self.scans = scans
         self.run_logger = run_logger
         self._draws = bool(run_logger.trackers)
-        self._scan: Scan | None = None
+        self._part: Scan | None = None
         self._drawn_at = 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epochs = trainer.current_epoch + 1
         if epochs & (epochs - 1) == 0:
-            self._draw(trainer)
+            self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._draw(trainer)
+        self._draw(trainer, pl_module)
 
-    def _draw(self, trainer: L.Trainer) -> None:
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not self._draws or self._drawn_at == trainer.global_step:
             return
         self._drawn_at = trainer.global_step
@@ -222,16 +170,14 @@ class ObjectPictures(L.Callback):
         # inference before its first step.
         from ptycho_dist.training.report import central_part, draw_object
 
-        data, module = trainer.datamodule, trainer.lightning_module  # type: ignore[attr-defined]
-        assert isinstance(data, ScanDataModule)
         assert isinstance(module, PtychographyModule)
         try:
-            self._scan = self._scan or central_part(data.scans[0], PICTURE_PIXELS)
-            pictures = draw_object(bundle_of_run(self.config, data, module), self._scan)
+            self._part = self._part or central_part(self.scans[0], PICTURE_PIXELS)
+            pictures = draw_object(bundle_of(module, self.scans, self.config), self._part)
         except Exception as error:
             self._draws = False
             logger.warning(
-                "no more pictures of the object: %s. The run is not affected", describe(error)
+                f"no more pictures of the object: {describe(error)}. The run is not affected"
             )
             return
         for name, png in pictures.items():
@@ -239,8 +185,7 @@ class ObjectPictures(L.Callback):
 
 
 class ProgressLog(L.Callback):
-    """Lines in the log: where the run is and how long it takes; after an epoch, and within a long
-    one every half minute."""
+    """Log where the run is and how long it takes: after an epoch, and every half minute."""
 
     def __init__(self, schedule: LearningRateSchedule) -> None:
         self.schedule = schedule
@@ -252,55 +197,46 @@ class ProgressLog(L.Callback):
         self._first_step = trainer.global_step
         num_parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         logger.info(
-            "training: %d epochs of %d steps on %d rank(s), %s, precision %s, network of %d "
-            "parameters",
-            trainer.max_epochs,
-            trainer.num_training_batches,
-            trainer.world_size,
-            pl_module.device,
-            trainer.precision,
-            num_parameters,
+            f"training: {trainer.max_epochs} epochs of {trainer.num_training_batches} steps on "
+            f"{trainer.world_size} rank(s), {pl_module.device}, precision {trainer.precision}, "
+            f"network of {num_parameters} parameters"
         )
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        if time.monotonic() - self._last_line > 30:
-            self._log_line(trainer)
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._log_line(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step > self._first_step and time.monotonic() - self._last_line > 2:
-            # here, not at the end of the last epoch, where the module has not yet added it up
-            self._log_line(trainer)
+        seconds = time.monotonic() - self._last_line
+        if trainer.global_step > self._first_step and seconds > SHORTEST_EPOCH_TOLD:
+            # Here, not at the end of the last epoch, where the module has not yet added it up.
+            self._log_line(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._log_line(trainer)
+        self._log_line(trainer, pl_module)
 
-    def _log_line(self, trainer: L.Trainer) -> None:
-        now = time.monotonic()
-        self._last_line = now
-        steps_done = trainer.global_step - self._first_step
-        names = {
-            "train_deviance_per_pixel": "train",
-            "val_deviance_per_pixel": "val",
-            "step_deviance_per_pixel": "step",
-        }
-        deviances = [
+    def _log_line(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._last_line = time.monotonic()
+        metric = _loss_metric(module)
+        names = {f"train_{metric}": "train", "val_deviance_per_pixel": "val"}
+        names[f"step_{metric}"] = "step"
+        values = [
             f"{name} {trainer.callback_metrics[key]:.4g}"
             for key, name in names.items()
             if key in trainer.callback_metrics
         ]
+        rate = (trainer.global_step - self._first_step) / (self._last_line - self._started)
         logger.info(
-            "step %d of %d (epoch %.1f): deviance per pixel %s; %.1f steps/s, %s left",
-            trainer.global_step,
-            trainer.estimated_stepping_batches,
-            trainer.global_step / trainer.num_training_batches,
-            ", ".join(deviances),
-            steps_done / (now - self._started),
-            timedelta(seconds=round(self.schedule.seconds_left)),
+            f"step {trainer.global_step} of {trainer.estimated_stepping_batches} (epoch "
+            f"{trainer.global_step / trainer.num_training_batches:.1f}): "
+            f"{metric.replace('_', ' ')} {', '.join(values)}; {rate:.1f} steps/s, "
+            f"{timedelta(seconds=round(self.schedule.seconds_left))} left"
         )
+
+
+def _loss_metric(module: L.LightningModule) -> str:
+    """Return the name of what the module's loss reports."""
+    assert isinstance(module, PtychographyModule)
+    return module.loss.metric

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ptycho_dist.data.batches import BATCHES_AHEAD, Samples
-from ptycho_dist.data.module import VALIDATION_BLOCK
+from ptycho_dist.data.batches import BATCHES_AHEAD, VALIDATION_BLOCK, Samples
 from ptycho_dist.model.lightning_module import PtychographyModule
 
 ALLOCATOR_FACTOR = 1.5

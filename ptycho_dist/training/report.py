@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ptycho_dist.bundle import Bundle, load_bundle
-from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.prepare import PreparedData
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.distributed import describe
 from ptycho_dist.inference.reconstruct import reconstruct
@@ -30,12 +30,10 @@ LARGEST_PIXELS = 1 << 23
 one core, for which all ranks wait."""
 
 
-def write_training_report(
-    run_dir: Path, bundle_path: Path, data: ScanDataModule, trainer: L.Trainer
-) -> None:
+def write_training_report(run_dir: Path, data: PreparedData, trainer: L.Trainer) -> None:
     """Write `report.html`, by rank 0 alone. The run is done and its bundle written: whatever goes
     wrong here is a warning."""
-    path = run_dir / "report.html"
+    path, bundle_path = run_dir / "report.html", run_dir / "bundle.zip"
     subset = data.subset
     try:
         bundle = load_bundle(bundle_path)

@@ -1,31 +1,24 @@
-"""The bundle of a run: what the run has learned so far, with the scale and the records of its
-data."""
+"""The bundle of a run: what the run has learned so far, with the calibration of its data."""
 
 from __future__ import annotations
 
-from ptycho_dist.bundle import Bundle, software_versions
+from collections.abc import Sequence
+
+from ptycho_dist.bundle import Bundle
 from ptycho_dist.config import Config
-from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.scan import Scan
 from ptycho_dist.model.lightning_module import PtychographyModule
 
 
-def bundle_of_run(config: Config, data: ScanDataModule, module: PtychographyModule) -> Bundle:
-    """Its weights are those of the module, not copies."""
+def bundle_of(module: PtychographyModule, scans: Sequence[Scan], config: Config) -> Bundle:
+    """Return a bundle whose weights are those of the module, not copies."""
     probes = module.probes.detach().cpu().numpy()
-    refined = config.model.probe_trainable
+    refined = scans if config.model.probe_trainable else ()
     return Bundle(
         config=config,
-        scale=data.intensity_scale,
-        nphotons_source=data.nphotons.source,
-        gain=1.0 if module.loss.log_gain is None else float(module.loss.log_gain.detach().exp()),
-        rms_factor=data.normalization.factor,
-        subset_fingerprint=data.subset.fingerprint,
+        calibration=module.calibration,
+        gain=module.gain,
         probe=probes[0],
-        refined_probes={
-            scan.fingerprint: probe for scan, probe in zip(data.scans, probes, strict=True)
-        }
-        if refined
-        else {},
+        refined_probes={scan.fingerprint: probe for scan, probe in zip(refined, probes)},  # noqa: B905
         weights=module.network.state_dict(),
-        versions=software_versions(),
     )
