@@ -257,7 +257,7 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
     """Patterns a second of each part of a pass; the network and the alignment on some batches, all
     others over the whole scan."""
     bundle, scan = load_bundle(bundle_path), read_scan(scan_path)
-    patterns = ScanPatterns(scan, bundle.rms_factor)
+    patterns = ScanPatterns(scan, bundle.calibration.rms_factor)
     network = bundle.build_model(patterns.device)
     stitched = StitchedObject(
         scan.positions_px, normalize_probe(torch.from_numpy(scan.probe)).to(patterns.device)

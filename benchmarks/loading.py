@@ -33,12 +33,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ptycho_dist.config import Config, make_parser, read_config
 from ptycho_dist.data import placement
-from ptycho_dist.data.batches import HeldBatches, Samples, StreamedBatches
-from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.batches import HeldBatches, Samples, StreamedBatches, make_batches
 from ptycho_dist.data.npz_writer import write_npz_scan
+from ptycho_dist.data.prepare import prepare
 from ptycho_dist.distributed import largest, sum_floats
-from ptycho_dist.model.lightning_module import PtychographyModule, limit_surprise
+from ptycho_dist.model.gradients import limit_surprise
 from ptycho_dist.training.processes import quieten_lightning, resolve_precision
+from ptycho_dist.training.start import Start
 
 CONFIG = Path(__file__).parents[1] / "configs" / "default.yaml"
 STATES = ("streamed, warm", "streamed, cold", "held")
@@ -167,10 +168,7 @@ class Rank:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.loaders = {held: self._loader(config, held) for held in (False, True)}
         self.precision = resolve_precision(config.train.precision)
-        self.module = PtychographyModule(config.model, learning_rate=config.train.learning_rate)
-        probes = torch.from_numpy(np.stack([scan.probe for scan in self.data.scans]))
-        self.module.build(probes, self.data.intensity_scale, seed=config.train.seed)
-        self.module.to(self.device)
+        self.module = Start(config=config).module(self.data).to(self.device)
         self.model: torch.nn.Module = self.module
         if dist.get_world_size() > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False)
@@ -187,13 +185,11 @@ class Rank:
 
     def _loader(self, config: Config, held: bool) -> StreamedBatches | HeldBatches:
         placement.LARGEST_PART = 1.0 if held else 0.0
-        self.data = ScanDataModule(
-            config.data, global_batch_size=config.train.global_batch_size, seed=config.train.seed
-        )
-        self.data.setup("fit")
+        self.data = prepare(config.data)
+        self.global_batch_size = config.train.global_batch_size
         if self.data.placement.held != held:
             raise SystemExit("this machine has no room to hold the patterns: take fewer --patterns")
-        return self.data.train_dataloader()
+        return make_batches(self.data, config.train)[0]
 
     def turns(self) -> dict[str, list[Turn]]:
         steps, batches = self.arguments.steps, self.arguments.batches
@@ -245,7 +241,7 @@ class Rank:
             torch.cuda.synchronize()
         cpu = time.process_time() - cpu_started
         seconds = largest([time.perf_counter() - started])[0]
-        samples = count * self.data.global_batch_size
+        samples = count * self.global_batch_size
         return Turn(
             rate=samples / seconds,
             cpu_ms=1e3 * float(sum_floats(torch.tensor(cpu))) / samples,

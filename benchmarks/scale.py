@@ -45,11 +45,11 @@ from ranks import on_ranks
 
 from ptycho_dist import derive_intensity_scale, read_scan
 from ptycho_dist.config import DataConfig
-from ptycho_dist.scale.normalization import normalize
 from ptycho_dist.data.pattern_source import CHUNK_PIXELS, PatternSource
 from ptycho_dist.distributed import largest, sum_floats, sum_integers
 from ptycho_dist.scale.exact_sum import exact_energy_sum
 from ptycho_dist.scale.intensity_scale import scale_to_mean_energy
+from ptycho_dist.scale.normalization import normalize
 
 NPHOTONS = 1e6
 REDUCED_INTEGERS = 68

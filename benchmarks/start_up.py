@@ -251,7 +251,7 @@ def train_to_first_step(script: str, arguments: list[str]) -> None:
     import_module("ptycho_dist.training.train")
     marks[STAGES[0]] = time.process_time()
     mark_after(import_module("ptycho_dist.config"), "read_config", "configuration")
-    mark_after(import_module("ptycho_dist.data.module").ScanDataModule, "setup", "data")
+    mark_after(import_module("ptycho_dist.training.train"), "prepare", "data")
     mark_after(
         import_module("ptycho_dist.model.lightning_module").PtychographyModule,
         "optimizer_step",

@@ -34,8 +34,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ptycho_dist.config import Config, make_parser, read_config
 from ptycho_dist.data.batches import Samples
 from ptycho_dist.model.corrections import MOST_CORRECTIONS
-from ptycho_dist.model.lightning_module import PtychographyModule, limit_surprise
+from ptycho_dist.model.gradients import limit_surprise
+from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.physics.simulated_probes import make_probe
+from ptycho_dist.scale.calibration import Calibration
 
 CONFIG = Path(__file__).parents[1] / "configs" / "default.yaml"
 SIZE = 64
@@ -239,9 +241,18 @@ def shape_module(device: torch.device) -> CountingModule:
 
 
 def default_module(device: torch.device) -> CountingModule:
-    module = CountingModule(default_config().model, learning_rate=1e-3)
     probe = torch.from_numpy(make_probe("disk", SIZE, 24.0, 0.0)).to(torch.complex64)
-    module.build(probe.reshape(1, -1, SIZE, SIZE), 10.0, seed=0)
+    calibration = Calibration(
+        intensity_scale=10.0,
+        nphotons=(10.0 * SIZE / 2) ** 2,
+        nphotons_source="config",
+        rms_factor=1.0,
+        mean_energy=(SIZE / 2) ** 2,
+        num_patterns=1,
+        pattern_size=SIZE,
+    )
+    probes = probe.reshape(1, -1, SIZE, SIZE)
+    module = CountingModule(default_config().model, calibration, probes, learning_rate=1e-3)
     return module.to(device)
 
 

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from ptycho_dist.data.readers import read_scan
     from ptycho_dist.inference.reconstruct import reconstruct
     from ptycho_dist.model.loss import ScaledPoissonLoss
+    from ptycho_dist.scale.calibration import Calibration
     from ptycho_dist.scale.intensity_scale import IntensityScale, derive_intensity_scale
     from ptycho_dist.scale.nphotons import resolve_nphotons
     from ptycho_dist.training.train import train
 
 __all__ = [
     "Bundle",
+    "Calibration",
     "IntensityScale",
     "ScaledPoissonLoss",
     "derive_intensity_scale",
@@ -31,6 +33,7 @@ _HOMES = {
     "ptycho_dist.data.readers": ("read_scan",),
     "ptycho_dist.inference.reconstruct": ("reconstruct",),
     "ptycho_dist.model.loss": ("ScaledPoissonLoss",),
+    "ptycho_dist.scale.calibration": ("Calibration",),
     "ptycho_dist.scale.intensity_scale": ("IntensityScale", "derive_intensity_scale"),
     "ptycho_dist.scale.nphotons": ("resolve_nphotons",),
     "ptycho_dist.training.train": ("train",),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.config import DataConfig, Hdf5Config
+from ptycho_dist.config import DataConfig, Hdf5Config, TrainConfig
 from ptycho_dist.data import placement
 from ptycho_dist.data.batches import (
     BATCHES_AHEAD,
@@ -23,9 +23,10 @@ from ptycho_dist.data.batches import (
     HeldPatterns,
     Samples,
     StreamedBatches,
+    make_batches,
 )
-from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.pattern_source import PatternSource
+from ptycho_dist.data.prepare import PreparedData, prepare
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import rank
@@ -159,19 +160,19 @@ def test_error_of_the_thread_is_raised_where_the_batch_is_taken(source: PatternS
 # --- Which of the two
 
 
-def ready(path: Path, **settings: Any) -> ScanDataModule:
+def ready(path: Path, **settings: Any) -> tuple[PreparedData, Any, Any]:
+    """The data, and the batches of training and validation."""
     config = DataConfig(
         path=str(path), measurement="amplitude", nphotons=1e4, val_fraction=0.2, **settings
     )
-    module = ScanDataModule(config, global_batch_size=8, seed=0)
-    module.setup("fit")
-    return module
+    data = prepare(config)
+    return data, *make_batches(data, TrainConfig(global_batch_size=8))
 
 
 def _placements(path: Path, left_of_rank: dict[int, int]) -> tuple[str, str]:
     placement.host_bytes_left = lambda supplies: (left_of_rank[rank()], "the test")  # type: ignore[assignment]
-    module = ready(path)
-    return str(module.placement), type(module.train_dataloader()).__name__
+    data, train, _ = ready(path)
+    return str(data.placement), type(train).__name__
 
 
 def test_what_fits_into_its_part_of_memory_is_held(
@@ -183,12 +184,12 @@ def test_what_fits_into_its_part_of_memory_is_held(
         monkeypatch.setattr(
             placement, "host_bytes_left", lambda supplies, left=left: (left, "the test")
         )
-        module = ready(path)
-        assert module.placement.num_bytes == needed
-        assert type(module.train_dataloader()) is type(module.val_dataloader()) is kind
+        data, train, validation = ready(path)
+        assert data.placement.num_bytes == needed
+        assert type(train) is type(validation) is kind
     # nobody knows: nothing is taken
     monkeypatch.setattr(placement, "host_bytes_left", lambda supplies: None)
-    assert type(ready(path).train_dataloader()) is StreamedBatches
+    assert type(ready(path)[1]) is StreamedBatches
 
 
 def test_ranks_of_a_node_share_its_memory_and_choose_the_same(
@@ -232,14 +233,11 @@ def test_hdf5_gives_the_same_bits_held_and_streamed_and_says_what_is_slow(
         monkeypatch.setattr(placement, "LARGEST_PART", part)
         caplog.clear()
         with caplog.at_level("INFO"):
-            module = ready(tmp_path / "scan.h5", hdf5=names)
-        found[part] = [
-            [batch.x_norm.numpy().tobytes() for batch in module.train_dataloader()]
-            for _ in range(2)
-        ]
+            _, train, _ = ready(tmp_path / "scan.h5", hdf5=names)
+        found[part] = [[batch.x_norm.numpy().tobytes() for batch in train] for _ in range(2)]
         advice = (
-            f"scan.h5: {together} patterns are packed together, and to read one costs the "
-            "reading of all of them; ptycho-stage --repack"
+            f"scan.h5: {together} patterns are packed together, and reading one means "
+            "reading all of them; ptycho-stage --repack"
         )
         assert (advice in caplog.text) == (together > 1 and part == 0)
     assert found[0.0] == found[0.25]

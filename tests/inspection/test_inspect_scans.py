@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ptycho_dist.config import Config, parse_mapping
-from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.data.prepare import prepare
 from ptycho_dist.inspection.inspect_scans import (
     Inspection,
     UntrainableError,
@@ -87,21 +87,16 @@ def test_geometry_in_words(tmp_path: Path) -> None:
 
 
 def test_training_takes_what_is_shown(write_scan: WriteScan) -> None:
-    """The very numbers of the data module, from the same options."""
+    """The very numbers of the preparation, from the same options."""
     config = told(subset_size=30, val_fraction=0.2, group_size=3)
     path = write_scan()
     rows = {row.what: row.found for row in inspect_scan(path, config).training}
-    data = ScanDataModule(
-        told(subset_size=30, val_fraction=0.2, group_size=3, path=str(path)).data,
-        global_batch_size=4,
-        seed=0,
-    )
-    data.setup("fit")
+    data = prepare(told(subset_size=30, val_fraction=0.2, group_size=3, path=str(path)).data)
     assert "24 training patterns, 6 validation patterns, groups of 3" in rows["subset"]
     assert data.subset.fingerprint in rows["subset"]
-    assert rows["normalization"].startswith(f"r = {data.normalization.factor!r} ")
-    assert rows["nphotons"] == f"{data.nphotons.value!r} (source: measured)"
-    assert rows["intensity scale"].startswith(f"s = {data.intensity_scale.value!r} ")
+    assert rows["normalization"].startswith(f"r = {data.calibration.rms_factor!r} ")
+    assert rows["nphotons"] == f"{data.calibration.nphotons!r} (source: measured)"
+    assert rows["intensity scale"].startswith(f"s = {data.calibration.intensity_scale!r} ")
     assert re.search(r"[\d.]+ MB a rank: parameters ", rows["memory"])
     assert severities(inspect_scan(path, config)) == []
 
@@ -114,11 +109,9 @@ def test_dose_that_nobody_says_is_an_error(write_scan: WriteScan) -> None:
     assert [row.what for row in found.training] == [
         "probe and size",
         "subset",
+        "patterns",
         "normalization",
         "network",
-        "batch",
-        "memory",
-        "patterns",
     ]
     assert found.nphotons is None
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist import load_bundle, read_scan
 from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
-from ptycho_dist.data.module import ScanDataModule
-from ptycho_dist.scale.normalization import normalize
 from ptycho_dist.model.first_probe import find_first_probe
+from ptycho_dist.scale.normalization import normalize
 from ptycho_dist.training.start import Start
 from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.training.test_train import metrics, settings, stop_after_the_first_epoch, train_one

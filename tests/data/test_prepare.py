@@ -1,4 +1,4 @@
-"""The data wing: one r, one s and one nphotons whatever the number of ranks, from the training
+"""Preparation: one r, one s and one nphotons whatever the number of ranks, from the training
 patterns and nothing else."""
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.config import DataConfig, Hdf5Config
-from ptycho_dist.data.module import ScanDataModule
+from ptycho_dist.config import DataConfig, Hdf5Config, TrainConfig
+from ptycho_dist.data.batches import make_batches
+from ptycho_dist.data.prepare import STAGES, PreparedData, Stage, prepare
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import FailedTogether, rank
 from ptycho_dist.scale.intensity_scale import derive_intensity_scale
@@ -37,9 +38,7 @@ def uneven_arrays(seed: int = 0, **settings: Any) -> dict[str, np.ndarray]:
     return {**arrays, "diffraction": (brightness * arrays["diffraction"]).astype(np.float32)}
 
 
-def data_module(
-    path: Path | list[Path], *, global_batch_size: int = 8, seed: int = 0, **settings: Any
-) -> ScanDataModule:
+def prepared(path: Path | list[Path], **settings: Any) -> PreparedData:
     defaults = {
         "measurement": "amplitude",
         "nphotons": NPHOTONS,
@@ -47,17 +46,11 @@ def data_module(
         "subset_size": 50,
     }
     paths = [str(one) for one in path] if isinstance(path, list) else str(path)
-    return ScanDataModule(
-        DataConfig(path=paths, **defaults | settings),
-        global_batch_size=global_batch_size,
-        seed=seed,
-    )
+    return prepare(DataConfig(path=paths, **defaults | settings))
 
 
-def ready(*arguments: Any, **settings: Any) -> ScanDataModule:
-    module = data_module(*arguments, **settings)
-    module.setup("fit")
-    return module
+def batches(data: PreparedData, **settings: Any) -> tuple[Any, Any]:
+    return make_batches(data, TrainConfig(**{"global_batch_size": 8, **settings}))
 
 
 def energies(patterns: np.ndarray) -> np.ndarray:
@@ -79,31 +72,30 @@ def path(write_scan: WriteScan) -> Path:
 
 
 def test_rms_factor_equals_numpy_in_float64(path: Path) -> None:
-    module = ready(path)
-    train = uneven_arrays()["diffraction"][module.subset.train]
+    data = prepared(path)
+    train = uneven_arrays()["diffraction"][data.subset.train]
     # 40 additions, a division and a root in float64, each rounded to 1.1e-16.
-    assert module.normalization.factor == pytest.approx(
+    assert data.calibration.rms_factor == pytest.approx(
         (N / 2) / np.sqrt(energies(train).mean()), rel=1e-12
     )
-    assert module.normalization.mean_energy == pytest.approx(energies(train).mean(), rel=1e-12)
-    assert module.normalization.num_patterns == len(train)
+    assert data.calibration.num_patterns == len(train)
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_intensity_scale_equals_numpy_in_float64(path: Path, group_size: int) -> None:
-    module = ready(path, group_size=group_size)
-    x_norm = times(module.normalization.factor, uneven_arrays()["diffraction"][module.subset.train])
+    data = prepared(path, group_size=group_size)
+    x_norm = times(data.calibration.rms_factor, uneven_arrays()["diffraction"][data.subset.train])
     # As above: the float32 inputs are the same ones, only the float64 sums round.
-    assert module.intensity_scale.value == pytest.approx(
+    assert data.calibration.intensity_scale == pytest.approx(
         np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12
     )
-    assert module.intensity_scale.nphotons == NPHOTONS
+    assert data.calibration.nphotons == NPHOTONS
 
 
 def test_mean_photons_of_the_scaled_patterns_are_nphotons(path: Path) -> None:
-    module = ready(path)
-    x_norm = times(module.normalization.factor, uneven_arrays()["diffraction"][module.subset.train])
-    photons = energies(module.intensity_scale.value * x_norm.astype(np.float64))
+    data = prepared(path)
+    x_norm = times(data.calibration.rms_factor, uneven_arrays()["diffraction"][data.subset.train])
+    photons = energies(data.calibration.intensity_scale * x_norm.astype(np.float64))
     assert photons.mean() == pytest.approx(NPHOTONS, rel=1e-12)  # float64 rounding
 
 
@@ -120,17 +112,17 @@ and s, its root, by up to 2**-24."""
 def test_closed_form_holds_where_normalisation_and_scale_see_the_same_patterns(
     path: Path, nphotons: float
 ) -> None:
-    assert ready(path, nphotons=nphotons).intensity_scale.value == pytest.approx(
+    assert prepared(path, nphotons=nphotons).calibration.intensity_scale == pytest.approx(
         closed_form(nphotons), rel=1.001 * FLOAT32_ROUNDING
     )
 
 
 def test_closed_form_does_not_hold_for_other_patterns(path: Path) -> None:
     """So the scale is computed from the patterns, not by the shortcut."""
-    module = ready(path)
+    data = prepared(path)
     patterns = uneven_arrays()["diffraction"]
-    for other in (module.subset.validation, module.subset.train[: len(module.subset.train) // 2]):
-        x_norm = times(module.normalization.factor, patterns[other])
+    for other in (data.subset.validation, data.subset.train[: len(data.subset.train) // 2]):
+        x_norm = times(data.calibration.rms_factor, patterns[other])
         scale = derive_intensity_scale(x_norm, NPHOTONS).value
         # float64 rounding
         assert scale == pytest.approx(np.sqrt(NPHOTONS / energies(x_norm).mean()), rel=1e-12)
@@ -138,28 +130,21 @@ def test_closed_form_does_not_hold_for_other_patterns(path: Path) -> None:
 
 
 def test_each_training_pattern_is_counted_once_however_often_groups_repeat_it(path: Path) -> None:
-    module = ready(path, group_size=4)
-    train, groups = module.subset.train, module.subset.train_groups
-    assert (
-        module.intensity_scale.num_patterns
-        == module.normalization.num_patterns
-        == len(train)
-        == len(set(train.tolist()))
-    )
+    data = prepared(path, group_size=4, nphotons="measured")
+    train, groups = data.subset.train, data.subset.train_groups
+    assert data.calibration.num_patterns == len(train) == len(set(train.tolist()))
     assert groups.size == 4 * len(train)
     energy = energies(uneven_arrays()["diffraction"])
     # counted as the groups repeat them, another number would come out
     assert abs(energy[groups].mean() / energy[train].mean() - 1) > 0.01
     # float64 rounding
-    assert module.normalization.mean_energy == pytest.approx(energy[train].mean(), rel=1e-12)
+    assert data.calibration.nphotons == pytest.approx(energy[train].mean(), rel=1e-12)
 
 
-def scale_bits(module: ScanDataModule) -> tuple[str, ...]:
-    return (
-        module.normalization.factor.hex(),
-        module.intensity_scale.value.hex(),
-        module.normalization.mean_energy.hex(),
-    )
+def scale_bits(data: PreparedData) -> tuple[str, ...]:
+    calibration = data.calibration
+    numbers = (calibration.rms_factor, calibration.intensity_scale, calibration.mean_energy)
+    return tuple(number.hex() for number in numbers)
 
 
 def changed_at(pattern: int) -> dict[str, np.ndarray]:
@@ -169,36 +154,36 @@ def changed_at(pattern: int) -> dict[str, np.ndarray]:
 
 
 def test_validation_patterns_do_not_enter_the_scale(path: Path, write_scan: WriteScan) -> None:
-    before = ready(path)
+    before = prepared(path)
     for pattern in before.subset.validation:
         assert scale_bits(
-            ready(write_scan("changed.npz", arrays=changed_at(pattern)))
+            prepared(write_scan("changed.npz", arrays=changed_at(pattern)))
         ) == scale_bits(before)
 
 
 def test_patterns_outside_the_subset_do_not_enter_the_scale(
     path: Path, write_scan: WriteScan
 ) -> None:
-    before = ready(path)
+    before = prepared(path)
     unused = sorted(
         set(range(60)) - set(before.subset.train.tolist()) - set(before.subset.validation.tolist())
     )
     assert len(unused) == 10
-    assert scale_bits(ready(write_scan("changed.npz", arrays=changed_at(unused[0])))) == scale_bits(
-        before
-    )
+    assert scale_bits(
+        prepared(write_scan("changed.npz", arrays=changed_at(unused[0])))
+    ) == scale_bits(before)
 
 
 def test_every_training_pattern_enters_the_scale(path: Path, write_scan: WriteScan) -> None:
-    before = ready(path)
+    before = prepared(path)
     for pattern in before.subset.train:
-        after = ready(write_scan("changed.npz", arrays=changed_at(pattern)))
-        assert after.normalization.factor != before.normalization.factor
+        after = prepared(write_scan("changed.npz", arrays=changed_at(pattern)))
+        assert after.calibration.rms_factor != before.calibration.rms_factor
 
 
 def test_nothing_is_written_to_the_scan(path: Path) -> None:
     before = path.read_bytes()
-    list(ready(path).train_dataloader())
+    list(batches(prepared(path))[0])
     assert path.read_bytes() == before
 
 
@@ -206,15 +191,11 @@ def test_nothing_is_written_to_the_scan(path: Path) -> None:
 
 
 def _numbers_on_a_rank(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    module = ready(path, **settings)
+    record = prepared(path, **settings).calibration.to_dict()
+    bright = record.pop("scan_brightness")
+    numbers = {**record, **{f"brightness {number}": value for number, value in enumerate(bright)}}
     return {
-        "r": module.normalization.factor.hex(),
-        "s": module.intensity_scale.value.hex(),
-        "brightness": [brightness.hex() for brightness in module.brightness.tolist()],
-        "mean energy": module.intensity_scale.mean_energy.hex(),
-        "nphotons": (module.nphotons.value.hex(), module.nphotons.source),
-        "counted": (module.normalization.num_patterns, module.intensity_scale.num_patterns),
-        "fingerprint": module.subset.fingerprint,
+        name: value.hex() if isinstance(value, float) else value for name, value in numbers.items()
     }
 
 
@@ -232,8 +213,7 @@ def test_numbers_have_the_same_bits_on_every_rank_and_number_of_ranks(
 
 
 def _batches_on_a_rank(path: Path, global_batch_size: int, epoch: int) -> dict[str, Any]:
-    module = ready(path, global_batch_size=global_batch_size)
-    loader = module.train_dataloader()
+    loader, validation = batches(prepared(path), global_batch_size=global_batch_size)
     loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
     return {
         "shapes": [tuple(batch.x_norm.shape) for batch in loader],
@@ -244,7 +224,7 @@ def _batches_on_a_rank(path: Path, global_batch_size: int, epoch: int) -> dict[s
             ]
             for batch in loader
         ],
-        "validation": [batch.positions_px.tolist() for batch in module.val_dataloader()],
+        "validation": [batch.positions_px.tolist() for batch in validation],
     }
 
 
@@ -266,7 +246,7 @@ def test_ranks_together_see_the_batches_of_one_process(
 
 def _refusal_on_a_rank(paths: list[Path], settings: dict[str, Any]) -> str:
     try:
-        ready(paths[rank()], **settings)
+        prepared(paths[rank()], **settings)
     except FailedTogether as error:
         return str(error)
     return "no error"
@@ -282,20 +262,20 @@ def with_nan_at(pattern: int) -> dict[str, np.ndarray]:
 def test_nan_in_a_pattern_that_is_used_is_met_in_setup(
     path: Path, write_scan: WriteScan, side: str
 ) -> None:
-    for pattern in getattr(ready(path).subset, side)[:3]:
+    for pattern in getattr(prepared(path).subset, side)[:3]:
         bad = write_scan("bad.npz", arrays=with_nan_at(pattern))
         with pytest.raises(
             ScanError,
             match=rf"{bad}: diffraction: found nan at pixel \[2, 3\] of pattern {pattern}, expected finite",
         ):
-            ready(bad)
+            prepared(bad)
 
 
 @pytest.mark.parametrize("side", ["train", "validation"])
 def test_nan_that_one_rank_meets_fails_every_rank_in_setup(
     on_ranks: OnRanks, path: Path, write_scan: WriteScan, side: str
 ) -> None:
-    pattern = int(getattr(ready(path).subset, side)[0])
+    pattern = int(getattr(prepared(path).subset, side)[0])
     bad = write_scan("bad.npz", arrays=with_nan_at(pattern))
     first, second = on_ranks(2, _refusal_on_a_rank, [bad, bad], {})
     assert first == second
@@ -315,11 +295,11 @@ def test_ranks_without_nphotons_fail_together(on_ranks: OnRanks, path: Path) -> 
 
 
 def test_batches_hold_the_normalised_patterns_and_their_positions(path: Path) -> None:
-    module = ready(path)
+    data = prepared(path)
     arrays = uneven_arrays()
     positions_px = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     seen = []
-    for loader in (module.train_dataloader(), module.val_dataloader()):
+    for loader in batches(data):
         for batch in loader:
             assert (batch.x_norm.dtype, batch.positions_px.dtype, batch.scan.dtype) == (
                 torch.float32,
@@ -335,17 +315,17 @@ def test_batches_hold_the_normalised_patterns_and_their_positions(path: Path) ->
                     for position in positions
                 ]
                 assert np.array_equal(
-                    x_norm, times(module.normalization.factor, arrays["diffraction"][group])
+                    x_norm, times(data.calibration.rms_factor, arrays["diffraction"][group])
                 )
                 seen.append(group)
     assert sorted(seen) == sorted(
-        [*module.subset.train_groups.tolist(), *module.subset.validation_groups.tolist()]
+        [*data.subset.train_groups.tolist(), *data.subset.validation_groups.tolist()]
     )
 
 
 def test_normalised_patterns_have_a_mean_energy_of_n_over_two_squared(path: Path) -> None:
-    module = ready(path, group_size=1)
-    x_norm = np.concatenate([batch.x_norm.numpy()[:, 0] for batch in module.train_dataloader()])
+    data = prepared(path, group_size=1)
+    x_norm = np.concatenate([batch.x_norm.numpy()[:, 0] for batch in batches(data)[0]])
     # the energy's share of the rounding above
     assert energies(x_norm).mean() == pytest.approx((N / 2) ** 2, rel=2.002 * FLOAT32_ROUNDING)
 
@@ -358,23 +338,25 @@ def test_training_order_changes_with_seed_and_epoch_but_validation_keeps_its_own
             loader.batch_sampler.set_epoch(epoch)
         return [position for batch in loader for position in batch.positions_px[:, 0].tolist()]
 
-    module = ready(path)
-    first = order(module.train_dataloader())
-    assert order(module.train_dataloader(), epoch=1) != first
-    assert order(ready(path, seed=1).train_dataloader()) != first
-    assert order(ready(path).train_dataloader()) == first
-    assert order(module.val_dataloader()) == order(ready(path, seed=1).val_dataloader())
+    data = prepared(path)
+    train, validation = batches(data)
+    other_train, other_validation = batches(data, seed=1)
+    first = order(train)
+    assert order(train, epoch=1) != first
+    assert order(other_train) != first
+    assert order(batches(prepared(path))[0]) == first
+    assert order(validation) == order(other_validation)
 
 
-def test_no_validation_gives_no_loader(path: Path) -> None:
-    assert ready(path, val_fraction=0.0).val_dataloader() == []
+def test_no_validation_gives_no_batches(path: Path) -> None:
+    assert batches(prepared(path, val_fraction=0.0))[1] == []
 
 
 def test_chunks_of_any_size_give_the_same_bits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = scale_bits(ready(path))
+    whole = scale_bits(prepared(path))
     for chunk_pixels in (1, N**2 * 7):
         monkeypatch.setattr("ptycho_dist.data.pattern_source.CHUNK_PIXELS", chunk_pixels)
-        assert scale_bits(ready(path)) == whole
+        assert scale_bits(prepared(path)) == whole
 
 
 # --- nphotons
@@ -396,9 +378,9 @@ def saying(nphotons: float | None) -> dict[str, np.ndarray]:
 def test_nphotons_is_the_metadatas_then_the_configs(
     write_scan: WriteScan, in_file: float | None, configured: Any, value: float, source: str
 ) -> None:
-    module = ready(write_scan(arrays={**uneven_arrays(), **saying(in_file)}), nphotons=configured)
-    assert (module.nphotons.value, module.nphotons.source) == (value, source)
-    assert module.intensity_scale.nphotons == value
+    data = prepared(write_scan(arrays={**uneven_arrays(), **saying(in_file)}), nphotons=configured)
+    assert (data.calibration.nphotons, data.calibration.nphotons_source) == (value, source)
+    assert data.calibration.nphotons == value
 
 
 def test_measured_nphotons_are_the_mean_counts_of_the_training_patterns(
@@ -409,23 +391,23 @@ def test_measured_nphotons_are_the_mean_counts_of_the_training_patterns(
         .poisson(uneven_arrays()["diffraction"].astype(np.float64) ** 2)
         .astype(np.uint16)
     )
-    module = ready(
+    data = prepared(
         write_scan(arrays={**uneven_arrays(), "diffraction": counts}),
         nphotons="measured",
         measurement="counts",
     )
-    expected = counts[module.subset.train].astype(np.float64).sum(axis=(1, 2)).mean()
-    assert module.nphotons.source == "measured"
+    expected = counts[data.subset.train].astype(np.float64).sum(axis=(1, 2)).mean()
+    assert data.calibration.nphotons_source == "measured"
     # The amplitude, the root of the counts, is rounded to float32: 2**-24 of it, 2**-23 of the
     # counts.
-    assert module.nphotons.value == pytest.approx(expected, rel=2.002 * FLOAT32_ROUNDING)
+    assert data.calibration.nphotons == pytest.approx(expected, rel=2.002 * FLOAT32_ROUNDING)
 
 
 def test_nobody_says_nphotons_is_refused(path: Path) -> None:
     with pytest.raises(
         ValueError, match=rf"nphotons: {path} has no _metadata .*data\.nphotons is None"
     ):
-        ready(path, nphotons=None)
+        prepared(path, nphotons=None)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +422,7 @@ def test_scans_of_which_one_is_silent_on_nphotons_are_refused(
         for seed, (name, nphotons) in enumerate((("one", first), ("two", second)))
     ]
     with pytest.raises(ValueError, match=message):
-        ready(paths)
+        prepared(paths)
 
 
 # --- Several scans
@@ -470,10 +452,10 @@ def test_groups_of_two_scans_know_their_scan(
     two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
 ) -> None:
     paths, arrays = two_scans
-    module = ready(paths, measurement=None, subset_size=None)
+    data = prepared(paths, measurement=None, subset_size=None)
     positions_px = [np.stack([one["ycoords"], one["xcoords"]], axis=1) for one in arrays]
     groups_of_scan = [0, 0]
-    for batch in module.train_dataloader():
+    for batch in batches(data)[0]:
         for x_norm, positions, scan in zip(
             batch.x_norm.numpy(), batch.positions_px.numpy(), batch.scan.tolist(), strict=True
         ):
@@ -482,12 +464,12 @@ def test_groups_of_two_scans_know_their_scan(
                 for position in positions
             ]
             assert np.array_equal(
-                x_norm, times(module.normalization.factor, arrays[scan]["diffraction"][group])
+                x_norm, times(data.calibration.rms_factor, arrays[scan]["diffraction"][group])
             )
             groups_of_scan[scan] += 1
-    assert sum(groups_of_scan) == len(module.subset.train)
+    assert sum(groups_of_scan) == len(data.subset.train)
     assert min(groups_of_scan) > 0
-    for scan, one in zip(module.scans, arrays, strict=True):
+    for scan, one in zip(data.scans, arrays, strict=True):
         assert np.array_equal(scan.probe[0], one["probeGuess"])
 
 
@@ -495,28 +477,32 @@ def test_two_scans_have_one_scale(
     two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
 ) -> None:
     paths, arrays = two_scans
-    module = ready(paths, measurement=None, subset_size=None)
-    train = np.concatenate([one["diffraction"] for one in arrays])[module.subset.train]
+    data = prepared(paths, measurement=None, subset_size=None)
+    train = np.concatenate([one["diffraction"] for one in arrays])[data.subset.train]
     factor = (N / 2) / np.sqrt(energies(train).mean())
-    assert module.normalization.factor == pytest.approx(factor, rel=1e-12)  # float64 rounding
-    scale = np.sqrt(NPHOTONS / energies(times(module.normalization.factor, train)).mean())
-    assert module.intensity_scale.value == pytest.approx(scale, rel=1e-12)  # float64 rounding
+    assert data.calibration.rms_factor == pytest.approx(factor, rel=1e-12)  # float64 rounding
+    scale = np.sqrt(NPHOTONS / energies(times(data.calibration.rms_factor, train)).mean())
+    assert data.calibration.intensity_scale == pytest.approx(scale, rel=1e-12)  # float64 rounding
 
 
 def test_each_scan_has_the_brightness_of_its_training_patterns(
     two_scans: tuple[list[Path], list[dict[str, np.ndarray]]],
 ) -> None:
     paths, arrays = two_scans
-    module = ready(paths, measurement=None, subset_size=None)
-    train = np.concatenate([one["diffraction"] for one in arrays])[module.subset.train]
-    is_second = module.subset.train >= len(arrays[0]["diffraction"])
+    data = prepared(paths, measurement=None, subset_size=None)
+    train = np.concatenate([one["diffraction"] for one in arrays])[data.subset.train]
+    is_second = data.subset.train >= len(arrays[0]["diffraction"])
     expected = [
         np.sqrt(energies(train[belongs]).mean() / energies(train).mean())
         for belongs in (~is_second, is_second)
     ]
-    assert module.brightness.tolist() == pytest.approx(expected, rel=1e-12)  # float64 rounding
+    assert list(data.calibration.scan_brightness) == pytest.approx(
+        expected, rel=1e-12
+    )  # float64 rounding
     assert abs(expected[0] - expected[1]) > 0.01
-    assert ready(paths[0], measurement=None, subset_size=None).brightness.tolist() == [1.0]
+    assert prepared(paths[0], measurement=None, subset_size=None).calibration.scan_brightness == (
+        1.0,
+    )
 
 
 def test_scan_without_training_patterns_is_as_bright_as_the_mean(
@@ -525,15 +511,15 @@ def test_scan_without_training_patterns_is_as_bright_as_the_mean(
     paths, arrays = two_scans
     first = len(arrays[0]["diffraction"])
     (chosen := paths[0].with_name("chosen.txt")).write_text("\n".join(map(str, range(first))))
-    module = ready(
+    data = prepared(
         paths, measurement=None, subset_size=None, sampling="index_file", index_file=str(chosen)
     )
-    assert module.brightness.tolist() == [1.0, 1.0]
+    assert list(data.calibration.scan_brightness) == [1.0, 1.0]
 
 
 def _refusal_of_dark_scan(paths: list[Path]) -> str:
     with pytest.raises(FailedTogether) as refusal:
-        ready(paths, subset_size=None)
+        prepared(paths, subset_size=None)
     return str(refusal.value)
 
 
@@ -567,7 +553,7 @@ def test_scans_that_one_network_can_not_take_are_refused_by_name(
 ) -> None:
     paths = [write_scan("one.npz"), write_scan("two.npz", arrays=small_scan_arrays(**settings))]
     with pytest.raises(ScanError, match=f"{paths[1]}: {message.format(paths[0])}"):
-        ready(paths, subset_size=None)
+        prepared(paths, subset_size=None)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -584,7 +570,7 @@ def test_scan_that_is_there_twice_is_refused(write_scan: WriteScan, compressed: 
             match=f"{last}: content: found the same as that of {paths[0]}, expected each scan "
             "once in data.path",
         ):
-            ready([paths[0], paths[1], last], subset_size=None)
+            prepared([paths[0], paths[1], last], subset_size=None)
 
 
 THREE_DOSES = (1e6, 1e4, 3e6)
@@ -613,16 +599,19 @@ def test_scans_of_different_dose_have_the_mean_nphotons_of_their_training_patter
     three_scans: list[Path], settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ptycho_dist")
-    module = ready(three_scans, **{"nphotons": None, "subset_size": None, **settings})
-    train = np.repeat([0, 1, 2], [60, 30, 45])[module.subset.train]
+    data = prepared(three_scans, **{"nphotons": None, "subset_size": None, **settings})
+    train = np.repeat([0, 1, 2], [60, 30, 45])[data.subset.train]
     # float64 rounding
-    assert module.nphotons.value == pytest.approx(np.mean(np.take(THREE_DOSES, train)), rel=1e-12)
-    assert module.nphotons.source == "metadata, mean over the training patterns of all scans"
-    assert module.intensity_scale.nphotons == module.nphotons.value
+    assert data.calibration.nphotons == pytest.approx(
+        np.mean(np.take(THREE_DOSES, train)), rel=1e-12
+    )
+    assert (
+        data.calibration.nphotons_source == "metadata, mean over the training patterns of all scans"
+    )
     for number, (path, nphotons) in enumerate(zip(three_scans, THREE_DOSES, strict=True)):
         count = int((train == number).sum())
         assert f"scan: {path}: {count} training patterns, " in caplog.text
-        assert f"its metadata say nphotons {nphotons!r}" in caplog.text
+        assert f"its metadata give nphotons {nphotons!r}" in caplog.text
 
 
 def test_three_scans_have_the_same_bits_on_any_number_of_ranks(
@@ -661,16 +650,16 @@ def test_scale_follows_the_sampled_training_patterns_on_any_number_of_ranks(
         "nphotons": "measured",
         **(SAMPLED[mode] if mode in SAMPLED else chosen(tmp_path)),
     }
-    module = ready(path, **settings)
-    train = uneven_arrays()["diffraction"][module.subset.train]
+    data = prepared(path, **settings)
+    train = uneven_arrays()["diffraction"][data.subset.train]
     # Sums and a root in float64.
-    assert module.normalization.factor == pytest.approx(
+    assert data.calibration.rms_factor == pytest.approx(
         (N / 2) / np.sqrt(energies(train).mean()), rel=1e-12
     )
-    assert module.nphotons.value == pytest.approx(energies(train).mean(), rel=1e-12)
-    x_norm = times(module.normalization.factor, train)
-    assert module.intensity_scale.value == pytest.approx(
-        np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12
+    assert data.calibration.nphotons == pytest.approx(energies(train).mean(), rel=1e-12)
+    x_norm = times(data.calibration.rms_factor, train)
+    assert data.calibration.intensity_scale == pytest.approx(
+        np.sqrt(data.calibration.nphotons / energies(x_norm).mean()), rel=1e-12
     )
     assert (
         on_ranks(2, _numbers_on_a_rank, path, settings) == [_numbers_on_a_rank(path, settings)] * 2
@@ -684,7 +673,7 @@ def _refusal_of_own_index_file(path: Path, contents: list[str]) -> str:
     (folder / "keep.txt").write_text(contents[rank()])
     os.chdir(folder)
     try:
-        ready(
+        prepared(
             path,
             subset_size=None,
             sampling="index_file",
@@ -726,34 +715,34 @@ def _log_of_a_rank(path: Path) -> list[str]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        ready(path)
+        prepared(path)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
     return lines
 
 
-def require_audit(lines: list[str], module: ScanDataModule, *, num_ranks: int) -> None:
-    num_patterns = len(module.subset.train)
+def require_audit(lines: list[str], data: PreparedData, *, num_ranks: int) -> None:
+    num_patterns = len(data.subset.train)
     for words in (
-        f"fingerprint {module.subset.fingerprint}",
-        f"normalization: rms, factor r = {module.normalization.factor!r} from {num_patterns} "
+        f"fingerprint {data.subset.fingerprint}",
+        f"normalization: rms, factor r = {data.calibration.rms_factor!r} from {num_patterns} "
         "patterns",
         f"nphotons: {NPHOTONS!r} (source: config)",
-        f"intensity_scale: {module.intensity_scale.value!r} from {num_patterns} patterns on "
+        f"intensity_scale: {data.calibration.intensity_scale!r} from {num_patterns} patterns on "
         f"{num_ranks} rank(s)",
-        str(module.config.path),
+        str(data.config.path),
     ):
         assert sum(words in line for line in lines) == 1, words
 
 
 def test_log_holds_what_an_audit_needs_once(path: Path) -> None:
-    require_audit(_log_of_a_rank(path), ready(path), num_ranks=1)
+    require_audit(_log_of_a_rank(path), prepared(path), num_ranks=1)
 
 
 def test_log_is_rank_zeros_alone(on_ranks: OnRanks, path: Path) -> None:
     first, second, third = on_ranks(3, _log_of_a_rank, path)
-    require_audit(first, ready(path), num_ranks=3)
+    require_audit(first, prepared(path), num_ranks=3)
     assert second == third == []
 
 
@@ -769,22 +758,18 @@ def test_masked_pixels_count_in_no_energy(write_masked_scan: WriteScan) -> None:
         write_masked_scan(f"scan{number}.h5", masks[number], 4e9, arrays[number])
         for number in range(2)
     ]
-    module = ready(paths, hdf5=Hdf5Config(**MASKED_HDF5), nphotons="measured", subset_size=None)
+    data = prepared(paths, hdf5=Hdf5Config(**MASKED_HDF5), nphotons="measured", subset_size=None)
     counted = [
         np.where(mask, array["diffraction"], 0) for array, mask in zip(arrays, masks, strict=True)
     ]
-    train = np.concatenate(counted)[module.subset.train]
-    assert (
-        module.normalization.mean_energy
-        == module.nphotons.value
-        == pytest.approx(energies(train).mean(), rel=1e-12)
-    )
-    assert module.normalization.factor == pytest.approx(
+    train = np.concatenate(counted)[data.subset.train]
+    assert data.calibration.nphotons == pytest.approx(energies(train).mean(), rel=1e-12)
+    assert data.calibration.rms_factor == pytest.approx(
         (N / 2) / np.sqrt(energies(train).mean()), rel=1e-12
     )
-    x_norm = times(module.normalization.factor, train)
-    assert module.intensity_scale.value == pytest.approx(
-        np.sqrt(module.nphotons.value / energies(x_norm).mean()), rel=1e-12
+    x_norm = times(data.calibration.rms_factor, train)
+    assert data.calibration.intensity_scale == pytest.approx(
+        np.sqrt(data.calibration.nphotons / energies(x_norm).mean()), rel=1e-12
     )
 
 
@@ -793,16 +778,15 @@ def test_what_masked_pixels_hold_changes_no_bit(
     write_masked_scan: WriteScan, garbage: float
 ) -> None:
     dark, spoilt = (
-        ready(
+        prepared(
             write_masked_scan(f"{hidden}.h5", dead_pixels(0), hidden),
             hdf5=Hdf5Config(**MASKED_HDF5),
             subset_size=None,
         )
         for hidden in (0.0, garbage)
     )
-    assert spoilt.normalization == dark.normalization
-    assert spoilt.intensity_scale == dark.intensity_scale
-    for one, other in zip(dark.train_dataloader(), spoilt.train_dataloader(), strict=True):
+    assert scale_bits(spoilt) == scale_bits(dark)
+    for one, other in zip(batches(dark)[0], batches(spoilt)[0], strict=True):
         assert torch.equal(one.x_norm, other.x_norm)
 
 
@@ -811,13 +795,28 @@ def test_samples_weigh_as_many_pixels_as_count_where_scans_differ_in_that(
 ) -> None:
     masks = [dead_pixels(0), dead_pixels(1, part=0.5)]
     paths = [write_masked_scan(f"scan{number}.h5", mask) for number, mask in enumerate(masks)]
-    module = ready(paths, hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
-    weights = module.train_dataloader().batch_sampler.weights
-    scan_of_group = module.source.scan_of(module.subset.train_groups[:, 0])
+    data = prepared(paths, hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
+    weights = batches(data)[0].batch_sampler.weights
+    scan_of_group = data.source.scan_of(data.subset.train_groups[:, 0])
     assert weights.tolist() == [int(masks[number].sum()) for number in scan_of_group]
-    assert (
-        ready(paths[:1], hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
-        .train_dataloader()
-        .batch_sampler.weights
-        is None
-    )
+    alone = prepared(paths[:1], hdf5=Hdf5Config(**MASKED_HDF5), subset_size=None)
+    assert batches(alone)[0].batch_sampler.weights is None
+
+
+# --- Stages
+
+
+def test_stages_run_in_their_order_and_hand_on_what_they_found(path: Path) -> None:
+    found: dict[Stage, Any] = {}
+
+    def watch(stage: Stage, action: Callable[[], Any]) -> Any:
+        found[stage] = action()
+        return found[stage]
+
+    data = prepare(DataConfig(path=str(path), measurement="amplitude", nphotons=NPHOTONS), watch)
+    assert tuple(found) == STAGES
+    assert [found[stage] for stage in STAGES if stage.name in ("data file", "subset")] == [
+        data.scans,
+        data.subset,
+    ]
+    assert found[STAGES[-2]] == data.calibration
