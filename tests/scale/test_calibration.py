@@ -30,13 +30,16 @@ CALIBRATION = Calibration(
 
 def test_record_of_a_scale_keeps_every_number() -> None:
     scale = IntensityScale(value=31.25, nphotons=1e6, mean_energy=1024.0, num_patterns=37)
-    assert CALIBRATION == Calibration.of(
-        scale,
-        nphotons_source="config",
-        rms_factor=0.25,
-        pattern_size=64,
-        subset_fingerprint="ab12",
-        scan_brightness=(0.5, 1.25),
+    assert (
+        Calibration.of(
+            scale,
+            nphotons_source="config",
+            rms_factor=0.25,
+            pattern_size=64,
+            subset_fingerprint="ab12",
+            scan_brightness=(0.5, 1.25),
+        )
+        == CALIBRATION
     )
 
 
