@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "memory_supply": set(),
     "physics": set(),
     "scale": {"distributed"},
-    "data": {"scale", "config", "distributed", "progress", "memory_supply"},
+    "data": {"physics", "scale", "config", "distributed", "progress", "memory_supply"},
     "model": {"physics", "scale", "config", "distributed"},
     "bundle": {"model", "scale", "config", "atomic_file"},
     "training": {
+        "physics",
         "data",
         "model",
         "bundle",

@@ -1,5 +1,5 @@
-"""Which samples each rank takes at each step: the same global batches, and the same blocks of
-validation, at any number of ranks."""
+"""Deal samples to ranks: the same global batches, and the same validation blocks, at any number of
+ranks."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch.utils.data import Sampler
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
-    """This rank's part of each global batch.
+    """Sample this rank's part of each global batch.
 
     The order of the samples depends on seed and epoch alone. It is cut into global batches, the
-    last one possibly smaller, and each global batch is dealt to the ranks in turn: no sample twice,
-    none left out, parts that differ by one sample at most. A part may be empty; every rank takes
-    the same number of steps. With gradient accumulation each global batch is first dealt to
-    `num_micro_batches` micro-batches, which come one after the other.
+    last one possibly smaller, and each is dealt to the ranks in turn: no sample twice, none left
+    out, parts that differ by one sample at most. A part may be empty; every rank takes the same
+    number of steps. With gradient accumulation each global batch is first dealt to
+    `num_micro_batches` consecutive micro-batches.
 
     Parameters
     ----------
     num_samples
         Samples of the whole dataset.
     global_batch_size
-        Samples a step over all ranks.
+        Samples per step over all ranks.
     rank, world_size
-        Which part is this rank's.
+        Select this rank's part.
     shuffle_seed
         Seed of the order, together with the epoch.
     num_micro_batches
-        Micro-batches a step.
+        Micro-batches per step.
     weights
-        int64 (num_samples,): terms that each sample brings to a mean over a step, e.g. pixels that
-        count; None: all as many.
+        int64 (num_samples,): terms of each sample in a mean over a step, e.g. unmasked pixels; None
+        if all have the same.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> GlobalBatchSampler:
-        """Where Lightning's trainer looks for the `set_epoch` of a DataLoader's batch sampler."""
+        """Lightning's trainer looks here for the `set_epoch` of a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -67,20 +67,17 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def go_on_after(self, num_steps: int) -> None:
-        """Begin the next pass where one that took `num_steps` steps of its epoch was
-        interrupted."""
+        """Start the next pass after `num_steps` steps of its epoch, where a run was interrupted."""
         self._batches_done = num_steps * self.num_micro_batches
 
     def weight_in(self, batch: int) -> tuple[int, int]:
-        """Samples, or their weights, over all ranks: in micro-batch number `batch` of an epoch, and
-        in the whole step it belongs to."""
+        """Return the number of samples, or their weights, over all ranks: in micro-batch `batch` of
+        an epoch, and in its whole step."""
         step, micro_batch = divmod(batch, self.num_micro_batches)
         in_step = min(self.global_batch_size, self.num_samples - step * self.global_batch_size)
         if self.weights is None:
             return len(range(micro_batch, in_step, self.num_micro_batches)), in_step
-        weights = self.weights[
-            self._order()[step * self.global_batch_size :][: self.global_batch_size]
-        ]
+        weights = self.weights[self._global_batch(step)]
         return int(weights[micro_batch :: self.num_micro_batches].sum()), int(weights.sum())
 
     @property
@@ -91,33 +88,26 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return self.steps_per_epoch * self.num_micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self._order()
         first, self._batches_done = self._batches_done, 0
         for batch in range(first, len(self)):
             step, micro_batch = divmod(batch, self.num_micro_batches)
-            global_batch = order[
-                step * self.global_batch_size : (step + 1) * self.global_batch_size
-            ]
-            yield global_batch[micro_batch :: self.num_micro_batches][
-                self.rank :: self.world_size
-            ].tolist()
+            of_ranks = self._global_batch(step)[micro_batch :: self.num_micro_batches]
+            yield of_ranks[self.rank :: self.world_size].tolist()
 
-    def _order(self) -> np.ndarray:
-        """Of the samples in this epoch; the last one asked for is kept."""
+    def _global_batch(self, step: int) -> np.ndarray:
         if self._kept_order is None or self._kept_order[0] != self.epoch:
             order = np.arange(self.num_samples)
             np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
             self._kept_order = (self.epoch, order)
-        return self._kept_order[1]
+        return self._kept_order[1][step * self.global_batch_size :][: self.global_batch_size]
 
 
 class BlockSampler(Sampler[list[int]]):
-    """Whole blocks of neighbouring samples, dealt to the ranks in turn, each sample once.
+    """Deal whole blocks of neighbouring samples to the ranks in turn, each sample once.
 
-    What a sample is computed together with decides its last bits (convolutions round differently in
-    batches of other sizes). A block's samples stay together, so a metric that is added up over
-    blocks does not depend on the number of ranks. Every rank takes the same number of steps; the
-    last one may be empty.
+    A sample's last bits depend on its batch (convolutions round differently in batches of other
+    sizes). A block's samples stay together, so a metric summed over blocks does not depend on the
+    number of ranks. Every rank takes the same number of steps; the last may be empty.
     """
 
     def __init__(self, num_samples: int, *, block_size: int, rank: int, world_size: int) -> None:

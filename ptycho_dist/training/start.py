@@ -16,8 +16,9 @@ from ptycho_dist.config import Config
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.normalization import normalize
 from ptycho_dist.distributed import from_rank_zero, rank, require_same, run_together
-from ptycho_dist.model.first_probe import find_first_probe, middle_of_scan
+from ptycho_dist.model.first_probe import NUM_PATTERNS, find_first_probe
 from ptycho_dist.model.probe_modes import add_modes
+from ptycho_dist.physics.scan_positions import central_positions
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Start:
         if refined is not None and refined.shape == own.shape:
             logger.info("init: %s begins with the refined probe of train.init", scan.path)
             return refined
-        patterns = patterns[middle_of_scan(scan.positions_px[patterns])]
+        patterns = patterns[central_positions(scan.positions_px[patterns], NUM_PATTERNS)]
         x_norm = normalize(
             scan.amplitude(patterns), data.normalization.factor / data.brightness[number]
         )
