@@ -635,7 +635,7 @@ def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
         num_patterns=37,
         held_bytes=0,
     )
-    with step_memory._LiveBytes() as live:
+    with step_memory.LiveBytes() as live:
         samples = Samples(
             torch.ones(5, 4, 16, 16),
             positions_px.expand(5, -1, -1),
