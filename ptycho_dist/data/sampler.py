@@ -4,11 +4,13 @@ ranks."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import Sampler
 
 
+@dataclass(eq=False)
 class GlobalBatchSampler(Sampler[list[int]]):
     """Sample this rank's part of each global batch.
 
@@ -18,7 +20,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
     number of steps. With gradient accumulation each global batch is first dealt to
     `num_micro_batches` consecutive micro-batches.
 
-    Parameters
+    Attributes
     ----------
     num_samples
         Samples of the whole dataset.
@@ -33,29 +35,20 @@ class GlobalBatchSampler(Sampler[list[int]]):
     weights
         int64 (num_samples,): terms of each sample in a mean over a step, e.g. unmasked pixels; None
         if all have the same.
+    epoch
+        Set by the trainer.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        *,
-        global_batch_size: int,
-        rank: int,
-        world_size: int,
-        shuffle_seed: int,
-        num_micro_batches: int = 1,
-        weights: np.ndarray | None = None,
-    ) -> None:
-        self.num_samples = num_samples
-        self.global_batch_size = global_batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle_seed = shuffle_seed
-        self.num_micro_batches = num_micro_batches
-        self.weights = weights
-        self.epoch = 0
-        self._batches_done = 0
-        self._kept_order: tuple[int, np.ndarray] | None = None
+    num_samples: int
+    global_batch_size: int
+    rank: int
+    world_size: int
+    shuffle_seed: int
+    num_micro_batches: int = 1
+    weights: np.ndarray | None = None
+    epoch: int = field(default=0, init=False)
+    _batches_done: int = field(default=0, init=False)
+    _kept_order: tuple[int, np.ndarray] | None = field(default=None, init=False)
 
     @property
     def sampler(self) -> GlobalBatchSampler:
@@ -63,7 +56,6 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
         self.epoch = epoch
 
     def go_on_after(self, num_steps: int) -> None:
@@ -77,7 +69,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
         in_step = min(self.global_batch_size, self.num_samples - step * self.global_batch_size)
         if self.weights is None:
             return len(range(micro_batch, in_step, self.num_micro_batches)), in_step
-        weights = self.weights[self._global_batch(step)]
+        start = step * self.global_batch_size
+        weights = self.weights[self._order()[start : start + in_step]]
         return int(weights[micro_batch :: self.num_micro_batches].sum()), int(weights.sum())
 
     @property
@@ -88,20 +81,24 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return self.steps_per_epoch * self.num_micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()
         first, self._batches_done = self._batches_done, 0
         for batch in range(first, len(self)):
             step, micro_batch = divmod(batch, self.num_micro_batches)
-            of_ranks = self._global_batch(step)[micro_batch :: self.num_micro_batches]
+            global_batch = order[step * self.global_batch_size :][: self.global_batch_size]
+            of_ranks = global_batch[micro_batch :: self.num_micro_batches]
             yield of_ranks[self.rank :: self.world_size].tolist()
 
-    def _global_batch(self, step: int) -> np.ndarray:
+    def _order(self) -> np.ndarray:
+        """Return this epoch's order of the samples; the last one is kept."""
         if self._kept_order is None or self._kept_order[0] != self.epoch:
             order = np.arange(self.num_samples)
             np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
             self._kept_order = (self.epoch, order)
-        return self._kept_order[1][step * self.global_batch_size :][: self.global_batch_size]
+        return self._kept_order[1]
 
 
+@dataclass(eq=False)
 class BlockSampler(Sampler[list[int]]):
     """Deal whole blocks of neighbouring samples to the ranks in turn, each sample once.
 
@@ -110,11 +107,10 @@ class BlockSampler(Sampler[list[int]]):
     number of ranks. Every rank takes the same number of steps; the last may be empty.
     """
 
-    def __init__(self, num_samples: int, *, block_size: int, rank: int, world_size: int) -> None:
-        self.num_samples = num_samples
-        self.block_size = block_size
-        self.rank = rank
-        self.world_size = world_size
+    num_samples: int
+    block_size: int
+    rank: int
+    world_size: int
 
     def __len__(self) -> int:
         return -(-self.num_samples // (self.block_size * self.world_size))
