@@ -62,6 +62,10 @@ class Finding:
     mend: str
 
 
+def _warning(what: str, mend: str) -> Finding:
+    return Finding("warning", what, mend)
+
+
 def find(
     scan: Scan, statistics: PatternStatistics, *, nphotons: float | None, training_fails: bool
 ) -> list[Finding]:
@@ -117,8 +121,7 @@ def _measurement(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]
     looks = looks_like(statistics)
     if looks is not None and looks != scan.measurement:
         numbers = "whole numbers" if looks == "counts" else "roots of whole numbers"
-        yield Finding(
-            "warning",
+        yield _warning(
             f"said to hold {scan.measurement}, but the numbers are {numbers}: they look like "
             f"{looks}",
             f"Ask who wrote the file. --data.measurement {looks}, or the metadata's, decides "
@@ -139,8 +142,7 @@ def looks_like(statistics: PatternStatistics) -> Literal["counts", "amplitude"] 
 def _saturation(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
     at_limit = np.argwhere(statistics.at_type_limit > 0)
     if len(at_limit):
-        yield Finding(
-            "warning",
+        yield _warning(
             f"{statistics.at_type_limit.sum()} numbers are the largest of "
             f"{scan.diffraction.dtype}, at pixels {named(at_limit)}",
             "Saturated, or the detector's mark for what it did not measure: mask these "
@@ -150,8 +152,7 @@ def _saturation(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
     largest = statistics.largest.max()
     in_counts = largest**2 if scan.measurement == "amplitude" else largest
     if in_counts >= 1000 and statistics.num_at_largest >= FEWEST_AT_LARGEST:
-        yield Finding(
-            "warning",
+        yield _warning(
             f"{statistics.num_at_largest} numbers equal the largest, {largest:.6g}, at "
             f"pixels {named(np.argwhere(statistics.largest == largest))}: clipped",
             "The detector saturates there: mask these pixels (--data.mask FILE), or measure "
@@ -169,8 +170,7 @@ def _faulty_pixels(scan: Scan, statistics: PatternStatistics) -> Iterator[Findin
     is_dark = (statistics.largest == 0) & (third_darkest >= FEWEST_COUNTS_AROUND_DEAD)
     is_dead = is_dark & _counted(scan)
     if is_dead.any():
-        yield Finding(
-            "warning",
+        yield _warning(
             f"{is_dead.sum()} pixels are 0 in every pattern, among bright ones: "
             f"{named(np.argwhere(is_dead))}",
             _MASK_THEM,
@@ -185,8 +185,7 @@ def _detector_gaps(scan: Scan, statistics: PatternStatistics) -> Iterator[Findin
         between = np.arange(lit[0], lit[-1]) if len(lit) else lit
         gap = between[(light[between] == 0) & np.any(counted, axis=axis)[between]]
         if len(gap):
-            yield Finding(
-                "warning",
+            yield _warning(
                 f"the {name} {named(gap)} are 0 in every pattern, with light on both sides: "
                 "a gap between the detector's modules",
                 _MASK_THEM,
@@ -203,8 +202,7 @@ def _hot_pixels(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
     # the direct beam may be as sharp
     is_hot[middle - 2 : middle + 3, middle - 2 : middle + 3] = False
     if is_hot.any():
-        yield Finding(
-            "warning",
+        yield _warning(
             f"{is_hot.sum()} pixels are over {HOT_TIMES} times brighter than all around "
             f"them: {named(np.argwhere(is_hot))}",
             _MASK_THEM,
@@ -221,8 +219,7 @@ def _centre(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
     if not mean.any():
         return
     if is_in_corners(mean):
-        yield Finding(
-            "warning",
+        yield _warning(
             "the light is in the corners of the patterns: zero frequency looks to be at [0, 0]",
             "Write them with numpy.fft.fftshift over the last two axes: the direct beam "
             f"belongs to [{size // 2}, {size // 2}].",
@@ -231,8 +228,7 @@ def _centre(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
     row, column = centre_of_mass(mean)
     offset = max(abs(row - size // 2), abs(column - size // 2))
     if offset > max(LARGEST_OFFSET * size, 1):
-        yield Finding(
-            "warning",
+        yield _warning(
             f"the mean pattern has its centre of mass at [{row:.1f}, {column:.1f}], expected "
             f"near [{size // 2}, {size // 2}]",
             "Look at the picture: is the direct beam in the middle? If not, --data.crop N "
@@ -249,8 +245,7 @@ def _dark_patterns(statistics: PatternStatistics) -> Iterator[Finding]:
     counts = statistics.counts
     dark = np.flatnonzero(counts == 0)
     if len(dark):
-        yield Finding(
-            "warning",
+        yield _warning(
             f"{len(dark)} patterns have no count at all: {named(dark)}",
             "Leave them out: they say that the object is black there.",
         )
@@ -272,8 +267,7 @@ def _photons(statistics: PatternStatistics, nphotons: float | None) -> Iterator[
         return
     ratio = nphotons / mean
     if not 0.5 < ratio < 2:
-        yield Finding(
-            "warning",
+        yield _warning(
             f"nphotons is {nphotons:.6g}, but the file's numbers add up to {mean:.6g} a pattern",
             "Right where the numbers are scaled counts; else correct the metadata, or "
             "--data.nphotons measured where there are none.",
@@ -289,8 +283,7 @@ def _photons(statistics: PatternStatistics, nphotons: float | None) -> Iterator[
 def _positions(scan: Scan) -> Iterator[Finding]:
     extent = float(np.ptp(scan.positions_px, axis=0).max())
     if scan.num_patterns > 1 and extent < 1:
-        yield Finding(
-            "warning",
+        yield _warning(
             f"all positions lie within {extent:.3g} px: they look like metres",
             "Give pixels of the object, wavelength * distance / (N * detector pixel); or an "
             "HDF5 file with its unit and geometry.",
@@ -298,8 +291,7 @@ def _positions(scan: Scan) -> Iterator[Finding]:
         return
     num_again = scan.num_patterns - len(np.unique(scan.positions_px, axis=0))
     if num_again:
-        yield Finding(
-            "warning",
+        yield _warning(
             f"{num_again} of {scan.num_patterns} positions are those of an earlier pattern",
             "Fine where the scan stopped there to measure again; else the positions of these "
             "patterns were not recorded.",
@@ -321,8 +313,7 @@ def _overlap(scan: Scan) -> Iterator[Finding]:
         return
     typical = np.median(distances)
     if typical > size * (1 - LEAST_OVERLAP):
-        yield Finding(
-            "warning",
+        yield _warning(
             f"neighbouring positions are {typical:.4g} px apart: even a beam that fills the patch "
             f"of {size} px overlaps by {100 * max(0.0, 1 - typical / size):.0f} % only",
             "Check energy, distance, detector pixel and the unit of the positions. Or is it "
@@ -331,8 +322,7 @@ def _overlap(scan: Scan) -> Iterator[Finding]:
     elif len(scan.probe):
         overlap, diameter = beam_overlap(distances, scan.probe)
         if overlap < LEAST_OVERLAP:
-            yield Finding(
-                "warning",
+            yield _warning(
                 f"overlap {100 * overlap:.0f} %: {distances.mean():.4g} px between "
                 f"neighbours, a beam of {diameter:.4g} px",
                 f"At least {100 * LEAST_OVERLAP:.0f} % is wanted, better 70 %. Check the "
@@ -345,8 +335,7 @@ def _probe(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
         return
     correlation = far_field_correlation(scan.probe, statistics.mean_pattern, scan.mask)
     if correlation < LEAST_FAR_FIELD_CORRELATION:
-        yield Finding(
-            "warning",
+        yield _warning(
             "the probe's far field does not look like the mean pattern: correlation "
             f"{correlation:.2f}, of a sound scan over 0.9",
             "Is it the probe of this scan, of this energy and crop, in real space, and is the "
@@ -361,8 +350,7 @@ def _object(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
     outside = np.flatnonzero(~lies_on_object(scan, scan.positions_px))
     if len(outside):
         rows, columns = scan.object_guess.shape
-        yield Finding(
-            "warning",
+        yield _warning(
             f"the patches of {len(outside)} patterns do not lie on the object of {rows} x "
             f"{columns} px: {named(outside)}",
             "Positions are pixels of the object, of a patch's centre; position (0, 0) lies "
@@ -373,15 +361,13 @@ def _object(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
         return
     words, least = min(fit.residual_turned.items(), key=lambda item: item[1], default=("", np.inf))
     if least < 0.7 * fit.residual:
-        yield Finding(
-            "warning",
+        yield _warning(
             f"the object explains the patterns better with {words}: residual {least:.3f}, as "
             f"the positions are {fit.residual:.3f}",
             "Exchange or reverse them in the file, or the object.",
         )
     elif fit.residual > _EXPLAINS_NOTHING * fit.residual_exchanged:
-        yield Finding(
-            "warning",
+        yield _warning(
             f"the object does not explain the patterns: residual {fit.residual:.3f}, and "
             f"{fit.residual_exchanged:.3f} with the positions of other patterns",
             "Object, probe, positions and patterns may be of different scans, or the "
