@@ -1,8 +1,9 @@
 """The ranks of a run: what they add up, agree on, do once, and fail at together.
 
 The only code that talks to `torch.distributed`, apart from Lightning, which starts the process
-group and runs DDP. Functions are collectives unless they say otherwise: every rank must call them.
-Without a process group they are the plain local operation.
+group and runs DDP. In a process group all functions but `rank`, `world_size`, `backend`,
+`first_failure` and the clocks are collectives, which every rank must call. Without a process group
+they are the plain local operation.
 """
 
 from ptycho_dist.distributed.agreement import (

@@ -103,7 +103,7 @@ def require_same(local_values: Mapping[str, Any]) -> None:
 def first_failure(own: str) -> str:
     """Record what stops this rank, and return the record of the rank that stopped first.
 
-    Not a collective: each rank comes when it stops. The record lies in the launcher's store, which
+    Not a collective: each rank calls it when it stops. The launcher's store keeps the record, and
     outlives the rank.
     """
     if not is_up() or "MASTER_ADDR" not in os.environ:

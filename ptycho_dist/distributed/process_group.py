@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def is_up() -> bool:
-    """Return True in a process group. Not a collective, nor are the next four."""
+    """Return True in a process group."""
     return dist.is_available() and dist.is_initialized()
 
 

@@ -12,7 +12,7 @@ from ptycho_dist.distributed.process_group import device_of, is_up
 
 
 def time_when_done() -> float:
-    """Return a clock's seconds once the GPU has done all queued work. Not a collective."""
+    """Return a clock's seconds once the GPU has done all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
