@@ -76,7 +76,9 @@ def test_split_finds_who_is_slow(
     assert len(rows) == 2
     expected = dict.fromkeys(STEP_SPLIT, 0.0) | expected_ms
     for row in rows:
-        assert {name: float(row[name]) for name in STEP_SPLIT} == pytest.approx(expected, abs=1e-6)
+        assert {name: float(row[name]) for name in STEP_SPLIT} == pytest.approx(
+            expected, rel=1e-6, abs=1e-6
+        )
 
 
 def test_run_goes_on_with_a_step_that_is_timed(
