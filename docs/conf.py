@@ -33,6 +33,7 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 default_role = "literal"  # `name` in a docstring
 autodoc_inherit_docstrings = False  # those of Lightning are its own
+autodoc_mock_imports = ["torch.utils.tensorboard"]  # would need TensorBoard to build the site
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

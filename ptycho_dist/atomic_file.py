@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are complete or not there."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, in the same directory; on success flush it to disk and
+    """Give a temporary path in the same directory to write to; on success flush it to disk and
     rename it to `path`.
 
-    On an error the temporary file is removed and what stood at `path` before is untouched.
+    On an error the temporary file is removed, and what was at `path` before is untouched.
 
     Raises
     ------
     OSError
-        Disk full, read-only, no permission and the like; it names `path`, not the temporary file.
+        Disk full, read-only, no permission and the like; names `path`, not the temporary file.
     """
     try:
         with _temporary_beside(path) as temporary:
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            _flush(temporary)
             os.replace(temporary, path)
-        _flush_directory(path.parent)  # the rename itself
+        _flush(path.parent)  # the rename itself
     except OSError as error:
         if error.errno is None:
             raise
@@ -37,10 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays: some writers choose the format by it, or add their own where it is missing.
+    # Keep the suffix: some writers choose the format by it, or add their own where it is missing.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     try:
-        os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would hide results from colleagues
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(handle, 0o666 & ~umask)  # mkstemp's 0600 would hide results from colleagues
         os.close(handle)
         yield Path(name)
     except BaseException:
@@ -48,15 +49,9 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
         raise
 
 
-def _flush_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _flush(file_or_directory: Path) -> None:
+    handle = os.open(file_or_directory, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -1,4 +1,4 @@
-"""A list of patterns that somebody chose: `data.index_file`."""
+"""Read a list of chosen patterns: `data.index_file`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from pathlib import Path
 import numpy as np
 
 LARGEST_BYTES = 1 << 28
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
-"""That fits 64 bits."""
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")  # that fits 64 bits
 
 
 class IndexFileError(ValueError):
-    """An index file that can't be used; the message names the file, the line or entry, what was
-    found and what was expected."""
+    """An index file that can't be used; the message names file, line or entry, found, expected."""
 
     def __init__(self, path: Path, where: str, found: object, expected: str) -> None:
         super().__init__(f"{path}: {where}: found {found}, expected {expected}")
 
 
 def read_index_file(path: str | Path, num_patterns: int) -> np.ndarray:
-    """Pattern numbers (k,) int64, ascending, of a `.npy` or text file.
+    """Return pattern numbers (k,) int64, ascending, of a `.npy` or text file.
 
-    Numbers count from 0 through all scans in the order of `data.path`, so that the second scan
-    begins where the first one ends. A `.npy` file holds one axis of integers; a text file one
-    number a line, with empty lines and comments after `#`. Their order means nothing.
+    Numbers count from 0 through all scans in the order of `data.path`. A `.npy` file holds one axis
+    of integers; a text file has one number per line, empty lines, and comments after `#`. Their
+    order has no meaning.
 
     Raises
     ------
     IndexFileError
-        There is no such file, it holds no number or anything else, or a number is not that of a
-        pattern, or comes twice.
+        There is no such file, it holds no number or anything else, or a number is out of range or
+        repeated.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,5 +1,5 @@
-"""The finalised subset: which patterns are trained on, which validate, and how they are grouped.
-The same on every rank."""
+"""The final subset: which patterns train, which validate, and how they are grouped. The same on
+every rank."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.sampling import SubsetError, draw_patterns
 from ptycho_dist.data.scan import Scan
+from ptycho_dist.physics.scan_positions import nearest_neighbours
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,11 +25,10 @@ class Subset:
     train, validation
         (k,) int64, ascending: the patterns of each side. None is on both.
     train_groups, validation_groups
-        (groups, C) int64. Every training pattern begins one training group, followed by its nearest
-        neighbours among the training patterns; every validation pattern is in exactly one
-        validation group.
+        (groups, C) int64. Each training pattern starts one training group and is followed by its
+        nearest training neighbours. Each validation pattern is in exactly one validation group.
     fingerprint
-        SHA-256 of the scans' contents and positions and of the groups of both sides.
+        SHA-256 of the scans' contents and positions, and of both sides' groups.
     description
         How many patterns of how many were drawn, and how.
     """
@@ -44,9 +44,6 @@ class Subset:
 def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
     """Draw, split and group the patterns of `scans`.
 
-    Validation takes whole groups, a random pattern and its nearest neighbours that are still free,
-    so that with C > 1 its patches overlap and no pattern is on both sides.
-
     Raises
     ------
     SubsetError
@@ -56,75 +53,86 @@ def select_subset(scans: Sequence[Scan], config: DataConfig) -> Subset:
     positions_px = np.concatenate([scan.positions_px for scan in scans])
     scan_of_pattern = np.repeat(np.arange(len(scans)), [scan.num_patterns for scan in scans])
     draw = draw_patterns(scans, config, np.random.default_rng(config.subset_seed))
-    size = len(draw.patterns)
-    is_free = np.zeros(len(positions_px), dtype=bool)
-    is_free[draw.patterns] = True
-    drawn_of_scan = [
-        np.flatnonzero(is_free & (scan_of_pattern == number)) for number in range(len(scans))
-    ]
-    find_free = [_FreeNeighbours(positions_px, drawn, is_free) for drawn in drawn_of_scan]
-    num_validation_groups = round(config.val_fraction * size / config.group_size)
-    validation_groups = np.empty((num_validation_groups, config.group_size), dtype=np.int64)
-    next_anchor = iter(draw.patterns)
-    for group in range(num_validation_groups):
-        anchor = next((pattern for pattern in next_anchor if is_free[pattern]), None)
-        nearest = (
-            None
-            if anchor is None
-            else find_free[scan_of_pattern[anchor]].nearest(anchor, config.group_size)
-        )
-        if nearest is None:
-            raise SubsetError(
-                f"data.val_fraction {config.val_fraction} of {size} patterns leaves too few for "
-                f"groups of {config.group_size}"
-            )
-        validation_groups[group] = nearest
-        is_free[nearest] = False
-
-    train = np.flatnonzero(is_free)
+    validation_groups = _split_off_validation(draw.patterns, positions_px, scan_of_pattern, config)
+    train = np.setdiff1d(draw.patterns, validation_groups)
     if len(train) == 0:
         raise SubsetError(
-            f"data.val_fraction {config.val_fraction} of {size} patterns leaves none to train on"
+            f"data.val_fraction {config.val_fraction} of {len(draw.patterns)} patterns leaves none "
+            "to train on"
         )
     train_groups = np.concatenate(
         [
-            _nearest_neighbour_groups(
-                positions_px, train[scan_of_pattern[train] == number], config.group_size, scan
+            _groups_of_neighbours(
+                positions_px, train[scan_of_pattern[train] == number], config, scan
             )
             for number, scan in enumerate(scans)
         ]
     )
     for groups in (train_groups, validation_groups):
         _require_overlap(positions_px, groups, scans[0].pattern_size)
-    validation = np.sort(validation_groups.reshape(-1))
-    fingerprint = _sha256(
-        [scan.fingerprint for scan in scans],
-        positions_px,
-        scan_of_pattern,
-        train_groups,
-        validation_groups,
-    )
     return Subset(
         train=train,
-        validation=validation,
+        validation=np.sort(validation_groups.reshape(-1)),
         train_groups=train_groups,
         validation_groups=validation_groups,
-        fingerprint=fingerprint,
+        fingerprint=_sha256(
+            [scan.fingerprint for scan in scans],
+            positions_px,
+            scan_of_pattern,
+            train_groups,
+            validation_groups,
+        ),
         description=draw.description,
     )
 
 
+def _split_off_validation(
+    drawn: np.ndarray, positions_px: np.ndarray, scan_of_pattern: np.ndarray, config: DataConfig
+) -> np.ndarray:
+    """Return validation groups (groups, C): a random pattern and its nearest free neighbours.
+
+    Whole groups are taken, so that with C > 1 their patches overlap and no pattern is on both
+    sides.
+    """
+    is_free = np.zeros(len(positions_px), dtype=bool)
+    is_free[drawn] = True
+    find_free = [
+        _FreeNeighbours(
+            positions_px, np.flatnonzero(is_free & (scan_of_pattern == number)), is_free
+        )
+        for number in range(scan_of_pattern[-1] + 1)
+    ]
+    num_groups = round(config.val_fraction * len(drawn) / config.group_size)
+    groups = np.empty((num_groups, config.group_size), dtype=np.int64)
+    anchors = iter(drawn)
+    for group in groups:
+        anchor = next((pattern for pattern in anchors if is_free[pattern]), None)
+        if anchor is not None:
+            nearest = find_free[scan_of_pattern[anchor]].nearest(anchor, config.group_size)
+        if anchor is None or nearest is None:
+            raise SubsetError(
+                f"data.val_fraction {config.val_fraction} of {len(drawn)} patterns leaves too few "
+                f"for groups of {config.group_size}"
+            )
+        group[:] = nearest
+        is_free[nearest] = False
+    return groups
+
+
 class _FreeNeighbours:
-    """Of the patterns drawn from one scan, those nearest to one of them that are still free."""
+    """Finds the nearest free patterns among those drawn from one scan.
+
+    `is_free` (of all patterns) stays the caller's: changes to it take effect here.
+    """
 
     def __init__(self, positions_px: np.ndarray, drawn: np.ndarray, is_free: np.ndarray) -> None:
         self.positions_px = positions_px
         self.drawn = drawn
-        self.is_free = is_free  # what its owner changes is seen here
+        self.is_free = is_free
         self.tree = cKDTree(positions_px[drawn])
 
     def nearest(self, anchor: int, count: int) -> np.ndarray | None:
-        """(count,): `anchor` first, then by distance, at equal distances by number; None where
+        """Return (count,) patterns: `anchor`, then the others by distance, ties by number; None if
         fewer are free."""
         position = self.positions_px[anchor]
         num_asked = count
@@ -138,8 +146,8 @@ class _FreeNeighbours:
             if num_asked >= len(self.drawn):
                 return None
             num_asked *= 2
-        # All that may be among them, as the tree rounds distances in its own way and tells equal
-        # ones apart in any.
+        # The tree rounds distances in its own way and orders ties arbitrarily: sort again all that
+        # may be among the nearest.
         candidates = self.drawn[
             np.sort(self.tree.query_ball_point(position, free_distance[count - 1] * (1 + 1e-9)))
         ]
@@ -149,34 +157,18 @@ class _FreeNeighbours:
         return candidates[np.argsort(squared_distance, kind="stable")[:count]]
 
 
-def _nearest_neighbour_groups(
-    positions_px: np.ndarray, patterns: np.ndarray, group_size: int, scan: Scan
+def _groups_of_neighbours(
+    positions_px: np.ndarray, patterns: np.ndarray, config: DataConfig, scan: Scan
 ) -> np.ndarray:
-    """(len(patterns), C): each pattern, then its C - 1 nearest."""
+    """Return (len(patterns), C): each pattern, then its C - 1 nearest."""
     if len(patterns) == 0:
-        return np.empty((0, group_size), dtype=np.int64)
-    if len(patterns) < group_size:
+        return np.empty((0, config.group_size), dtype=np.int64)
+    if len(patterns) < config.group_size:
         raise SubsetError(
             f"{scan.path}: found {len(patterns)} training patterns, expected at least "
-            f"data.group_size = {group_size}"
+            f"data.group_size = {config.group_size}"
         )
-    return patterns[nearest_neighbours(positions_px[patterns], group_size)]
-
-
-def nearest_neighbours(positions_px: np.ndarray, count: int) -> np.ndarray:
-    """Numbers (n, count) of the positions nearest to each of n, itself first; n is at least
-    `count`."""
-    itself = np.arange(len(positions_px))[:, None]
-    if count == 1:
-        return itself
-    _, neighbours = cKDTree(positions_px).query(positions_px, k=count)
-    # Where several patterns share a position the tree may put another one first, or leave the
-    # pattern itself out.
-    neighbours = np.take_along_axis(
-        neighbours, np.argsort(neighbours != itself, axis=1, kind="stable"), axis=1
-    )
-    neighbours[:, 0] = itself[:, 0]
-    return neighbours
+    return patterns[nearest_neighbours(positions_px[patterns], config.group_size)]
 
 
 def _require_overlap(positions_px: np.ndarray, groups: np.ndarray, pattern_size: int) -> None:
@@ -184,10 +176,9 @@ def _require_overlap(positions_px: np.ndarray, groups: np.ndarray, pattern_size:
         return
     offset = np.abs(positions_px[groups] - positions_px[groups[:, :1]]).max(axis=(1, 2))
     if offset.max() >= pattern_size:
-        anchor = groups[int(offset.argmax()), 0]
         raise SubsetError(
-            f"pattern {anchor} and its {groups.shape[1] - 1} nearest neighbours are up to "
-            f"{offset.max():.1f} px apart, so that patches of "
+            f"pattern {groups[int(offset.argmax()), 0]} and its {groups.shape[1] - 1} nearest "
+            f"neighbours are up to {offset.max():.1f} px apart, so that patches of "
             f"{pattern_size} px don't overlap; draw more patterns (data.sampling) or use "
             "data.group_size 1"
         )

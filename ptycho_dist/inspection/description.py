@@ -6,20 +6,17 @@ import numpy as np
 
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inspection.findings import looks_like
-from ptycho_dist.inspection.illumination import (
-    far_field_correlation,
-    fit_object,
-    nearest_distances_px,
-)
+from ptycho_dist.inspection.illumination import beam_overlap, far_field_correlation, fit_object
 from ptycho_dist.inspection.statistics import PatternStatistics
 from ptycho_dist.memory_supply import size_in_words
+from ptycho_dist.physics.scan_positions import nearest_distances_px
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
 
 
 def describe_scan(
     scan: Scan, statistics: PatternStatistics | None, *, measurement_is_said: bool
 ) -> dict[str, str]:
-    """What a person asks of a scan, by name; without `statistics` what needs no pass over the
+    """Return descriptions by name; without `statistics`, those that need no pass over the
     patterns."""
     size = scan.pattern_size
     described = {
@@ -28,41 +25,30 @@ def describe_scan(
         "measurement": _measurement(scan, statistics, measurement_is_said),
     }
     if statistics is not None:
-        counts = statistics.counts
+        counts, largest = statistics.counts, statistics.largest.max()
+        in_counts = largest**2 if scan.measurement == "amplitude" else largest
         described["counts a pattern"] = (
             f"mean {counts.mean():.6g}, from {counts.min():.6g} to {counts.max():.6g}"
         )
-        largest = statistics.largest.max()
-        in_counts = largest**2 if scan.measurement == "amplitude" else largest
         described["counts a pixel"] = (
             f"largest {in_counts:.6g}; {100 * statistics.zero_fraction:.3g} % are 0"
         )
     described["nphotons"] = (
         "the file does not say" if scan.nphotons is None else f"{scan.nphotons:.6g} by the file"
     )
-    if scan.mask is None:
-        described["mask"] = "none: all pixels count"
-    else:
-        described["mask"] = (
-            f"{np.count_nonzero(~scan.mask)} of {scan.mask.size} pixels do not count"
-        )
-    return (
-        described
-        | _geometry(scan)
-        | _positions(scan)
-        | _probe(scan, statistics)
-        | _object(scan, statistics)
+    described["mask"] = (
+        "none: all pixels count"
+        if scan.mask is None
+        else f"{np.count_nonzero(~scan.mask)} of {scan.mask.size} pixels do not count"
     )
+    described["geometry"] = _geometry(scan)
+    return described | _positions(scan) | _probe(scan, statistics) | _object(scan, statistics)
 
 
 def _measurement(scan: Scan, statistics: PatternStatistics | None, is_said: bool) -> str:
     looks = None if statistics is None else looks_like(statistics)
-    suggestion = (
-        f"the numbers are {'whole' if looks == 'counts' else 'roots of whole numbers'}: they look "
-        f"like {looks}"
-        if looks
-        else ""
-    )
+    numbers = "whole" if looks == "counts" else "roots of whole numbers"
+    suggestion = f"the numbers are {numbers}: they look like {looks}" if looks else ""
     if is_said:
         return f"{scan.measurement}{f'; {suggestion}' if suggestion else ''}"
     return (
@@ -70,39 +56,34 @@ def _measurement(scan: Scan, statistics: PatternStatistics | None, is_said: bool
     )
 
 
-def _geometry(scan: Scan) -> dict[str, str]:
+def _geometry(scan: Scan) -> str:
     geometry = scan.geometry
     if geometry is None:
-        return {"geometry": "the file does not say: pixels alone, which is enough for training"}
-    detector = (
-        f"{geometry.distance_m:.6g} m to a detector of "
-        f"{1e6 * geometry.detector_pixel_m:.6g} um pixels"
+        return "the file does not say: pixels alone, which is enough for training"
+    return (
+        f"{geometry.energy_eV:.6g} eV ({1e9 * geometry.wavelength_m:.4g} nm), "
+        f"{geometry.distance_m:.6g} m to a detector of {1e6 * geometry.detector_pixel_m:.6g} um "
+        f"pixels; pixel of the object {1e9 * geometry.object_pixel_m(scan.pattern_size):.6g} nm"
     )
-    pixel = f"pixel of the object {1e9 * geometry.object_pixel_m(scan.pattern_size):.6g} nm"
-    return {
-        "geometry": f"{geometry.energy_eV:.6g} eV ({1e9 * geometry.wavelength_m:.4g} nm), "
-        f"{detector}; {pixel}"
-    }
 
 
 def _positions(scan: Scan) -> dict[str, str]:
+    distances = nearest_distances_px(scan.positions_px)
+    if len(distances) == 0:
+        return {"positions": "one"}
     rows, columns = np.ptp(scan.positions_px, axis=0)
     extent = f"over {rows:.4g} x {columns:.4g} px (y, x)"
     if scan.geometry is not None:
         pixel_um = 1e6 * scan.geometry.object_pixel_m(scan.pattern_size)
         extent += f", {rows * pixel_um:.3g} x {columns * pixel_um:.3g} um"
-    distances = nearest_distances_px(scan.positions_px)
-    if len(distances) == 0:
-        return {"positions": "one"}
     described = {
         "positions": f"{extent}; nearest neighbours {distances.mean():.4g} px apart in the mean, "
         f"up to {distances.max():.4g}"
     }
     if len(scan.probe):
-        diameter = beam_diameter_px(scan.probe)
+        overlap, diameter = beam_overlap(distances, scan.probe)
         described["overlap"] = (
-            f"{100 * (1 - distances.mean() / diameter):.0f} %: {distances.mean():.4g} px a step, "
-            f"beam of {diameter:.4g} px"
+            f"{100 * overlap:.0f} %: {distances.mean():.4g} px a step, beam of {diameter:.4g} px"
         )
     return described
 
@@ -117,10 +98,8 @@ def _probe(scan: Scan, statistics: PatternStatistics | None) -> dict[str, str]:
         f"{beam_diameter_px(scan.probe):.4g} px"
     )
     if statistics is not None and statistics.mean_pattern.any():
-        said += (
-            "; far field like the mean pattern: correlation "
-            f"{far_field_correlation(scan.probe, statistics.mean_pattern, scan.mask):.3f}"
-        )
+        correlation = far_field_correlation(scan.probe, statistics.mean_pattern, scan.mask)
+        said += f"; far field like the mean pattern: correlation {correlation:.3f}"
     return {"probe": said}
 
 
@@ -128,11 +107,11 @@ def _object(scan: Scan, statistics: PatternStatistics | None) -> dict[str, str]:
     if scan.object_guess is None:
         return {"object": "none: nothing to compare a reconstruction with"}
     rows, columns = scan.object_guess.shape
+    said = f"{rows} x {columns} px"
     fit = None if statistics is None or statistics.num_invalid else fit_object(scan)
-    said = (
-        ""
-        if fit is None
-        else f"; explains the patterns to {fit.residual:.3f} (with other patterns' positions "
-        f"{fit.residual_exchanged:.3f})"
-    )
-    return {"object": f"{rows} x {columns} px{said}"}
+    if fit is not None:
+        said += (
+            f"; explains the patterns to {fit.residual:.3f} (with other patterns' positions "
+            f"{fit.residual_exchanged:.3f})"
+        )
+    return {"object": said}

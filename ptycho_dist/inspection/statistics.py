@@ -1,5 +1,4 @@
-"""One pass over the patterns of a scan, in pieces of bounded memory: what is needed to describe
-them and to find what is wrong."""
+"""Statistics of a scan's patterns, from one pass in pieces of bounded memory."""
 
 from __future__ import annotations
 
@@ -11,38 +10,36 @@ from ptycho_dist.data.pieces import CHUNK_PIXELS, pieces
 from ptycho_dist.data.scan import Scan
 
 _LARGEST_TELLING = 1e5
-"""Counts above which float32 can't tell whether the square of a number is a whole one."""
+"""Counts above which float32 can't tell whether the square of a number is whole."""
 _TELLING_PATTERNS = 4
-"""Of each piece, patterns whose numbers are asked whether they are whole."""
+"""Patterns of each piece whose numbers are tested for being whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatternStatistics:
-    """Of all patterns; pixels that the mask leaves out, and numbers that are no measurement, count
-    as 0.
+    """Statistics of all patterns; masked pixels, and NaN, infinite or negative values, are 0.
 
     Attributes
     ----------
     counts
-        float64 (n,): sum of each pattern, of the squares where it holds amplitudes.
+        float64 (n,): sum of each pattern, of its squares if it holds amplitudes.
     mean_pattern
-        float64 (N, N): mean of the same a pixel.
+        float64 (N, N): mean of the same per pixel.
     largest
-        float64 (N, N): the largest number that the file has at each pixel.
+        float64 (N, N): the largest number in the file at each pixel.
     num_at_largest
         How many numbers equal the largest of all.
     at_type_limit
-        int64 (N, N): how many numbers at each pixel are the largest that an integer type holds; 0
-        for other types.
+        int64 (N, N): how many numbers at each pixel are the largest of their integer type; 0 for
+        other types.
     num_invalid
-        How many numbers are NaN, infinite or negative, by these words; only those there are.
+        How many numbers are `NaN`, `infinite` or `negative`; only kinds that occur.
     first_invalid
-        Of each of these, (pattern, row, column) of the first.
+        (pattern, row, column) of the first of each kind.
     zero_fraction
-        Of the pixels that count.
+        Fraction of zeros among the pixels that are not masked.
     num_telling, num_whole, num_whole_squares
-        Positive numbers that were asked whether they are whole, and those that are, or whose
-        squares are.
+        Number of positive values tested, of those that are whole, and of those whose squares are.
     """
 
     counts: np.ndarray
@@ -66,37 +63,24 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
     ScanError
         They can't be read.
     """
-    size = scan.pattern_size
-    counted = np.ones((size, size), dtype=bool) if scan.mask is None else scan.mask
-    type_limit = (
-        np.iinfo(scan.diffraction.dtype).max if scan.diffraction.dtype.kind in "iu" else None
-    )
+    shape = (scan.pattern_size, scan.pattern_size)
+    counted = np.ones(shape, dtype=bool) if scan.mask is None else scan.mask
+    is_integer = scan.diffraction.dtype.kind in "iu"
+    type_limit = np.iinfo(scan.diffraction.dtype).max if is_integer else None
     counts = np.empty(scan.num_patterns)
-    total, largest = np.zeros((size, size)), np.zeros((size, size))
-    at_largest, at_type_limit = (
-        np.zeros((size, size), dtype=np.int64),
-        np.zeros((size, size), dtype=np.int64),
-    )
+    total, largest = np.zeros(shape), np.zeros(shape)
+    at_largest, at_type_limit = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     num_invalid: dict[str, int] = {}
     first_invalid: dict[str, tuple[int, int, int]] = {}
-    num_zero = num_telling = num_whole = num_whole_squares = 0
+    num_zero, whole = 0, np.zeros(3, dtype=np.int64)
     for numbers in pieces(
-        np.arange(scan.num_patterns), size, CHUNK_PIXELS, f"inspecting {scan.path.name}"
+        np.arange(scan.num_patterns), shape[0], CHUNK_PIXELS, f"inspecting {scan.path.name}"
     ):
         stored = np.asarray(scan.diffraction[numbers])
         if type_limit is not None:
             at_type_limit += ((stored == type_limit) & counted).sum(axis=0)
         values = np.where(counted, stored.astype(np.float64), 0.0)
-        for word, is_so in (
-            ("NaN", np.isnan(values)),
-            ("infinite", np.isinf(values)),
-            ("negative", (values < 0) & np.isfinite(values)),
-        ):
-            if is_so.any():
-                pattern, row, column = (int(place) for place in np.argwhere(is_so)[0])
-                num_invalid[word] = num_invalid.get(word, 0) + int(is_so.sum())
-                first_invalid.setdefault(word, (int(numbers[pattern]), row, column))
-                values[is_so] = 0
+        _clear_invalid(values, numbers, num_invalid, first_invalid)
         highest = values.max(axis=0)
         at_highest = (values == highest).sum(axis=0)
         at_largest = np.where(
@@ -104,17 +88,12 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
         )
         largest = np.maximum(largest, highest)
         num_zero += int(((values == 0) & counted).sum())
-        telling = _telling(values[:_TELLING_PATTERNS])
-        num_telling += len(telling)
-        num_whole += int((telling == np.round(telling)).sum())
-        # The root of a whole number, rounded to float32, has a square that is off by 2^-23 of it.
-        num_whole_squares += int(
-            (np.abs(telling**2 - np.round(telling**2)) <= 2.0**-22 * telling**2).sum()
-        )
+        whole += _whole_numbers(values[:_TELLING_PATTERNS])
         if scan.measurement == "amplitude":
             values **= 2
         counts[numbers] = values.sum(axis=(1, 2))
         total += values.sum(axis=0)
+    num_telling, num_whole, num_whole_squares = whole.tolist()
     return PatternStatistics(
         counts=counts,
         mean_pattern=total / scan.num_patterns,
@@ -130,5 +109,29 @@ def pattern_statistics(scan: Scan) -> PatternStatistics:
     )
 
 
-def _telling(values: np.ndarray) -> np.ndarray:
-    return values[(values > 0) & (values**2 <= _LARGEST_TELLING)]
+def _clear_invalid(
+    values: np.ndarray,
+    numbers: np.ndarray,
+    num_invalid: dict[str, int],
+    first_invalid: dict[str, tuple[int, int, int]],
+) -> None:
+    """Set invalid values of the patterns `numbers` to 0 and record how many there are."""
+    for kind, is_so in (
+        ("NaN", np.isnan(values)),
+        ("infinite", np.isinf(values)),
+        ("negative", (values < 0) & np.isfinite(values)),
+    ):
+        if is_so.any():
+            pattern, row, column = np.argwhere(is_so)[0].tolist()
+            num_invalid[kind] = num_invalid.get(kind, 0) + int(is_so.sum())
+            first_invalid.setdefault(kind, (int(numbers[pattern]), row, column))
+            values[is_so] = 0
+
+
+def _whole_numbers(values: np.ndarray) -> np.ndarray:
+    """Return how many values are telling, are whole, and have whole squares: int64 (3,)."""
+    telling = values[(values > 0) & (values**2 <= _LARGEST_TELLING)]
+    squares = telling**2
+    # The root of a whole number, rounded to float32, has a square that is off by 2^-23 of it.
+    has_whole_square = np.abs(squares - np.round(squares)) <= 2.0**-22 * squares
+    return np.array([len(telling), (telling == np.round(telling)).sum(), has_whole_square.sum()])

@@ -1,10 +1,10 @@
-"""A probe to begin with: of a scan's own and two that its patterns suggest, the one that explains
-some of them best, and a little better.
+"""The probe that training starts with: the best of the scan's own and two that its patterns
+suggest, roughly refined.
 
-A network reads its patterns through the probe (`back_propagate`), so one that is far off can't be
-learned along with it: the network sees noise until the probe is nearly right, and the probe gets no
-useful gradient until the network sees something. A few sweeps of ePIE, which needs no network, over
-the middle of the scan come before.
+The network sees its patterns through the probe (`back_propagate`), so a probe that is far off can't
+be learned along with it: the network sees noise until the probe is nearly right, and until then the
+probe gets no useful gradient. A few sweeps of ePIE, which needs no network, over the middle of the
+scan come first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 
-import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -31,20 +30,13 @@ from ptycho_dist.physics.probe import (
 logger = logging.getLogger(__name__)
 
 NUM_PATTERNS = 256
-"""How many patterns, those nearest to the middle of the scan, are enough."""
+"""Patterns that are used, those nearest to the middle of the scan."""
 SWEEPS_TO_CHOOSE = 3
 SWEEPS_TO_REFINE = 10
 CLEARLY_BETTER = 0.8
-"""A beam takes the place of the file's probe if it leaves less than this part of its residual."""
+"""A beam replaces the file's probe if its residual is below this fraction of the probe's."""
 PROBE_STEP = 0.5
-"""Of ePIE's probe update; 1 over-corrects while the object is still rough."""
-
-
-def middle_of_scan(positions_px: np.ndarray) -> np.ndarray:
-    """Numbers of the patterns nearest to the middle of a scan, ascending: positions (n, 2) to at
-    most (NUM_PATTERNS,)."""
-    distance = np.square(positions_px - positions_px.mean(axis=0)).sum(axis=1)
-    return np.sort(np.argsort(distance, kind="stable")[:NUM_PATTERNS])
+"""Step of ePIE's probe update; 1 over-corrects while the object is still rough."""
 
 
 def find_first_probe(
@@ -59,9 +51,9 @@ def find_first_probe(
     positions_px
         float64 (n, 2) as (y, x).
     probe
-        complex64 (modes, N, N), any units: of the scan file.
+        complex64 (modes, N, N), any units: the scan file's.
     mask
-        bool (N, N), True where a pixel counts; None: all do.
+        bool (N, N), False where a pixel is masked, or None.
 
     Returns
     -------
@@ -69,14 +61,15 @@ def find_first_probe(
         complex64 (modes, N, N), normalised units.
     """
     beams = lens_beams(_filled(x_norm.square().mean(dim=0).sqrt(), mask), probe)
-    names = (
-        "the file's",
-        "a lens's beam, defocused one way",
-        "a lens's beam, defocused the other way",
-    )
-    candidates = [probe, *(add_modes(beam[None], len(probe)) for beam in beams)]
+    candidates = {
+        "the file's": probe,
+        "a lens's beam, defocused one way": add_modes(beams[:1], len(probe)),
+        "a lens's beam, defocused the other way": add_modes(beams[1:], len(probe)),
+    }
+    names = list(candidates)
     trials = [
-        JointReconstruction(x_norm, positions_px, candidate, mask) for candidate in candidates
+        JointReconstruction(x_norm, positions_px, candidate, mask)
+        for candidate in candidates.values()
     ]
     residuals = [[trial.sweep() for _ in range(SWEEPS_TO_CHOOSE)][-1] for trial in trials]
     best = min(range(len(trials)), key=residuals.__getitem__)
@@ -97,22 +90,22 @@ def find_first_probe(
 
 
 def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
-    """The beams of a lens that has the measured far field, out of focus as far as a probe's width
-    tells, on either side.
+    """Return the beams of a lens with the measured far field, as far out of focus, on either side,
+    as a probe's width suggests.
 
     With the far field A(q) exp(i c q^2), q in detector pixels, a beam's second moment is by
     Parseval's theorem::
 
         <r^2> = (N / 2 pi)^2 (int |grad A|^2 + 4 c^2 int q^2 A^2) / int A^2
 
-    which gives c but for its sign. That of `int |grad A|^2` is taken as the focused beam's moment.
+    which gives c up to its sign. `int |grad A|^2` is taken from the focused beam's moment.
 
     Parameters
     ----------
     mean_amplitude
         A, float32 (N, N): root of the mean pattern, DC at [N//2, N//2].
     probe
-        complex64 (modes, N, N): its width and centre are taken.
+        complex64 (modes, N, N): gives the width.
 
     Returns
     -------
@@ -142,11 +135,8 @@ def lens_beams(mean_amplitude: Tensor, probe: Tensor) -> Tensor:
 
 
 def _filled(pattern: Tensor, mask: Tensor | None) -> Tensor:
-    """A pattern (N, N) in which a pixel that does not count has the value of the nearest one that
-    does.
-
-    A hole would be a structure of the far field, and so light far from the focus.
-    """
+    """Return a pattern (N, N) whose masked pixels have the value of the nearest unmasked one: holes
+    would be structure of the far field, and so light far from the focus."""
     if mask is None:
         return pattern
     nearest = ndimage.distance_transform_edt(
@@ -157,7 +147,7 @@ def _filled(pattern: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _second_moment(probe: Tensor) -> Tensor:
-    """<r^2> of the illumination (modes, N, N) about its centre of light, square pixels, float64."""
+    """Return <r^2> of a probe's illumination about its centre of light, float64, pixels^2."""
     light = illumination(probe).double()
     pixel = torch.arange(probe.shape[-1], dtype=torch.float64, device=probe.device)
     y, x = centre_of_light(probe)
@@ -165,9 +155,10 @@ def _second_moment(probe: Tensor) -> Tensor:
 
 
 class JointReconstruction:
-    """Object pixels and probe of neighbouring patterns, refined together: ePIE (Maiden & Rodenburg
-    2009, doi:10.1016/j.ultramic.2009.05.012), with incoherent modes (Thibault & Menzel, Nature 494,
-    68 (2013)).
+    """Refine object and probe of neighbouring patterns together.
+
+    ePIE (Maiden & Rodenburg 2009, doi:10.1016/j.ultramic.2009.05.012) with incoherent modes
+    (Thibault & Menzel, Nature 494, 68 (2013)).
 
     Parameters
     ----------
@@ -178,8 +169,7 @@ class JointReconstruction:
     probe
         complex64 (modes, N, N), any units; scaled to the energy of the patterns.
     mask
-        bool (N, N), True where a pixel counts; None: all do. At the others the far field stays as
-        it is.
+        bool (N, N), False where a pixel is masked (its far field stays as it is), or None.
     """
 
     def __init__(
@@ -195,20 +185,16 @@ class JointReconstruction:
         self._order = torch.Generator().manual_seed(0)
 
     def sweep(self) -> float:
-        """Take every pattern once, in random order; the mean squared residual of the amplitudes on
-        the way, a pixel that counts."""
+        """Use every pattern once, in random order; return the mean squared residual of the
+        amplitudes per unmasked pixel."""
         residual = self.amplitude.new_zeros(())
         for number in torch.randperm(len(self.amplitude), generator=self._order).tolist():
             residual += self._take(number)
         return float(residual) / num_counted(self.amplitude, self.mask)
 
     def _take(self, number: int) -> Tensor:
-        amplitude, rest_px, corner = (
-            self.amplitude[number],
-            self.rest_px[number],
-            self.corners[number],
-        )
-        size = amplitude.shape[-1]
+        amplitude, rest_px = self.amplitude[number], self.rest_px[number]
+        corner, size = self.corners[number], amplitude.shape[-1]
         probe = shift_probe(self.probe, rest_px)
         patch = extract_patches(self.object[None], corner[None, None], size)[0, 0]
         far_fields = torch.fft.fft2(probe * patch, norm="ortho")

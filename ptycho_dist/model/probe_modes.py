@@ -1,5 +1,5 @@
-"""More incoherent modes of a probe: what a beam's partial coherence, its jitter and the detector's
-blur add to its one strongest mode."""
+"""Additional incoherent modes of a probe: partial coherence, jitter and detector blur add them to a
+beam's strongest mode."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 from ptycho_dist.physics.probe import centre_of_light, illumination
 
 SHARE_OF_A_NEW_MODE = 0.02
-"""Energy of a mode that is made, relative to the strongest one."""
+"""Energy of an added mode, relative to the strongest one."""
 
 
 def add_modes(probe: Tensor, num_modes: int) -> Tensor:
-    """Add modes to a probe: its strongest one times polynomials in y and x, orthogonal to all
-    before, as in a Gaussian Schell-model beam.
+    """Add modes to a probe as in a Gaussian Schell-model beam: its strongest mode times polynomials
+    in y and x, orthogonal to all before.
 
-    The first two are what a small movement of the beam along y and x adds to it (Starikov & Wolf,
-    J. Opt. Soc. Am. 72, 923 (1982)).
+    The first two are what small movements of the beam along y and x add (Starikov & Wolf, J. Opt.
+    Soc. Am. 72, 923 (1982)).
 
     Parameters
     ----------
     probe
         complex64 (modes, N, N), any units.
     num_modes
-        How many to have; at least as many as there are, and at most N**2.
+        Number of modes in all; at least as many as there are, and at most N**2.
 
     Returns
     -------
@@ -52,18 +52,18 @@ def add_modes(probe: Tensor, num_modes: int) -> Tensor:
 
 
 def _orthogonal_part(mode: Tensor, basis: list[Tensor]) -> list[Tensor]:
-    """What of a mode is new to an orthonormal basis, at norm 1; nothing where it is made of the
-    basis."""
+    """Return the part of a mode that is orthogonal to an orthonormal basis, at norm 1; empty if
+    there is none."""
     mode = mode / mode.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    for _ in range(2):  # once would leave the rounding of what it takes away
+    for _ in range(2):  # the second pass removes the rounding errors of the first
         for other in basis:
             mode = mode - other * (other.conj() * mode).sum()
     return [mode / mode.norm()] if mode.norm() > 1e-6 else []
 
 
 def _polynomials(mode: Tensor) -> Iterator[Tensor]:
-    """y, x, y^2, y x, x^2, y^3, ..., about the centre of light, in units of the window: each (N,
-    N)."""
+    """Yield y, x, y^2, y x, x^2, y^3, ... (N, N), about the centre of light, in units of the
+    window."""
     y, x = centre_of_light(mode[None])
     pixel = torch.arange(mode.shape[-1], dtype=torch.float64, device=mode.device)
     y, x = ((pixel - y) / mode.shape[-1])[:, None], (pixel - x) / mode.shape[-1]

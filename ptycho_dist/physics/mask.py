@@ -1,9 +1,8 @@
-"""Detector pixels that do not count: dead or hot ones, gaps between modules, a beam stop.
+"""Masked detector pixels: dead or hot ones, gaps between modules, a beam stop.
 
-A mask is bool, True where a pixel counts, and broadcasts to the patterns (..., N, N); None stands
-for one that is True everywhere. A pixel that does not count holds no light, in what is predicted as
-in what was measured: it adds nothing to an energy, a photon number or a likelihood, and only means
-over pixels need to know how many are left.
+A mask is bool, False where a pixel is masked, and broadcasts to the patterns (..., N, N); None
+masks nothing. A masked pixel holds no light, predicted or measured: it adds nothing to an energy, a
+photon number or a likelihood. Only means over pixels need the number of those that count.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from torch import Tensor
 
 
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values (..., N, N), 0 where a pixel does not count: what was there, NaN too, gets no further,
-    and no gradient comes back."""
+    """Set masked pixels of values (..., N, N) to 0, also NaN; no gradient comes back from them."""
     return values if mask is None else torch.where(mask, values, 0)
 
 
 def num_counted(patterns: Tensor, mask: Tensor | None) -> int:
-    """How many pixels of patterns (..., N, N) count, in all."""
+    """Return the number of unmasked pixels of patterns (..., N, N), in all."""
     return patterns.numel() if mask is None else int(mask.expand_as(patterns).sum())

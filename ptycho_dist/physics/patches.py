@@ -1,7 +1,7 @@
 """Patches on a common canvas.
 
-A corner (y, x) is the canvas pixel that a patch's pixel [0, 0] lies on. What is left of a position
-below a pixel moves the probe (`probe.whole_pixel_and_rest`), so nothing is interpolated here.
+A corner (y, x) is the canvas pixel under a patch's pixel [0, 0]. The subpixel part of a position
+moves the probe (`probe.whole_pixel_and_rest`), so nothing is interpolated here.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def add_patches(canvas: Tensor, patches: Tensor, corners: Tensor) -> Tensor:
 
 
 class GroupCanvas:
-    """A canvas for each group of patches, just large enough for the widest of them.
+    """One canvas per group of patches, just large enough for the widest group.
 
     Parameters
     ----------
     corners
-        int64 (B, C, 2) as (y, x); any common origin a group.
+        int64 (B, C, 2) as (y, x); any common origin per group.
     patch_size
         N.
     """
@@ -59,20 +59,19 @@ class GroupCanvas:
         self._index = _canvas_index(self._shape, corners, patch_size)
 
     def mean(self, patches: Tensor, weights: Tensor) -> Tensor:
-        """Make overlapping patches of a group agree: their weighted mean on the canvas, read back
-        at each position.
+        """Return the weighted mean of overlapping patches, read back at each position.
 
         Parameters
         ----------
         patches
             complex64 (B, C, N, N).
         weights
-            Real (B, C, N, N), e.g. the illumination: what is lit decides.
+            Real (B, C, N, N), e.g. the illumination.
 
         Returns
         -------
         Tensor
-            complex64 (B, C, N, N). Where no patch has weight it is zero: nothing is lit there.
+            complex64 (B, C, N, N); zero where no patch has weight.
         """
         return (self._sum(weights * patches) / self._sum(weights).clamp_min(1e-12))[self._index]
 
@@ -82,12 +81,10 @@ class GroupCanvas:
 
 
 def _canvas_index(canvas_shape: Sequence[int], corners: Tensor, patch_size: int) -> Tensor:
-    """Flat index (B, C, N, N) of each patch's pixels on its canvas, of (B, H, W)."""
+    """Return the flat index (B, C, N, N) of the patches' pixels on canvases (B, H, W)."""
     batch, height, width = canvas_shape
     side = torch.arange(patch_size, device=corners.device)
     row = corners[..., 0, None] + side
     column = corners[..., 1, None] + side
-    first_of_canvas = (
-        torch.arange(batch, device=corners.device).mul(height * width).view(-1, 1, 1, 1)
-    )
-    return first_of_canvas + row[..., :, None] * width + column[..., None, :]
+    start = torch.arange(batch, device=corners.device).mul(height * width).view(-1, 1, 1, 1)
+    return start + row[..., :, None] * width + column[..., None, :]

@@ -1,9 +1,7 @@
-"""Objects for synthetic scans: contrast images in [0, 1], and the complex transmission made of two
-of them.
+"""Objects for synthetic scans: complex transmissions made of two contrast images in [0, 1].
 
-Every contrast comes as a pair, one image for the amplitude and one for the phase. Drawn objects
-give the two different values on (partly) the same shapes, so that a reconstruction that leaks
-amplitude into phase, or the reverse, is seen to do so.
+One image gives the amplitude, the other the phase. Drawn objects have different values of the two
+on (partly) the same shapes, so that leakage between amplitude and phase shows.
 """
 
 from __future__ import annotations
@@ -16,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-# An edge blurred by this much has 0.7 % of its amplitude left at the Nyquist frequency: the drawing
-# is band-limited for all practical purposes, and moving the probe by a fraction of a pixel is the
-# same as moving the object the other way.
+# An edge with this blur has 0.7 % of its amplitude left at the Nyquist frequency: the drawing is
+# band-limited in practice, so a subpixel shift of the probe equals the opposite one of the object.
 EDGE_SIGMA_PX = 1.0
 LEAF_RADIUS_RANGE_PX = (4.0, 40.0)
 
@@ -30,7 +27,7 @@ def make_object(
     phase_range_rad: tuple[float, float],
     rng: np.random.Generator,
 ) -> NDArray[np.complex128]:
-    """Complex transmission of an object.
+    """Return the complex transmission of an object, complex128 of shape `shape`.
 
     Parameters
     ----------
@@ -42,11 +39,7 @@ def make_object(
         Smallest and largest amplitude (dimensionless) and phase (radians) on the canvas; both are
         reached.
     rng
-        Draws the shapes and their values; an image file uses none of it.
-
-    Returns
-    -------
-    complex128 array of shape `shape`.
+        Draws the shapes and their values; not used for an image file.
 
     Raises
     ------
@@ -60,23 +53,17 @@ def make_object(
     ):
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ValueError(
-                f"object: {name} is ({low}, {high}), expected two finite numbers, the smaller one "
-                "first"
+                f"object: {name} is ({low}, {high}), expected two finite numbers, the smaller first"
             )
     if amplitude_range[0] < 0:
         raise ValueError(
             f"object: amplitude range is {tuple(amplitude_range)}, expected amplitudes of at "
             "least 0"
         )
-    if source == "dead_leaves":
-        contrast = dead_leaves(shape, rng)
-    elif source == "lines":
-        contrast = lines(shape, rng)
-    else:
-        contrast = image_contrast(source, shape)
+    drawn = {"dead_leaves": dead_leaves, "lines": lines}.get(source)
+    contrast = image_contrast(source, shape) if drawn is None else drawn(shape, rng)
     amplitude = _stretch(contrast[0], amplitude_range)
-    phase = _stretch(contrast[1], phase_range_rad)
-    return amplitude * np.exp(1j * phase)
+    return amplitude * np.exp(1j * _stretch(contrast[1], phase_range_rad))
 
 
 def dead_leaves(
@@ -88,13 +75,15 @@ def dead_leaves(
     """Dead leaves: opaque discs of all sizes that fell on each other until they cover the canvas.
 
     The occlusion model of natural images: radii with density r^-3 make it look alike at every
-    magnification (Lee, Mumford and Huang, Int. J. Comput. Vision 41, 35, 2001). The discs are laid
-    from the top of the heap down, each one seen where nothing lies above it; that ends when no
-    pixel is left, and is then an exact sample of the endless heap (Kendall and Thonnes, Pattern
-    Recognition 32, 1569, 1999).
+    magnification (Lee, Mumford and Huang, Int. J. Comput. Vision 41, 35, 2001). Discs are laid from
+    the top of the heap down, each visible where nothing lies above it, until no pixel is left: an
+    exact sample of the infinite heap (Kendall and Thonnes, Pattern Recognition 32, 1569, 1999).
 
-    Returns ------- float64 array (2, rows, columns) in [0, 1]: contrast of amplitude and of phase,
-    independent values on the same leaves.
+    Returns
+    -------
+    NDArray
+        float64 (2, rows, columns) in [0, 1]: contrast of amplitude and of phase, independent values
+        on the same leaves.
     """
     smallest, largest = radius_range_px
     contrast = np.zeros((2, *shape))
@@ -102,17 +91,14 @@ def dead_leaves(
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     while free.any():
         radius = (smallest**-2 + rng.random() * (largest**-2 - smallest**-2)) ** -0.5
-        # Centres beyond the border too, or the leaves would be scarcer there.
+        # centres beyond the border too, or leaves would be scarcer there
         centre_y, centre_x = rng.uniform(-largest, np.add(shape, largest))
         values = rng.random((2, 1))
         top, left = max(math.floor(centre_y - radius), 0), max(math.floor(centre_x - radius), 0)
-        bottom, right = (
-            max(math.ceil(centre_y + radius) + 1, 0),
-            max(math.ceil(centre_x + radius) + 1, 0),
-        )
-        inside = (rows[top:bottom] - centre_y) ** 2 + (
-            columns[:, left:right] - centre_x
-        ) ** 2 <= radius**2
+        bottom = max(math.ceil(centre_y + radius) + 1, 0)
+        right = max(math.ceil(centre_x + radius) + 1, 0)
+        y, x = rows[top:bottom] - centre_y, columns[:, left:right] - centre_x
+        inside = y**2 + x**2 <= radius**2
         seen = inside & free[top:bottom, left:right]
         contrast[:, top:bottom, left:right][:, seen] = values
         free[top:bottom, left:right] &= ~seen
@@ -120,15 +106,17 @@ def dead_leaves(
 
 
 def lines(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Random one-pixel lines, blurred at several scales: G(1) + 2 G(5) + 5 G(10), G a Gaussian blur
-    by sigma in pixels.
+    """Random one-pixel lines, blurred at several scales (`blurred_lines`).
 
-    Drawn between uniformly random end points on a canvas of twice the object's side, of which the
-    centre is kept; as many lines for the side as 400 on 784 pixels. This is the `lines` data set of
-    PtychoPINN (Hoidn, Mishra and Mehta, Sci. Rep. 13, 22789, 2023).
+    Their end points are uniformly random on a canvas of twice the object's side, of which the
+    centre is kept; 400 lines for a side of 784 pixels. This is the `lines` data set of PtychoPINN
+    (Hoidn, Mishra and Mehta, Sci. Rep. 13, 22789, 2023).
 
-    Returns ------- float64 array (2, rows, columns), scaled to [0, 1]: contrast of amplitude and of
-    phase. They share half of their lines.
+    Returns
+    -------
+    NDArray
+        float64 (2, rows, columns) in [0, 1]: contrast of amplitude and of phase, which share half
+        of their lines.
     """
     side = 2 * max(shape)
     count = max(round(400 * side / 784), 2)
@@ -140,18 +128,15 @@ def lines(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float6
 
 
 def blurred_lines(shape: tuple[int, int], end_points: NDArray[np.integer]) -> NDArray[np.float64]:
-    """G(1) + 2 G(5) + 5 G(10) of one-pixel lines of value 1, as they are: not scaled to any range.
+    """Return G(1) + 2 G(5) + 5 G(10) of one-pixel lines of value 1, where G is a Gaussian blur by
+    sigma pixels; not scaled to any range.
 
     Parameters
     ----------
     shape
-        Rows and columns that are kept, the centre of a canvas of twice the longer side.
+        Rows and columns of the result, the centre of a canvas of twice the longer side.
     end_points
-        (lines, 2, 2): two ends a line, each (y, x) on that canvas.
-
-    Returns
-    -------
-    float64 array of shape `shape`.
+        (lines, 2, 2): two ends per line, each (y, x) on that canvas.
     """
     side = 2 * max(shape)
     top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
@@ -169,8 +154,8 @@ def blurred_lines(shape: tuple[int, int], end_points: NDArray[np.integer]) -> ND
 
 
 def image_contrast(path: str | Path, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Contrast from an image file, resampled to the canvas: its centre is kept where the
-    proportions differ.
+    """Return the contrast of an image file, resampled to the canvas; if the proportions differ, its
+    centre.
 
     Parameters
     ----------
@@ -183,7 +168,8 @@ def image_contrast(path: str | Path, shape: tuple[int, int]) -> NDArray[np.float
 
     Returns
     -------
-    float64 array (2, rows, columns), scaled to [0, 1]: contrast of amplitude and of phase.
+    NDArray
+        float64 (2, rows, columns) in [0, 1]: contrast of amplitude and of phase.
 
     Raises
     ------
@@ -215,11 +201,10 @@ def _read_image(path: Path) -> NDArray:
     try:
         if path.suffix == ".npy":
             image = np.load(path, allow_pickle=False)
-            # Signed differences of unsigned or boolean pixels would wrap round.
+            # differences of unsigned or boolean pixels would wrap around
             return image if np.iscomplexobj(image) else image.astype(np.float64)
         with Image.open(path) as picture:
-            # 16-bit and float pixels would lose their digits on the way to the 8 bits of "L"; they
-            # are grey already, and kept.
+            # 16-bit and float pixels are grey already; the 8 bits of "L" would lose digits
             one_channel = picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16")
             return np.asarray(picture if one_channel else picture.convert("L")).astype(np.float64)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -233,10 +218,9 @@ def _resample(image: NDArray, shape: tuple[int, int]) -> NDArray[np.float64]:
     zoom = min(rows / shape[0], columns / shape[1])
     height, width = zoom * shape[0], zoom * shape[1]
     top, left = (rows - height) / 2, (columns - width) / 2
-    # float32 has too few digits for a small contrast on a large background: take the background off
-    # first.
+    # float32 has too few digits for a small contrast on a large background: stretch first
     picture = Image.fromarray(_stretch(image, (0.0, 1.0)).astype(np.float32))
-    # Pillow widens the kernel when it makes an image smaller, so nothing aliases.
+    # Pillow widens the kernel when it shrinks an image, so nothing aliases
     small = picture.resize(
         shape[::-1], Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
     )
@@ -244,8 +228,7 @@ def _resample(image: NDArray, shape: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def _stretch(image: NDArray, value_range: tuple[float, float]) -> NDArray[np.float64]:
-    """Map the image's smallest value to the first and its largest to the second of `value_range`; a
-    flat image to the first."""
+    """Map an image's values linearly to `value_range`; a flat image to its first value."""
     low, high = value_range
     spread = np.ptp(image)
     if spread == 0:

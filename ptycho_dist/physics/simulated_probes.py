@@ -1,7 +1,5 @@
-"""Probes for synthetic scans: a disk, a defocused beam, or one from a file.
-
-Their scale is arbitrary here; the simulation sets it in photons.
-"""
+"""Probes for synthetic scans: a disk, a defocused beam, or one from a file. The simulation scales
+them to photons."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.special import erfc
 
 DISK_EDGE_SIGMA_PX = 1.0
-# Of the lens's aperture, relative to its radius: soft enough that the beam has faint Fresnel
-# fringes, not speckle or a long tail.
+# Relative to the radius of the lens's aperture: soft enough for faint Fresnel fringes instead of
+# speckle or a long tail.
 APERTURE_EDGE_SIGMA = 0.1
-# The outer sixteenth of the window on every side. Energy there would come back on the other side,
-# when the probe moves or when an exit wave meets the window's periodic border.
+# The outer sixteenth of the window on every side: energy there would come back on the other side
+# when the probe moves or an exit wave meets the periodic border.
 FRAME_FRACTION = 1 / 16
 FRAME_ENERGY_LIMIT = 5e-3
 
@@ -26,7 +24,7 @@ FRAME_ENERGY_LIMIT = 5e-3
 def make_probe(
     source: str, pattern_size: int, diameter_px: float, defocus_rad: float
 ) -> NDArray[np.complex128]:
-    """Probe `(modes, N, N)`, complex128; drawn ones are centred on [N//2, N//2].
+    """Return a probe, complex128 (modes, N, N); drawn ones are centred on [N//2, N//2].
 
     Parameters
     ----------
@@ -53,39 +51,29 @@ def make_probe(
 
 
 def disk_probe(pattern_size: int, diameter_px: float) -> NDArray[np.complex128]:
-    """Flat disk with a soft edge (a step blurred by a Gaussian of sigma = 1 px), phase zero: the
-    ideal probe.
-
-    Returns
-    -------
-    complex128 array (N, N).
-    """
-    probe = _soft_disk(pattern_size, diameter_px / 2, DISK_EDGE_SIGMA_PX).astype(np.complex128)
+    """Return a flat disk (N, N) of phase zero, its edge blurred by a Gaussian of sigma 1 px."""
+    distance = _radius_px(pattern_size) - diameter_px / 2
+    probe = _soft_step(distance, DISK_EDGE_SIGMA_PX).astype(np.complex128)
     return _contained(probe, f"a disk of {diameter_px} px")
 
 
 def defocused_probe(
     pattern_size: int, diameter_px: float, defocus_rad: float
 ) -> NDArray[np.complex128]:
-    """Beam of a lens, some way off its focus: the Fourier transform of a round aperture with a
-    quadratic phase.
+    """Return the beam (N, N) of a lens out of focus: the Fourier transform of a round aperture with
+    a quadratic phase.
 
     The aperture a(q) exp(i phi (q/R)^2), q in detector pixels, has the radius R that gives the
-    asked diameter. A beam's second moment is that of its aperture's gradient (Parseval's theorem),
+    diameter. A beam's second moment is that of its aperture's gradient (Parseval's theorem),
     `<r^2> = (N / 2 pi)^2 int |grad A|^2 / int |A|^2`, and the diameter is `D = 2 sqrt(2 <r^2>)`
     (`beam_diameter_px`). Far from focus this becomes ray optics, D / 2 = N phi / (pi R).
-
-    Returns
-    -------
-    complex128 array (N, N).
 
     Raises
     ------
     ValueError
         The aperture does not fit on the detector, or the beam not into the window.
     """
-    # The moment is proportional to 1 / R^2: integrate over an aperture of radius 1, and solve for
-    # R.
+    # The moment is proportional to 1 / R^2: integrate over an aperture of radius 1, solve for R.
     q = np.linspace(0, 1 + 6 * APERTURE_EDGE_SIGMA, 1000)
     amplitude = _soft_step(q - 1, APERTURE_EDGE_SIGMA)
     squared_gradient = np.gradient(amplitude, q) ** 2 + (2 * defocus_rad * q * amplitude) ** 2
@@ -99,17 +87,18 @@ def defocused_probe(
             f"expected less defocus, a larger diameter or a larger pattern"
         )
     radius_px = _radius_px(pattern_size)
-    aperture = _soft_disk(pattern_size, aperture_radius, APERTURE_EDGE_SIGMA * aperture_radius)
+    aperture = _soft_step(radius_px - aperture_radius, APERTURE_EDGE_SIGMA * aperture_radius)
     lens = aperture * np.exp(1j * defocus_rad * (radius_px / aperture_radius) ** 2)
     return _contained(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(lens), norm="ortho")), asked)
 
 
 def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
-    """Probe from `probeGuess` of a `.npz`, or from a `.npy`: (N, N), (N, N, 1) or (modes, N, N).
+    """Read a probe (N, N), (N, N, 1) or (modes, N, N) from `probeGuess` of a `.npz`, or a `.npy`.
 
     Returns
     -------
-    complex128 array (modes, N, N), as it stands in the file.
+    NDArray
+        complex128 (modes, N, N), with the values of the file.
 
     Raises
     ------
@@ -150,14 +139,8 @@ def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
 
 
 def beam_diameter_px(probe: NDArray) -> float:
-    """Second-moment diameter of a beam (D4sigma of ISO 11146), pixels: that of the uniform disk
-    with the same second moment.
-
-    Parameters
-    ----------
-    probe
-        Complex (..., N, N); modes add their intensities.
-    """
+    """Return the second-moment diameter (D4sigma of ISO 11146), pixels, of a probe (..., N, N): the
+    diameter of the uniform disk with the same second moment."""
     size = probe.shape[-1]
     weight = np.sum(np.abs(probe.reshape(-1, size, size)) ** 2, axis=0)
     weight /= weight.sum()
@@ -171,12 +154,8 @@ def _radius_px(size: int) -> NDArray[np.float64]:
     return np.hypot(axis[:, None], axis)
 
 
-def _soft_disk(size: int, radius: float, edge_sigma: float) -> NDArray[np.float64]:
-    return _soft_step(_radius_px(size) - radius, edge_sigma)
-
-
 def _soft_step(distance: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Step from 1 to 0 at distance 0, blurred by a Gaussian."""
+    """Return a step from 1 to 0 at distance 0, blurred by a Gaussian."""
     return 0.5 * erfc(distance / (math.sqrt(2) * sigma))
 
 

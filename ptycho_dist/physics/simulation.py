@@ -1,11 +1,10 @@
-"""A synthetic scan: object, probe, raster, far-field intensities in photons, Poisson noise.
+"""Synthetic scans: object, probe, raster, far-field intensities in photons, Poisson noise.
 
-A patch centred at y covers rows y - N/2 ... y + N/2 - 1 of the object. Where y is not a whole
-number, the patch is read at the nearest whole pixel and the *probe* moves by the rest, as a Fourier
-shift. The probe is smooth and dark at the border of its window, so the shift is exact and keeps
-every photon; interpolating the object would blur it differently at every position, and shifting it
-in Fourier space would ring at its edges. With the object fixed to its grid, all patterns see the
-same truth.
+A patch centred at y covers rows y - N/2 ... y + N/2 - 1 of the object. For a fractional y the patch
+is read at the nearest whole pixel and the *probe* is Fourier-shifted by the rest. The probe is
+smooth and dark at the border of its window, so the shift is exact and keeps every photon;
+interpolating the object would blur it differently at every position, and shifting it in Fourier
+space would ring at its edges.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from scipy import fft
 from ptycho_dist.physics.simulated_objects import make_object
 from ptycho_dist.physics.simulated_probes import make_probe
 
-# 16 MiB a complex128 array, and a few of them at a time, however many patterns there are.
+# 16 MiB per complex128 array, a few of them at a time, for any number of patterns
 CHUNK_PIXELS = 2**20
 LARGEST_PHOTONS = 1e18
-"""In a pixel: NumPy's Poisson numbers are int64."""
+"""Limit per pixel: NumPy's Poisson numbers are int64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +37,12 @@ class Simulation:
     positions_px
         float64 (n, 2): (y, x) of the patch centres in the object's pixels.
     probe
-        complex128 (modes, N, N), in sqrt(photons): an object of 1 passes sum(abs(probe)^2) photons
-        a pattern.
+        complex128 (modes, N, N), in sqrt(photons): with an object of 1, a pattern has
+        sum(abs(probe)^2) photons.
     object
         complex128 (rows, columns): transmission.
     nphotons
-        Mean photons a pattern before the noise.
+        Mean photons per pattern before the noise.
     """
 
     diffraction: NDArray[np.float32]
@@ -78,32 +77,27 @@ def simulate_scan(
     probe, probe_diameter_px, probe_defocus_rad
         See `make_probe`.
     pattern_size
-        N, pixels a side of a pattern; even.
+        N, even.
     scan_shape, step_px, jitter_px
         See `raster_positions`.
     nphotons
-        Mean photons a pattern before the noise.
+        Mean photons per pattern before the noise.
     seed
-        Of object, jitter and noise, each from a stream of its own: a change of the photons leaves
-        object and positions alone.
+        Seed of object, jitter and noise, each with a stream of its own: nphotons changes neither
+        object nor positions.
     report_progress
         Called with (patterns done, patterns in all) after every chunk.
 
     Raises
     ------
     ValueError
-        A value can't be simulated; the message says which, what was found and what was expected.
+        A value can't be simulated.
     """
     object_rng, jitter_rng, noise_rng = np.random.default_rng(seed).spawn(3)
     modes = make_probe(probe, pattern_size, probe_diameter_px, probe_defocus_rad)
     positions_px = raster_positions(scan_shape, step_px, jitter_px, pattern_size, jitter_rng)
-    transmission = make_object(
-        object,
-        canvas_shape(positions_px, pattern_size),
-        amplitude_range,
-        phase_range_rad,
-        object_rng,
-    )
+    canvas = canvas_shape(positions_px, pattern_size)
+    transmission = make_object(object, canvas, amplitude_range, phase_range_rad, object_rng)
     modes = scale_probe(modes, transmission, positions_px, nphotons)
     diffraction = noisy_diffraction(modes, transmission, positions_px, noise_rng, report_progress)
     return Simulation(
@@ -122,11 +116,13 @@ def raster_positions(
     pattern_size: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Positions of a raster, row by row, each moved by a uniform random offset of up to `jitter_px`
-    either way along y and x.
+    """Return the positions of a raster, row by row, each moved by up to `jitter_px` along y and x.
 
-    Returns ------- float64 array (n, 2) of (y, x), pixels, moved by whole pixels such that the
-    first patches start in the canvas's first row and column.
+    Returns
+    -------
+    NDArray
+        float64 (n, 2) as (y, x), pixels, shifted by whole pixels such that the first patches start
+        in the canvas's first row and column.
 
     Raises
     ------
@@ -149,8 +145,8 @@ def raster_positions(
 
 
 def canvas_shape(positions_px: NDArray[np.float64], pattern_size: int) -> tuple[int, int]:
-    """Rows and columns of the smallest canvas that holds every patch, with the neighbours that
-    interpolation between pixels would read."""
+    """Return rows and columns of the smallest canvas that holds every patch, with the neighbours
+    that interpolation between pixels would read."""
     rows, columns = np.ceil(positions_px.max(axis=0)).astype(int) + pattern_size // 2
     return int(rows), int(columns)
 
@@ -158,22 +154,8 @@ def canvas_shape(positions_px: NDArray[np.float64], pattern_size: int) -> tuple[
 def shift_probe(
     probe: NDArray[np.complex128], shift_px: NDArray[np.float64]
 ) -> NDArray[np.complex128]:
-    """Move a probe by fractions of a pixel: one copy a shift, by the Fourier shift theorem, with
-    periodic borders.
-
-    Every frequency is multiplied by a number of modulus 1, so the energy is kept.
-
-    Parameters
-    ----------
-    probe
-        complex128 (modes, N, N).
-    shift_px
-        float64 (n, 2): (y, x), towards larger rows and columns.
-
-    Returns
-    -------
-    complex128 (n, modes, N, N).
-    """
+    """Move a probe (modes, N, N) by each of the shifts (n, 2), (y, x) towards larger rows and
+    columns, by the Fourier shift theorem, which keeps its energy: complex128 (n, modes, N, N)."""
     ramp = np.exp(-2j * np.pi * shift_px[:, :, None] * fft.fftfreq(probe.shape[-1]))
     spectrum = fft.fft2(probe) * (ramp[:, 0, :, None] * ramp[:, 1, None, :])[:, None]
     return fft.ifft2(spectrum, overwrite_x=True)
@@ -184,8 +166,7 @@ def exit_waves(
     transmission: NDArray[np.complex128],
     positions_px: NDArray[np.float64],
 ) -> NDArray[np.complex128]:
-    """Waves behind the object, complex128 (n, modes, N, N): the object's patch at each position
-    times the probe.
+    """Return the waves behind the object, complex128 (n, modes, N, N): its patches times the probe.
 
     Parameters
     ----------
@@ -194,7 +175,7 @@ def exit_waves(
     transmission
         complex128 (rows, columns).
     positions_px
-        float64 (n, 2), (y, x) of the patch centres.
+        float64 (n, 2) as (y, x), patch centres.
 
     Raises
     ------
@@ -209,13 +190,11 @@ def exit_waves(
         worst = positions_px[np.argmax(outside)]
         raise ValueError(
             f"scan: {outside.sum()} of {len(positions_px)} patches of {size} px reach beyond the "
-            f"object of {transmission.shape} px, "
-            f"the first one at (y, x) = ({worst[0]:.1f}, {worst[1]:.1f})"
+            f"object of {transmission.shape} px, the first one at (y, x) = ({worst[0]:.1f}, "
+            f"{worst[1]:.1f})"
         )
-    patches = np.lib.stride_tricks.sliding_window_view(transmission, (size, size))[
-        corner[:, 0], corner[:, 1]
-    ]
-    return shift_probe(probe, positions_px - centre) * patches[:, None]
+    windows = np.lib.stride_tricks.sliding_window_view(transmission, (size, size))
+    return shift_probe(probe, positions_px - centre) * windows[corner[:, 0], corner[:, 1]][:, None]
 
 
 def expected_intensity(
@@ -223,14 +202,14 @@ def expected_intensity(
     transmission: NDArray[np.complex128],
     positions_px: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Far-field intensity, the sum over modes of abs(FFT2(exit wave))^2 with the FFT norm "ortho":
-    it keeps the number of photons.
+    """Return the far-field intensity of `exit_waves`: the sum over modes of abs(FFT2(exit wave))^2.
 
-    Parameters are those of `exit_waves`.
+    The FFT norm "ortho" keeps the number of photons.
 
     Returns
     -------
-    float64 (n, N, N), photons a pixel where the probe is in sqrt(photons), DC at [N//2, N//2].
+    NDArray
+        float64 (n, N, N), photons per pixel if the probe is in sqrt(photons), DC at [N//2, N//2].
     """
     waves = fft.fft2(exit_waves(probe, transmission, positions_px), norm="ortho", overwrite_x=True)
     return fft.fftshift(np.sum(waves.real**2 + waves.imag**2, axis=1), axes=(-2, -1))
@@ -242,8 +221,7 @@ def scale_probe(
     positions_px: NDArray[np.float64],
     nphotons: float,
 ) -> NDArray[np.complex128]:
-    """Multiply the probe into sqrt(photons), such that a pattern has `nphotons` in the mean over
-    the positions.
+    """Scale the probe to sqrt(photons), such that patterns have `nphotons` in the mean.
 
     Raises
     ------
@@ -252,7 +230,7 @@ def scale_probe(
     """
     if not (math.isfinite(nphotons) and nphotons > 0):
         raise ValueError(f"scan: nphotons is {nphotons}, expected a positive number")
-    # By Parseval's theorem the photons behind the object are those on the detector.
+    # by Parseval's theorem, the photons behind the object are those on the detector
     total = sum(
         float(np.sum(np.abs(exit_waves(probe, transmission, positions_px[chunk])) ** 2))
         for chunk in _chunks(len(positions_px), probe.size)
@@ -269,29 +247,20 @@ def noisy_diffraction(
     rng: np.random.Generator,
     report_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Measured amplitudes: square roots of Poisson counts with the expected intensities for their
-    means.
+    """Return measured amplitudes, float32 (n, N, N): square roots of Poisson counts.
 
-    Works in chunks, so that beside the result memory does not grow with the number of patterns; the
-    noise does not depend on their size. Squaring and rounding gives the counts back up to about 4e6
-    photons a pixel (float32 has 24 bits), and beyond that within 2e-7 of them.
+    The means are those of `expected_intensity`, for a probe in sqrt(photons). Works in chunks, on
+    which the noise does not depend. Squaring and rounding restores the counts up to about 4e6
+    photons per pixel (float32 has 24 bits), and beyond that within 2e-7.
 
     Parameters
     ----------
-    probe
-        complex128 (modes, N, N), in sqrt(photons).
-    transmission
-        complex128 (rows, columns).
-    positions_px
-        float64 (n, 2), (y, x) of the patch centres.
+    probe, transmission, positions_px
+        See `exit_waves`.
     rng
         Draws the noise.
     report_progress
         Called with (patterns done, patterns in all) after every chunk.
-
-    Returns
-    -------
-    float32 (n, N, N), DC at [N//2, N//2].
     """
     count, size = len(positions_px), probe.shape[-1]
     diffraction = np.empty((count, size, size), dtype=np.float32)

@@ -1,5 +1,5 @@
-"""Checkpoints: when they are written, so that no fault costs more than a few minutes, and how, so
-that none destroys the last one."""
+"""Checkpoints: when they are written, and how, so that a fault costs minutes and never destroys the
+last one."""
 
 from __future__ import annotations
 
@@ -28,21 +28,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Checkpointing(Checkpoint):
-    """Write `last.ckpt` at the end of each epoch, every ten minutes, and when the run is asked to
-    stop.
+    """Write `last.ckpt` at the end of each epoch, every ten minutes, and on a signal to stop.
 
-    A signal only sets a flag: a rank that waits in a collective runs no handler, and ranks that are
-    signalled at different moments must stop after the same step. So the ranks agree on the flag
-    after each step. The death of torchrun's agent counts as SIGTERM: its processes would run on,
-    unseen.
+    A signal only sets a flag, on which the ranks agree after each step: a rank that waits in a
+    collective runs no handler, and ranks that are signalled at different moments must stop after
+    the same step. The death of torchrun's agent counts as SIGTERM: its processes would go on
+    unnoticed.
 
     Parameters
     ----------
     path
-        Of the checkpoint.
+        Path of the checkpoint.
     require_ours
-        Raises where another run has meanwhile taken the run directory over; asked before anything
-        is written.
+        Raises if another run has taken the run directory over; called before anything is written.
     """
 
     def __init__(self, path: Path, *, require_ours: Callable[[], None]) -> None:
@@ -65,9 +63,9 @@ class Checkpointing(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        in_the_middle_of_a_step = (batch_idx + 1) % trainer.accumulate_grad_batches
+        is_within_step = (batch_idx + 1) % trainer.accumulate_grad_batches
         # an epoch is finished first, with its validation and its row of metrics
-        if in_the_middle_of_a_step or trainer.is_last_batch:
+        if is_within_step or trainer.is_last_batch:
             return
         received, seconds = largest([self._signal(), time.monotonic() - self._saved_at])
         if received or seconds >= SECONDS_BETWEEN_CHECKPOINTS:
@@ -83,12 +81,11 @@ class Checkpointing(Checkpoint):
 
     def _stop_if_asked(self, received: float, trainer: L.Trainer) -> None:
         if received:
-            name = signal.Signals(int(received)).name
-            message = (
-                f"stopped by {name} after step {trainer.global_step}; go on with "
-                f"--train.resume auto ({self.path})"
+            raise Interrupted(
+                f"stopped by {signal.Signals(int(received)).name} after step "
+                f"{trainer.global_step}; go on with --train.resume auto ({self.path})",
+                exit_status=128 + int(received),
             )
-            raise Interrupted(message, exit_status=128 + int(received))
 
     def _signal(self) -> int:
         if self._launcher is not None and os.getppid() != self._launcher:
@@ -105,7 +102,7 @@ class Checkpointing(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         run_together(self._require_ours)
-        # first, so that a checkpoint is never ahead of its metrics
+        # before the checkpoint, which must not be ahead of its metrics
         for metrics_logger in trainer.loggers:
             metrics_logger.save()
         trainer.save_checkpoint(self.path)
@@ -121,7 +118,7 @@ class Checkpointing(Checkpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, and that run no code when they are read."""
+    """Write checkpoints completely or not at all, and read them without running their code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -145,11 +142,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def checkpoint_to_resume(resume: str | None, run_dir: Path) -> Path | None:
-    """The checkpoint that `train.resume` names: a file, or with `auto` the run directory's last
-    one, if there is one.
+    """Return the checkpoint that `train.resume` names: a file, or with `auto` the run directory's
+    last one, if there is one.
 
-    Processes that torchrun started again after a failure, or Slurm with a requeued job, go on with
-    the last one, whatever the configuration says.
+    Processes that torchrun restarted after a failure, or Slurm with a requeued job, always resume
+    from the last one.
     """
     if any(
         os.environ.get(name, "0") != "0"

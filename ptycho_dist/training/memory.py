@@ -1,4 +1,4 @@
-"""How much memory a rank's training step will take, found without taking it."""
+"""Estimate how much memory a rank's training step takes, without taking it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# The extension point of PyTorch's own guide, "Extending PyTorch"; it has no other address.
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ptycho_dist.data.batches import BATCHES_AHEAD, VALIDATION_BLOCK, Samples
 from ptycho_dist.model.lightning_module import PtychographyModule
 
 ALLOCATOR_FACTOR = 1.5
-"""What the process holds for each byte of activations that lives at the peak. Allocators keep freed
-pieces that nothing fits into: glibc's 1.37 to 1.63 times on the CPU (it is 1.00 to 1.02 with
-MALLOC_MMAP_THRESHOLD_=65536); taken for CUDA's too."""
+"""Bytes that the process holds per byte of activations at the peak. Allocators keep freed pieces
+that nothing fits into: glibc 1.37 to 1.63 times on the CPU (1.00 to 1.02 with
+MALLOC_MMAP_THRESHOLD_=65536); assumed for CUDA too."""
 
 LOADING_BYTES_A_PIXEL = 32
 """Of a batch while it is read: the file's numbers, their float64, float32 amplitudes, the float64
-product with r, float32 x_norm. Counted where patterns are held too: they were read like that
-before, and the allocator keeps some of it."""
-
+product with r, float32 x_norm. Counted for held patterns too: they were read like that before, and
+the allocator keeps some of it."""
 
 BYTES_A_PATTERN, BYTES_A_GROUPED_PATTERN = 48, 8
-"""What remains of every pattern of the scans, whether its numbers are held or streamed: positions
-of the scan and of all scans together (16 each), the subset's number, the place in the epoch's
-order; and its group, C numbers."""
+"""Kept for every pattern of the scans, held or streamed: its position in its scan and among all
+scans (16 each), its number, its place in the epoch's order; and its group of C numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,19 +38,17 @@ class StepMemory:
     Attributes
     ----------
     parameters, gradients, optimizer
-        Weights; their gradients, and DDP's copy of these where there are several ranks; Adam's two
-        moments.
+        Weights; their gradients, with DDP's copy where there are several ranks; Adam's two moments.
     activations
-        Of the larger of a micro-batch and a block of validation, at the peak, with what the
-        allocator keeps beside them.
+        Peak of a micro-batch or of a block of validation, whichever is larger, with what the
+        allocator keeps beside it.
     batch
-        Arrays of one batch on the device, two of them while one follows the other.
+        One batch on the device, twice: one follows the other.
     patterns
-        Normalised patterns, where the device holds them; the same on every rank. What is streamed
-        takes none.
+        Normalised patterns that the device holds, the same on every rank; 0 if they are streamed.
     loading
-        Arrays on the host of what is read at a time, and of the batches that are ready; positions
-        and groups of all patterns.
+        On the host: what is read at a time, batches that are ready, positions and groups of all
+        patterns.
     """
 
     parameters: int
@@ -64,15 +61,9 @@ class StepMemory:
 
     @property
     def for_step(self) -> int:
-        """What lies where the step is computed."""
-        return (
-            self.parameters
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.batch
-            + self.patterns
-        )
+        """Bytes on the device that computes the step."""
+        on_device = self.parameters + self.gradients + self.optimizer
+        return on_device + self.activations + self.batch + self.patterns
 
 
 def estimate_step_memory(
@@ -86,34 +77,52 @@ def estimate_step_memory(
     num_patterns: int,
     held_bytes: int,
 ) -> StepMemory:
-    """Memory of a step, from its first two sizes.
-
-    Two real steps are made, of two and of three groups, while the bytes of all tensors that live
-    are counted after each operation. No layer mixes the samples of a batch, so the operations are
-    the same for any number of groups and the bytes after each grow linearly with it: the two counts
-    give those of `num_groups` groups, after each operation, and the largest of them is the peak. It
-    equals the count of a whole step to the byte.
+    """Estimate a step's memory from two small steps.
 
     Parameters
     ----------
     module
-        Built, on the device that the step will be made on. Its gradients are changed.
+        Complete, on the device that computes the step. Its gradients are overwritten.
     group_positions_px
         float64 (C, 2): the group that is spread widest, and so has the largest canvas.
     num_groups
-        Groups in the largest micro-batch of a rank.
+        Groups in a rank's largest micro-batch.
     validates
-        Whether there are validation groups.
+        True if there are validation groups.
     precision
-        As the trainer is given it.
+        As for the trainer.
     num_ranks
-        DDP keeps a second copy of the gradients where there are several.
+        DDP keeps a second copy of the gradients if there are several.
     num_patterns
-        Of all scans.
+        Number of patterns of all scans.
     held_bytes
-        Of the normalised patterns that the device holds; 0: they are streamed.
+        Size of the normalised patterns that the device holds; 0 if they are streamed.
     """
     parameters = sum(parameter.nbytes for parameter in module.parameters())
+    train, validate = _steps(module, group_positions_px, precision)
+    activations, most_groups = _peak_bytes(train, num_groups), num_groups
+    if validates:
+        activations = max(activations, _peak_bytes(validate, VALIDATION_BLOCK))
+        most_groups = max(num_groups, VALIDATION_BLOCK)
+    group_size = len(group_positions_px)
+    num_pixels = most_groups * group_size * module.probes.shape[-1] ** 2
+    ready_bytes = 0 if held_bytes else 4 * BATCHES_AHEAD
+    return StepMemory(
+        parameters=parameters,
+        gradients=parameters * (2 if num_ranks > 1 else 1),
+        optimizer=2 * parameters,
+        activations=int(ALLOCATOR_FACTOR * activations),
+        batch=2 * 4 * num_pixels,
+        patterns=held_bytes,
+        loading=(LOADING_BYTES_A_PIXEL + ready_bytes) * num_pixels
+        + num_patterns * (BYTES_A_PATTERN + BYTES_A_GROUPED_PATTERN * group_size),
+    )
+
+
+def _steps(
+    module: PtychographyModule, group_positions_px: Tensor, precision: str | int
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return a training and a validation step, each of a number of groups."""
     device, pattern_size = module.device, module.probes.shape[-1]
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)  # as all steps but the first find them
@@ -138,40 +147,26 @@ def estimate_step_memory(
         module.loss.deviance(*prediction).sum(dtype=torch.float64)
         module.loss.negative_log_likelihood(*prediction).sum()
 
-    activations = _peak_bytes(train, num_groups)
-    if validates:
-        activations = max(activations, _peak_bytes(validate, VALIDATION_BLOCK))
-    num_pixels = (
-        max(num_groups, VALIDATION_BLOCK if validates else 0)
-        * len(group_positions_px)
-        * pattern_size**2
-    )
-    ready_bytes = 0 if held_bytes else 4 * BATCHES_AHEAD
-    return StepMemory(
-        parameters=parameters,
-        gradients=parameters * (2 if num_ranks > 1 else 1),
-        optimizer=2 * parameters,
-        activations=int(ALLOCATOR_FACTOR * activations),
-        batch=2 * 4 * num_pixels,
-        patterns=held_bytes,
-        loading=(LOADING_BYTES_A_PIXEL + ready_bytes) * num_pixels
-        + num_patterns * (BYTES_A_PATTERN + BYTES_A_GROUPED_PATTERN * len(group_positions_px)),
-    )
+    return train, validate
 
 
 def _peak_bytes(step: Callable[[int], None], count: int) -> int:
-    # From 2 and 3: operations may have a shorter way for a single sample.
-    with _LiveBytes() as of_two:
+    """Return the peak of the bytes that live in a step of `count` groups, exactly.
+
+    No layer mixes the samples of a batch, so the operations are the same for any number of groups,
+    and the bytes that live after each of them grow linearly with it: steps of two and of three
+    groups give those of any other. (An operation may have a shorter way for a single group.)
+    """
+    with LiveBytes() as of_two:
         step(2)
-    with _LiveBytes() as of_three:
+    with LiveBytes() as of_three:
         step(3)
     pairs = zip(of_two.after_each_operation, of_three.after_each_operation, strict=True)
     return max(two + (count - 2) * (three - two) for two, three in pairs)
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that came into being inside and live, after each
-    operation."""
+class LiveBytes(TorchDispatchMode):
+    """Count the bytes of the tensors that were made inside and live, after each operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,14 +175,14 @@ class _LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
                 self._follow(tensor.untyped_storage())
         self.after_each_operation.append(sum(self._living.values()))
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._living:
-            self._living[key] = storage.nbytes()
-            weakref.finalize(storage, self._living.pop, key)
+        address = storage.data_ptr()  # no other storage has it while this one lives
+        if address not in self._living and storage.nbytes():
+            self._living[address] = storage.nbytes()
+            weakref.finalize(storage, self._living.pop, address)

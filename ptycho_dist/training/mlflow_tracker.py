@@ -17,28 +17,23 @@ from PIL import Image
 logger = logging.getLogger(__name__)
 
 RUN_ID_FILE = "mlflow_run_id"
-"""In the run directory: what a resumed run goes on with."""
+"""File in the run directory with the id of the MLflow run that a resumed run continues."""
 
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""While the run is opened, which all ranks wait for, unless the environment says otherwise; and
-without a word to MLflow's makers."""
+"""Defaults while the run is opened, which all ranks wait for. No telemetry unless the environment
+asks for it."""
 
-_PARAMS_AT_A_TIME, _METRICS_AT_A_TIME = 100, 1000
-"""MLflow takes no more."""
+_BATCH = {"params": 100, "metrics": 1000}
+"""The most that MLflow takes at a time."""
 
 
 def require_server() -> None:
-    """Raise where the server of `MLFLOW_TRACKING_URI`, if it names one, does not answer.
-
-    Raises
-    ------
-    ValueError
-        With the address and the cause.
-    """
+    """Raise a ValueError with the address and the cause if MLFLOW_TRACKING_URI names a server that
+    does not answer."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
         return
@@ -59,7 +54,7 @@ class MlflowTracker:
     run_dir
         Directory of the run, whose name is the MLflow run's name.
     resumed
-        Go on with the MLflow run that an earlier part of the run wrote to, if it did.
+        Continue the MLflow run that an earlier part of the run wrote to, if it did.
 
     Raises
     ------
@@ -71,20 +66,22 @@ class MlflowTracker:
         with _environment(_IMPATIENT):
             from mlflow import MlflowClient
 
-            for name in ("mlflow", "alembic"):  # they tell of every table that they make
+            for name in ("mlflow", "alembic"):  # they log every table that they make
                 logging.getLogger(name).setLevel(logging.WARNING)
+            run_dir = run_dir.resolve()
             given = os.environ.get("MLFLOW_TRACKING_URI")
-            uri = given or f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
+            uri = given or f"sqlite:///{run_dir / 'mlflow.db'}"
             self._client = MlflowClient(uri)
             id_file = run_dir / RUN_ID_FILE
-            self._goes_on = resumed and id_file.exists()
-            if self._goes_on:
+            self._continues = resumed and id_file.exists()
+            if self._continues:
                 self._run_id = id_file.read_text().strip()
                 self._client.update_run(self._run_id, status="RUNNING")
             else:
-                artifacts = None if given else (run_dir.resolve() / "mlflow_artifacts").as_uri()
+                artifacts = None if given else (run_dir / "mlflow_artifacts").as_uri()
+                experiment = self._experiment(artifacts)
                 self._run_id = self._client.create_run(
-                    self._experiment(artifacts), run_name=run_dir.resolve().name
+                    experiment, run_name=run_dir.name
                 ).info.run_id
                 id_file.write_text(self._run_id + "\n")
         logger.info("mlflow: run %s in %s", self._run_id, uri)
@@ -92,23 +89,21 @@ class MlflowTracker:
     def _experiment(self, artifacts: str | None) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ptycho_dist")
         found = self._client.get_experiment_by_name(name)
-        return (
-            self._client.create_experiment(name, artifact_location=artifacts)
-            if found is None
-            else found.experiment_id
-        )
+        if found is None:
+            return self._client.create_experiment(name, artifact_location=artifacts)
+        return found.experiment_id
 
     def log_hyperparams(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        # MLflow lets nobody change them
-        there = self._client.get_run(self._run_id).data.params if self._goes_on else {}
-        new = [Param(key, str(value)) for key, value in values.items() if key not in there]
-        for first in range(0, len(new), _PARAMS_AT_A_TIME):
-            self._client.log_batch(self._run_id, params=new[first : first + _PARAMS_AT_A_TIME])
+        # MLflow allows no change of a parameter
+        there = self._client.get_run(self._run_id).data.params if self._continues else {}
+        self._log(
+            params=[Param(key, str(value)) for key, value in values.items() if key not in there]
+        )
 
-    def go_on_at(self, first_step: int) -> Mapping[str, int]:
-        if not self._goes_on:
+    def resume_at(self, first_step: int) -> Mapping[str, int]:
+        if not self._continues:
             return {}
         metrics = self._client.get_run(self._run_id).data.metrics
         return {
@@ -120,20 +115,23 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         now_ms = int(1000 * time.time())
-        metrics = [
-            Metric(key, value, now_ms, step)
-            for step, values in rows
-            for key, value in values.items()
-        ]
-        for first in range(0, len(metrics), _METRICS_AT_A_TIME):
-            self._client.log_batch(
-                self._run_id, metrics=metrics[first : first + _METRICS_AT_A_TIME]
-            )
+        self._log(
+            metrics=[
+                Metric(key, value, now_ms, step)
+                for step, values in rows
+                for key, value in values.items()
+            ]
+        )
+
+    def _log(self, **entities: Sequence[Any]) -> None:
+        for kind, values in entities.items():
+            for first in range(0, len(values), _BATCH[kind]):
+                batch: dict[str, Any] = {kind: values[first : first + _BATCH[kind]]}
+                self._client.log_batch(self._run_id, **batch)
 
     def log_picture(self, name: str, png: bytes, step: int) -> None:
-        self._client.log_image(
-            self._run_id, Image.open(io.BytesIO(png)), artifact_file=f"{name}/step_{step:07d}.png"
-        )
+        picture = Image.open(io.BytesIO(png))
+        self._client.log_image(self._run_id, picture, artifact_file=f"{name}/step_{step:07d}.png")
 
     def close(self, *, succeeded: bool) -> None:
         self._client.set_terminated(self._run_id, "FINISHED" if succeeded else "FAILED")
@@ -141,7 +139,7 @@ class MlflowTracker:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables that hold in the block, but for those that are set already."""
+    """Set environment variables in the block, except those that are set already."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:

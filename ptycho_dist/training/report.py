@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 
 from ptycho_dist.bundle import Bundle, load_bundle
@@ -20,6 +19,7 @@ from ptycho_dist.data.scan import Scan
 from ptycho_dist.distributed import describe
 from ptycho_dist.inference.reconstruct import reconstruct
 from ptycho_dist.inference.report import report_reconstruction
+from ptycho_dist.physics.scan_positions import central_positions
 from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
 from ptycho_dist.training.run_directory import read_metrics
 
@@ -98,8 +98,7 @@ def central_part(scan: Scan, largest_pixels: int) -> Scan:
     """The patterns nearest to the centre of a scan, in the scan's order, as many as have that many
     pixels in all; one at least."""
     num_patterns = max(1, largest_pixels // scan.pattern_size**2)
-    distance = np.square(scan.positions_px - scan.positions_px.mean(axis=0)).sum(axis=1)
-    patterns = np.sort(np.argsort(distance, kind="stable")[:num_patterns])
+    patterns = central_positions(scan.positions_px, num_patterns)
     return dataclasses.replace(
         scan, diffraction=scan.diffraction[patterns], positions_px=scan.positions_px[patterns]
     )

@@ -1,5 +1,5 @@
 """What a run leaves in its directory while it trains: `train.log`, `hparams.yaml` and
-`metrics.csv`, written by rank 0."""
+`metrics.csv`, written by rank 0; and the lock that keeps other runs out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,43 +22,33 @@ from lightning.pytorch.loggers import Logger
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import flat_keys
-from ptycho_dist.distributed import StepSplit, rank
+from ptycho_dist.distributed import rank
 from ptycho_dist.training.checkpointing import last_checkpoint
+from ptycho_dist.training.metrics import METRICS
 from ptycho_dist.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_WAIT_FOR_AN_ENDING_RUN = 15.0
 _LOG_FILE = "train.log of this process's run"
-METRICS = (
-    "epoch",
-    "step",
-    "learning_rate",
-    "step_deviance_per_pixel",
-    "train_deviance_per_pixel",
-    "val_deviance_per_pixel",
-    "val_nll",
-    "gain",
-    *(field.name for field in fields(StepSplit)),
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run directory that this run may write to, until the claim is left.
+    """A context in which this run may write to its run directory, and no other run may.
 
     Attributes
     ----------
     lock
-        The lock file, open and locked; the kernel gives the lock back however the process ends.
-        None on the ranks that write nothing.
+        The lock file, open and locked with `flock`: the kernel releases the lock however the
+        process ends. None on the ranks that write nothing.
     """
 
     lock: IO[str] | None = None
 
     def require_ours(self) -> None:
-        """Stop a run whose job Slurm has meanwhile started again elsewhere: on a node that the
-        others lost sight of it may live on.
+        """Stop an attempt of a Slurm job that was requeued meanwhile: on a node that Slurm lost, it
+        may still be alive.
 
         Raises
         ------
@@ -83,23 +73,34 @@ class Claim:
 
 
 def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
-    """Make a run directory, or take it over to go on, and keep other runs out of it while the claim
-    is held.
+    """Make a run directory, or take it over to resume, and lock other runs out.
 
     Raises
     ------
     ValueError
-        Another run is writing there; or there is a checkpoint of an earlier run, which a new one
-        would replace.
+        Another run is writing there, or a new run would replace the checkpoint of an earlier one.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    lock = _locked(run_dir, SECONDS_TO_WAIT_FOR_AN_ENDING_RUN if resuming else 0)
+    try:
+        _require_no_checkpoint(run_dir, resuming=resuming)
+    except ValueError:
+        lock.close()
+        raise
+    lock.truncate(0)
+    lock.write(_this_process())
+    lock.flush()
+    return Claim(lock)
+
+
+def _locked(run_dir: Path, max_seconds: float) -> IO[str]:
     path = run_dir / ".lock"
     lock = path.open("a+")
-    give_up_at = time.monotonic() + (SECONDS_TO_WAIT_FOR_AN_ENDING_RUN if resuming else 0)
+    give_up_at = time.monotonic() + max_seconds
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            return lock
         except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read()
@@ -113,26 +114,17 @@ def claim_run_directory(run_dir: Path, *, resuming: bool) -> Claim:
                 lock.close()
                 path.unlink()
                 lock = path.open("a+")
-                continue
-            if time.monotonic() > give_up_at:
+            elif time.monotonic() > give_up_at:
                 lock.close()
                 raise _occupied(run_dir, holder) from error
-            time.sleep(0.2)
-        except OSError:  # a file system without locks
+            else:
+                time.sleep(0.2)
+        except OSError:
             logger.warning(
                 "%s: this file system has no locks, so a second run here would not be noticed",
                 run_dir,
             )
-            break
-    try:
-        _require_no_checkpoint(run_dir, resuming=resuming)
-    except ValueError:
-        lock.close()
-        raise
-    lock.truncate(0)
-    lock.write(_this_process())
-    lock.flush()
-    return Claim(lock)
+            return lock
 
 
 def require_claimable(run_dir: Path, *, resuming: bool) -> None:
@@ -141,20 +133,14 @@ def require_claimable(run_dir: Path, *, resuming: bool) -> None:
     Raises
     ------
     ValueError
-        Another run is writing there; there is a checkpoint that a new run would replace; or the
-        directory, or a file in it that a run writes to, may not be written.
+        Another run is writing there; a new run would replace a checkpoint; or the directory, or a
+        file in it that a run writes to, is not writable.
     """
     nearest = nearest_directory(run_dir)
     if not nearest.is_dir():
         raise ValueError(f"{run_dir}: {nearest} is a file, expected a directory")
-    for path in (
-        nearest,
-        *(
-            run_dir / name
-            for name in (".lock", "train.log", "metrics.csv", "checkpoints")
-            if (run_dir / name).exists()
-        ),
-    ):
+    written = (run_dir / name for name in (".lock", "train.log", "metrics.csv", "checkpoints"))
+    for path in (nearest, *(path for path in written if path.exists())):
         if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
             raise ValueError(
                 f"{path}: may not be written by this user, or its file system is read-only"
@@ -172,7 +158,7 @@ def require_claimable(run_dir: Path, *, resuming: bool) -> None:
 
 
 def nearest_directory(run_dir: Path) -> Path:
-    """The directory itself, or what of its path there is already."""
+    """Return the directory itself, or its nearest parent that exists."""
     return next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
 
 
@@ -187,24 +173,20 @@ def _require_no_checkpoint(run_dir: Path, *, resuming: bool) -> None:
     if not resuming and last_checkpoint(run_dir).exists():
         raise ValueError(
             f"{run_dir}: found the checkpoint of an earlier run, expected a new directory; "
-            "--train.resume auto goes on with it, "
-            "another --train.run_dir starts anew"
+            "--train.resume auto goes on with it, another --train.run_dir starts anew"
         )
 
 
 def _this_process() -> str:
     host_and_process = f"process {os.getpid()} on {socket.gethostname()}"
-    if "SLURM_JOB_ID" not in os.environ:
-        return host_and_process
-    return (
-        f"job {os.environ['SLURM_JOB_ID']}, attempt "
-        f"{os.environ.get('SLURM_RESTART_COUNT', '0')}, {host_and_process}"
-    )
+    job = os.environ.get("SLURM_JOB_ID")
+    attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return host_and_process if job is None else f"job {job}, attempt {attempt}, {host_and_process}"
 
 
 def _is_earlier_attempt(holder: str) -> bool:
-    """Whether an attempt of this Slurm job before the present one holds the lock: Slurm gives an
-    attempt up before it starts the next."""
+    """Return True if an earlier attempt of this Slurm job holds the lock: Slurm gives an attempt up
+    before it starts the next."""
     found = re.match(r"job (\d+), attempt (\d+)", holder)
     if found is None or found[1] != os.environ.get("SLURM_JOB_ID"):
         return False
@@ -212,8 +194,7 @@ def _is_earlier_attempt(holder: str) -> bool:
 
 
 def start_log_file(run_dir: Path) -> None:
-    """Write the package's log to `train.log` too, after what an earlier part of the run wrote
-    there; no more to that of a run before.
+    """Append the package's log to the run's `train.log`, and no longer to that of an earlier run.
 
     Rank 0 writes it; any other rank opens it only to say what stopped it.
     """
@@ -230,7 +211,7 @@ def start_log_file(run_dir: Path) -> None:
 
 
 def stop_log_file() -> None:
-    """Write no more to the `train.log` of this process's run."""
+    """Stop writing to the `train.log` of this process's run."""
     package_logger = logging.getLogger("ptycho_dist")
     for handler in [handler for handler in package_logger.handlers if handler.name == _LOG_FILE]:
         package_logger.removeHandler(handler)
@@ -238,29 +219,30 @@ def stop_log_file() -> None:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv`; a value that a row does not have is empty."""
+    """Return the rows of `metrics.csv`; a value that a row lacks is empty."""
     with (run_dir / "metrics.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
 class RunDirectoryLogger(Logger):
-    """`hparams.yaml` and `metrics.csv`, one row a step that has something to say; and what
-    `train.logger` names beside them.
+    """Lightning logger of `hparams.yaml`, `metrics.csv` (one row per logged step), and the trackers
+    that `train.logger` adds.
 
     Parameters
     ----------
     run_dir
         Directory of the run.
     resumed
-        Keep the rows that an earlier part of the run wrote, up to the step that it is taken up at.
+        Keep the rows of an earlier part of the run, up to the step at which it is resumed.
     trackers
-        They get the same rows; on rank 0 alone.
+        Get the same rows; on rank 0 alone.
     """
 
     def __init__(self, run_dir: Path, *, resumed: bool, trackers: Sequence[Tracking] = ()) -> None:
         super().__init__()
         self.run_dir = run_dir
         self.trackers = trackers
+        self._path = run_dir / "metrics.csv"
         self._resumed = resumed
         self._end_of_finished: int | None = None
         self._rows: list[dict[str, Any]] = []
@@ -273,10 +255,6 @@ class RunDirectoryLogger(Logger):
     @property
     def version(self) -> str:
         return ""
-
-    @property
-    def _metrics_path(self) -> Path:
-        return self.run_dir / "metrics.csv"
 
     @rank_zero_only
     def log_hyperparams(
@@ -302,13 +280,12 @@ class RunDirectoryLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what there is. The last row may still be added to, by validation say, and is then
-        written again."""
+        """Write all rows. The last may still grow (validation), and is then written again."""
         if not self._rows:
             return
         if self._end_of_finished is None:
             self._end_of_finished = self._begin_file(first_step=self._rows[0]["step"])
-        with self._metrics_path.open("r+", newline="") as stream:
+        with self._path.open("r+", newline="") as stream:
             writer = csv.DictWriter(stream, METRICS)
             stream.seek(self._end_of_finished)
             writer.writerows(self._rows[:-1])
@@ -331,13 +308,13 @@ class RunDirectoryLogger(Logger):
 
     def _begin_file(self, first_step: int) -> int:
         kept: list[dict[str, str]] = []
-        if self._resumed and self._metrics_path.exists():
+        if self._resumed and self._path.exists():
             kept = [row for row in read_metrics(self.run_dir) if int(row["step"]) < first_step]
-        with replacing(self._metrics_path) as temporary, temporary.open("w", newline="") as stream:
+        with replacing(self._path) as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, METRICS)
             writer.writeheader()
             writer.writerows(kept)
         for tracker in self.trackers:
-            tracker.go_on_at(first_step)
-            tracker.log_rows(kept)  # it may not have had them yet
-        return self._metrics_path.stat().st_size
+            tracker.resume_at(first_step)
+            tracker.log_rows(kept)  # a tracker that was asked for later has not had them
+        return self._path.stat().st_size

@@ -16,10 +16,11 @@ from ptycho_dist.bundle import Bundle, load_bundle, software_versions
 from ptycho_dist.config import Config
 from ptycho_dist.data.prepare import PreparedData
 from ptycho_dist.distributed import from_rank_zero, rank, require_same, run_together, world_size
-from ptycho_dist.model.first_probe import find_first_probe, middle_of_scan
+from ptycho_dist.model.first_probe import NUM_PATTERNS, find_first_probe
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.loss import LossFactory, ScaledPoissonLoss
 from ptycho_dist.model.probe_modes import add_modes
+from ptycho_dist.physics.scan_positions import central_positions
 from ptycho_dist.scale.normalization import normalize
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Start:
         if refined is not None and refined.shape == own.shape:
             logger.info("init: %s begins with the refined probe of train.init", scan.path)
             return refined
-        patterns = patterns[middle_of_scan(scan.positions_px[patterns])]
+        patterns = patterns[central_positions(scan.positions_px[patterns], NUM_PATTERNS)]
         factor = data.calibration.rms_factor / data.calibration.scan_brightness[number]
         x_norm = torch.from_numpy(normalize(scan.amplitude(patterns), factor))
         positions_px = torch.from_numpy(scan.positions_px[patterns])

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ptycho_dist.training.run_directory import METRICS
+from ptycho_dist.training.metrics import METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,9 @@ SCALE = (
     "intensity_scale",
     "subset_fingerprint",
 )
-"""The hyperparameters that tell how the photon scale was found."""
+"""Hyperparameters that say how the photon scale was found."""
+
+_HPARAMS_METRICS = ("train_deviance_per_pixel", "val_deviance_per_pixel", "val_nll")
 
 
 class TensorBoardTracker:
@@ -37,18 +39,19 @@ class TensorBoardTracker:
     run_dir
         Directory of the run.
     resumed
-        Keep the event files that are there; where not, they are of an attempt that `metrics.csv`
-        keeps nothing of either.
+        Keep the event files that are there. Otherwise they are of an attempt of which `metrics.csv`
+        keeps nothing either.
     """
 
     def __init__(self, run_dir: Path, *, resumed: bool) -> None:
         self._folder = run_dir / "tensorboard"
         self._folder.mkdir(parents=True, exist_ok=True)
         earlier = list(self._folder.glob("events.out.tfevents.*"))
-        self._goes_on = resumed and bool(earlier)
+        self._continues = resumed and bool(earlier)
         for path in earlier if not resumed else ():
             path.unlink()
-        self._writer: SummaryWriter | None = None if self._goes_on else SummaryWriter(self._folder)
+        # a resumed run opens its file in `resume_at`, which knows the first step
+        self._writer = None if self._continues else SummaryWriter(self._folder)
         logger.info(
             "tensorboard: %s; look at it with tensorboard --logdir %s", self._folder, run_dir
         )
@@ -63,18 +66,15 @@ class TensorBoardTracker:
             for key, value in values.items()
         }
         assert self._writer.file_writer is not None
-        # The metrics are those of the rows: `add_hparams` would write values of its own, to a
-        # folder of its own.
-        for summary in hparams(
-            plain, dict.fromkeys(("train_deviance_per_pixel", "val_deviance_per_pixel", "val_nll"))
-        ):
+        # `add_hparams` would write metrics of its own to a folder of its own.
+        for summary in hparams(plain, dict.fromkeys(_HPARAMS_METRICS)):
             self._writer.file_writer.add_summary(summary)
         self._writer.flush()
 
-    def go_on_at(self, first_step: int) -> Mapping[str, int]:
-        if not self._goes_on:
+    def resume_at(self, first_step: int) -> Mapping[str, int]:
+        if not self._continues:
             return {}
-        # TensorBoard forgets what came after it in earlier files
+        # TensorBoard drops later steps of earlier files
         self._writer = SummaryWriter(self._folder, purge_step=first_step)
         return dict.fromkeys(METRICS, first_step - 1)
 
@@ -87,9 +87,8 @@ class TensorBoardTracker:
 
     def log_picture(self, name: str, png: bytes, step: int) -> None:
         assert self._writer is not None
-        self._writer.add_image(
-            name, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), step, dataformats="HWC"
-        )
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
         self._writer.flush()
 
     def close(self, *, succeeded: bool) -> None:

@@ -1,9 +1,8 @@
-"""Where a run can be watched beside `metrics.csv`: TensorBoard and MLflow. Rank 0 alone writes
-there.
+"""Trackers that show a run beside `metrics.csv`: TensorBoard and MLflow.
 
-What they get is what `metrics.csv` gets, row by row, the hyperparameters, and now and then a
-picture of the object. Nothing that happens to them touches the training: threads of their own
-write, and an error is a warning and the last that is heard of them.
+Rank 0 alone writes to them: the hyperparameters, the rows of `metrics.csv`, and pictures of the
+object. Each tracker has a thread of its own, and its first error is a warning and the end of its
+records, so that a tracker can neither stop nor delay the training.
 """
 
 from __future__ import annotations
@@ -25,42 +24,35 @@ SECONDS_TO_END = 15.0
 """How long the end of a run waits for what is still to be written."""
 
 _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
-"""What an extra of this package installs; a database on this disk is written by the last two."""
+"""What this package's extras install; MLflow needs the last two for a local database."""
 
 
 class Tracker(Protocol):
-    """What keeps the numbers and pictures of runs. One thread calls it, in the order of the run."""
+    """Keeps the numbers and pictures of a run. One thread calls it, in the order of the run."""
 
     def log_hyperparams(self, values: Mapping[str, Any]) -> None:
-        """Values by dotted key; those that a resumed run has there already stay."""
+        """Write values by dotted key; a resumed run keeps those that are there."""
         ...
 
-    def go_on_at(self, first_step: int) -> Mapping[str, int]:
-        """Get ready for rows from this step on, which may come for the second time; give the last
-        step of each metric that stays."""
+    def resume_at(self, first_step: int) -> Mapping[str, int]:
+        """Prepare for rows from this step on, some maybe for the second time; return the last step
+        of each metric that is kept."""
         ...
 
     def log_rows(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Metrics by step. No step of a metric comes twice."""
+        """Write metrics by step. No step of a metric comes twice."""
         ...
 
     def log_picture(self, name: str, png: bytes, step: int) -> None:
-        """A picture of a step; it replaces one of the same name and step."""
+        """Write a picture; it replaces one of the same name and step."""
         ...
 
     def close(self, *, succeeded: bool) -> None: ...
 
 
 class Tracking:
-    """A tracker and the thread that writes to it, which nobody waits for before the end of the run.
-
-    Parameters
-    ----------
-    name
-        Of the tracker, for messages.
-    tracker
-        Open.
-    """
+    """A tracker (open) and the thread that writes to it, which is waited for only at the end of the
+    run."""
 
     def __init__(self, name: str, tracker: Tracker) -> None:
         self.name = name
@@ -73,13 +65,13 @@ class Tracking:
     def log_hyperparams(self, values: Mapping[str, Any]) -> None:
         self._do(lambda: self._tracker.log_hyperparams(values))
 
-    def go_on_at(self, first_step: int) -> None:
+    def resume_at(self, first_step: int) -> None:
         """Called once, before the first row."""
-        self._do(lambda: self._last_steps.update(self._tracker.go_on_at(first_step)))
+        self._do(lambda: self._last_steps.update(self._tracker.resume_at(first_step)))
 
     def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows as `metrics.csv` has them. Of a row that comes again with more in it, as the last
-        one may, what is new is written."""
+        """Write rows of `metrics.csv`. A row that comes again, as the last one may, adds only what
+        is new."""
         copies = [
             {key: float(value) for key, value in row.items() if value not in ("", None)}
             for row in rows
@@ -90,7 +82,7 @@ class Tracking:
         self._do(lambda: self._tracker.log_picture(name, png, step))
 
     def close(self, *, succeeded: bool) -> None:
-        """Wait, but not for long, until all is written."""
+        """Wait a limited time until all is written."""
         self._do(lambda: self._tracker.close(succeeded=succeeded))
         self._do(None)
         self._thread.join(SECONDS_TO_END)
@@ -102,8 +94,7 @@ class Tracking:
             )
 
     def _do(self, action: Callable[[], None] | None) -> None:
-        # else it met an error, and nobody would ever take what is put there
-        if self._thread.is_alive():
+        if self._thread.is_alive():  # after an error nothing would empty the queue
             self._actions.put(action)
 
     def _log_new(self, rows: Sequence[Mapping[str, float]]) -> None:
@@ -133,19 +124,11 @@ class Tracking:
 
 
 def require_packages(names: Sequence[str]) -> None:
-    """Raise where `train.logger` names what is not installed here.
-
-    Raises
-    ------
-    ValueError
-        It says what to install.
-    """
+    """Raise a ValueError that says what to install if `train.logger` needs a missing package."""
     for name in names:
-        needed = (
-            _PACKAGES[name]
-            if name != "mlflow" or "MLFLOW_TRACKING_URI" not in os.environ
-            else ("mlflow",)
-        )
+        needed = _PACKAGES[name]
+        if name == "mlflow" and "MLFLOW_TRACKING_URI" in os.environ:
+            needed = ("mlflow",)
         missing = [package for package in needed if importlib.util.find_spec(package) is None]
         if missing:
             raise ValueError(
@@ -155,8 +138,7 @@ def require_packages(names: Sequence[str]) -> None:
 
 
 def require_usable(names: Sequence[str]) -> None:
-    """Raise where a new run could not write to what `train.logger` names, as far as that shows
-    without writing anything.
+    """Raise where a new run could not write to the trackers, as far as that shows without writing.
 
     Raises
     ------
@@ -171,7 +153,7 @@ def require_usable(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], run_dir: Path, *, resumed: bool) -> tuple[Tracking, ...]:
-    """Open what `train.logger` names, on rank 0.
+    """Open the trackers that `train.logger` names, on rank 0.
 
     Parameters
     ----------
@@ -180,12 +162,12 @@ def open_trackers(names: Sequence[str], run_dir: Path, *, resumed: bool) -> tupl
     run_dir
         Directory of the run.
     resumed
-        Go on where an earlier part of the run wrote.
+        Continue where an earlier part of the run wrote.
 
     Raises
     ------
     ValueError
-        A new run can't write to one of them. A resumed run goes on without it, with a warning.
+        A new run can't write to a tracker. A resumed run continues without it, with a warning.
     """
     opened = []
     for name in names:
@@ -201,6 +183,7 @@ def open_trackers(names: Sequence[str], run_dir: Path, *, resumed: bool) -> tupl
 
 
 def _open(name: str, run_dir: Path, *, resumed: bool) -> Tracker:
+    # optional packages, imported only for the runs that use them
     if name == "tensorboard":
         from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
 

@@ -13,7 +13,7 @@ import pytest
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.sampling import Draw, draw_patterns
 from ptycho_dist.data.subset import SubsetError, select_subset
-from tests.data.test_subset import random_positions, raster_with_repeats, scan_at, select
+from tests.data.positions import random_positions, raster_with_repeats, scan_at, select
 
 SEEDS = range(4)
 MODES: dict[str, dict[str, Any]] = {

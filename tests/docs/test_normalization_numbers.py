@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist.config import DataConfig
-from ptycho_dist.data.module import ScanDataModule
 from tests.docs.blocks import ROOT, blocks
 
 pytestmark = pytest.mark.realdata

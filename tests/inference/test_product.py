@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 
 from ptycho_dist import derive_intensity_scale, read_scan, save_bundle
 from ptycho_dist.bundle import Bundle
 from ptycho_dist.config import Config, DataConfig, ModelConfig
-from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference.reconstruct import Reconstruction, infer

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from scipy.special import xlogy
 
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, save_bundle
 from ptycho_dist.bundle import Bundle
 from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
 from ptycho_dist.data import placement
-from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import reconstruct as reconstruct_module
 from ptycho_dist.inference import scan_patterns

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from ptycho_dist.training.check import check
 
 from ptycho_dist import memory_supply as memory_module
 from ptycho_dist.config import ModelConfig, parse_mapping
@@ -28,7 +29,6 @@ from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training import check as check_module
 from ptycho_dist.training import memory as step_memory
-from ptycho_dist.training.check import check
 from ptycho_dist.training.processes import Processes
 from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.training.test_full_disk import READ_ONLY, REMOUNT, mount, small_disk  # noqa: F401
@@ -635,7 +635,7 @@ def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
         num_patterns=37,
         held_bytes=0,
     )
-    with step_memory._LiveBytes() as live:
+    with step_memory.LiveBytes() as live:
         samples = Samples(
             torch.ones(5, 4, 16, 16),
             positions_px.expand(5, -1, -1),

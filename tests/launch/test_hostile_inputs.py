@@ -26,10 +26,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import yaml
+from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist.bundle import SCHEMA, save_bundle
 from ptycho_dist.config import DataConfig
-from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import FailedTogether
 from tests.conftest import small_scan_arrays
 from tests.launch.conftest import ROOT

@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_dist.model.first_probe import (
-    JointReconstruction,
-    find_first_probe,
-    lens_beams,
-    middle_of_scan,
-)
+from ptycho_dist.model.first_probe import JointReconstruction, find_first_probe, lens_beams
 from ptycho_dist.model.probe_modes import add_modes
 from ptycho_dist.physics.probe import shift_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
@@ -127,17 +122,6 @@ def test_sweep_is_epie() -> None:
         modes + 0.5 * np.fft.ifft2(np.fft.fft2(change) * ramp.conj()),
         atol=1e-3,
     )
-
-
-def test_middle_of_scan_is_connected_and_bounded() -> None:
-    positions = np.stack(np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij"), -1).reshape(
-        -1, 2
-    )
-    chosen = middle_of_scan(positions)
-    assert len(chosen) == 256
-    assert np.all(np.diff(chosen) > 0)
-    assert np.abs(positions[chosen] - 19.5).max() < 10
-    assert middle_of_scan(positions[:7]).tolist() == list(range(7))
 
 
 def with_gap_and_stop() -> torch.Tensor:

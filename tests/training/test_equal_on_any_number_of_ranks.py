@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist.config import DataConfig, Hdf5Config, ModelConfig
-from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.model.corrections import MOST_CORRECTIONS

@@ -17,18 +17,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ptycho_dist import load_bundle, read_scan
 from ptycho_dist.distributed import FailedTogether, Interrupted
 from ptycho_dist.training import report, tracking
 from ptycho_dist.training.checkpointing import Checkpointing
 from ptycho_dist.training.report import draw_object
-from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
 from tests.training.test_train import metrics, settings, train_one
+
+for package in ("mlflow", "sqlalchemy", "alembic", "tensorboard"):
+    pytest.importorskip(package)
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
 
 BOTH = ["csv", "tensorboard", "mlflow"]
 NOBODY = "http://127.0.0.1:9"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from ptycho_dist.config import ScanConfig
 from ptycho_dist.data.geometry import Geometry
@@ -19,6 +18,8 @@ from ptycho_dist.data.readers.array_file import read_mask_file, read_probe_file
 from ptycho_dist.data.readers.hdf5_patterns import window_of
 from ptycho_dist.data.scan import Measurement, Patterns, Scan, ScanError, resolve_measurement
 from ptycho_dist.distributed import rank
+from ptycho_dist.physics.direct_beam import is_in_corners
+from ptycho_dist.physics.scan_positions import nearest_distances_px
 
 logger = logging.getLogger(__name__)
 
@@ -503,7 +504,7 @@ def _log(scan: Scan, content: ScanContent, sample: np.ndarray) -> None:
                 scan.path,
             )
     if scan.num_patterns > 1:
-        nearest = cKDTree(scan.positions_px).query(scan.positions_px, k=2)[0][:, 1]
+        nearest = nearest_distances_px(scan.positions_px)
         if np.median(nearest) > size:
             logger.warning(
                 "%s: neighbouring positions are %.4g px apart, patches have %d px: no overlap in "
@@ -516,10 +517,7 @@ def _log(scan: Scan, content: ScanContent, sample: np.ndarray) -> None:
     mean = sample.mean(axis=0, dtype=np.float64)
     if scan.mask is not None:
         mean = np.where(scan.mask, mean, 0)
-    quarter = size // 4
-    centre = mean[quarter : size - quarter, quarter : size - quarter].sum()
-    corners = np.fft.fftshift(mean)[quarter : size - quarter, quarter : size - quarter].sum()
-    if corners > 2 * centre:
+    if is_in_corners(mean):
         logger.warning(
             "%s: the light is in the corners of the patterns, expected the direct beam at [N/2, "
             "N/2] (numpy.fft.fftshift)",

@@ -12,9 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist.config import DataConfig
-from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import FailedTogether, rank
