@@ -203,7 +203,7 @@ class Benchmark:
                 found = reconstruct(bundle, self.scan, refine_iterations=iterations)
                 seconds = time.process_time() - started
                 label = f"{name} + refine {iterations}" if iterations else name
-                yield self.row(label, found.object, seconds, found.summary["deviance_per_pixel"])
+                yield self.row(label, found.object, seconds, found.summary.deviance_per_pixel)
         for iterations in REFINE_ITERATIONS:
             started = time.process_time()
             refined = self.refined(self.empty_object, iterations)
@@ -243,7 +243,7 @@ class Benchmark:
             "phase_correlation": scores.phase.correlation,
             "amplitude_correlation": scores.amplitude.correlation,
             "deviance_per_pixel": deviance_per_pixel
-            or self.refined(object_, 0).summary["deviance_per_pixel"][0],
+            or self.refined(object_, 0).deviance_per_pixel[0],
             "seconds": round(seconds, 2),
         }
 

@@ -63,9 +63,6 @@ class Report:
         Of the software that trained.
     refined_probe
         The probe after its refinement, where it was refined.
-    refinement_deviance_per_pixel
-        Of the whole scan, before a refinement of the object and after each of its iterations; empty
-        where there was none.
     metrics
         Rows of `metrics.csv`; none for a reconstruction.
     note
@@ -87,7 +84,6 @@ class Report:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     refined_probe: np.ndarray | None = None
-    refinement_deviance_per_pixel: Sequence[float] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     note: str | None = None
 
@@ -132,8 +128,8 @@ def _figures(report: Report) -> dict[str, str]:
     }
     if report.metrics:
         figures["training"] = _inline(draw_training_curve, report.metrics)
-    if report.refinement_deviance_per_pixel:
-        figures["refinement"] = _inline(draw_refinement_curve, report.refinement_deviance_per_pixel)
+    if refinement := report.summary.get("refinement"):
+        figures["refinement"] = _inline(draw_refinement_curve, refinement["deviance_per_pixel"])
     return figures
 
 

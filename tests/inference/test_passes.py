@@ -16,6 +16,7 @@ from ptycho_dist.inference.passes import (
     correct_together,
     first_estimate_of_scan,
 )
+from ptycho_dist.inference.records import Corrections
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import GroupCanvas, extract_patches
@@ -64,7 +65,7 @@ class Known:
         for part in np.array_split(np.arange(len(positions_px())), 4):
             yield torch.from_numpy(positions_px()[part]), seen[part].sqrt()
 
-    def correct(self, network: Network) -> dict:
+    def correct(self, network: Network) -> Corrections:
         return correct_together(
             network,  # type: ignore[arg-type]
             self.stitched,
@@ -126,17 +127,17 @@ def test_passes_reach_what_the_network_knows_and_end_there(known: Known) -> None
     np.testing.assert_allclose(
         known.stitched.object()[lit(known)], known.truth.numpy()[lit(known)], atol=0.01
     )
-    assert summary["passes"] <= MOST_PASSES
-    assert summary["deviance_per_pixel"][-1] < 1e-3 * summary["deviance_per_pixel"][0]
+    assert summary.passes <= MOST_PASSES
+    assert summary.deviance_per_pixel[-1] < 1e-3 * summary.deviance_per_pixel[0]
 
 
 def test_deviance_is_that_of_the_object_and_never_rises(known: Known) -> None:
-    kept = known.correct(known.towards_truth(0.2))["deviance_per_pixel"]
+    kept = known.correct(known.towards_truth(0.2)).deviance_per_pixel
     # float32 rates
     assert kept[-1] == pytest.approx(
         known.deviance_per_pixel(torch.from_numpy(known.stitched.object())), rel=1e-3
     )
-    assert kept == sorted(kept, reverse=True)
+    assert list(kept) == sorted(kept, reverse=True)
     assert len(kept) > 3
 
 
@@ -144,7 +145,7 @@ def test_brightness_does_not_enter_the_judgement(known: Known) -> None:
     """Whatever the gain that was trained with the network, twice as bright an object explains the
     scan as well."""
     summary = known.correct(known.towards_truth(0.8, times=2.0))
-    assert summary["deviance_per_pixel"][-1] < 1e-2 * summary["deviance_per_pixel"][0]
+    assert summary.deviance_per_pixel[-1] < 1e-2 * summary.deviance_per_pixel[0]
     np.testing.assert_allclose(
         known.stitched.object()[lit(known)],
         2 * known.truth.numpy()[lit(known)],
@@ -160,43 +161,41 @@ def test_a_network_that_only_does_harm_changes_nothing(
     summary = known.correct(
         lambda x_norm, probe, estimate, mask: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm)
     )
-    assert len(summary["deviance_per_pixel"]) == 1
+    assert len(summary.deviance_per_pixel) == 1
     np.testing.assert_allclose(
         known.stitched.object()[lit(known)], first.numpy()[lit(known)], rtol=1e-5
     )
-    assert summary["passes"] == 1  # asked again, it would answer the same
-    assert not summary["helped"]
+    assert summary.passes == 1  # asked again, it would answer the same
+    assert not summary.helped
     assert "adds nothing to the first estimate" in caplog.text
     assert "train.learning_rate" in caplog.text
 
 
 def test_a_network_that_died_is_told_of(known: Known, caplog: pytest.LogCaptureFixture) -> None:
     """Its last layer sees zeros, so that it gives all pixels of all patches the same factor."""
-    assert not known.correct(lambda x_norm, probe, estimate, mask: estimate * (0.9 + 0.1j))[
-        "helped"
-    ]
+    assert not known.correct(lambda x_norm, probe, estimate, mask: estimate * (0.9 + 0.1j)).helped
     assert "adds nothing to the first estimate" in caplog.text
 
 
 def test_nothing_is_said_of_a_network_that_helps(
     known: Known, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert known.correct(known.towards_truth(0.8))["helped"]
+    assert known.correct(known.towards_truth(0.8)).helped
     assert "adds nothing" not in caplog.text
 
 
 def test_a_correction_that_goes_too_far_is_taken_in_part(known: Known) -> None:
     # beyond the truth, and further from it than before
     summary = known.correct(known.towards_truth(2.2))
-    kept = summary["deviance_per_pixel"]
+    kept = summary.deviance_per_pixel
     assert kept[-1] < 0.1 * kept[0]
-    assert summary["passes"] == len(kept) - 1  # whole or in part, each was kept
+    assert summary.passes == len(kept) - 1  # whole or in part, each was kept
 
 
 def test_passes_end_where_they_gain_little(known: Known) -> None:
     summary = known.correct(known.towards_truth(1e-3))
-    kept = summary["deviance_per_pixel"]
-    assert summary["passes"] == 1
+    kept = summary.deviance_per_pixel
+    assert summary.passes == 1
     assert kept[1] > (1 - LEAST_GAIN) * kept[0]
 
 
@@ -207,7 +206,7 @@ def test_a_network_that_answers_nan_leaves_the_first_estimate(known: Known) -> N
 
 def test_pixels_that_do_not_count_are_not_judged() -> None:
     known = Known(dead_pixels(0))
-    kept = known.correct(known.towards_truth(0.3))["deviance_per_pixel"]
+    kept = known.correct(known.towards_truth(0.3)).deviance_per_pixel
     # float32 rates
     assert kept[-1] == pytest.approx(
         known.deviance_per_pixel(torch.from_numpy(known.stitched.object())), rel=1e-3
@@ -241,5 +240,5 @@ def test_the_network_sees_no_object_that_is_not_corrected(known: Known, part: fl
         return towards_truth(x_norm, *others)
 
     summary = known.correct(network)  # type: ignore[arg-type]
-    assert seen == summary["passes"] * len(positions_px())
-    assert summary["passes"] == len(summary["deviance_per_pixel"]) - 1
+    assert seen == summary.passes * len(positions_px())
+    assert summary.passes == len(summary.deviance_per_pixel) - 1

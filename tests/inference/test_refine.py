@@ -77,7 +77,7 @@ class KnownScan:
         )
 
     def deviance(self, object_: torch.Tensor, probe: torch.Tensor) -> float:
-        return self.refined(object_, probe, 0).summary["deviance_per_pixel"][0]
+        return self.refined(object_, probe, 0).deviance_per_pixel[0]
 
 
 def simulate(*, modes: int = 1, defocus_rad: float = 4.0) -> KnownScan:
@@ -152,7 +152,7 @@ def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
     of_truth = scan.deviance(scan.true_object, scan.true_probe)
     start = spoilt(scan.true_object)
     refined = scan.refined(start, scan.true_probe, 20)
-    first, *_, last = refined.summary["deviance_per_pixel"]
+    first, *_, last = refined.deviance_per_pixel
     assert first > 5 * of_truth
     assert last < of_truth  # the truth is not the maximum of the likelihood: noise is fitted too
     lit = scan.stitched(start, scan.true_probe).light[0] > 20
@@ -200,7 +200,7 @@ def test_object_comes_back_behind_a_mask(scan: KnownScan) -> None:
     masked = dataclasses.replace(scan, mask=dead_pixels(0, pattern_size=SIZE))
     start = spoilt(scan.true_object)
     refined = masked.refined(start, scan.true_probe, 20)
-    first, *_, last = refined.summary["deviance_per_pixel"]
+    first, *_, last = refined.deviance_per_pixel
     expected = 2 * float64_deviance(
         masked, start.numpy().astype(complex), scan.true_probe.numpy().astype(complex)
     )
@@ -224,7 +224,7 @@ def test_wrong_probe_comes_right(modes: int) -> None:
     kept = scan.refined(empty, wrong, 40)
     refined = scan.refined(empty, wrong, 40, refine_probe=True)
     assert torch.equal(kept.probe, wrong)
-    assert refined.summary["deviance_per_pixel"][-1] < kept.summary["deviance_per_pixel"][-1] / 4
+    assert refined.deviance_per_pixel[-1] < kept.deviance_per_pixel[-1] / 4
     assert float(refined.probe.abs().square().sum()) == pytest.approx((SIZE / 2) ** 2, rel=1e-5)
     overlaps = [overlap(probe, scan.true_probe) for probe in (wrong, refined.probe)]
     assert overlaps[1] > overlaps[0]
@@ -242,7 +242,7 @@ def overlap(probe: torch.Tensor, other: torch.Tensor) -> float:
 def test_deviance_never_rises_and_every_value_is_true(scan: KnownScan) -> None:
     wrong = defocused(scan.true_probe, rad=3.0)
     refined = scan.refined(torch.ones_like(scan.true_object), wrong, 15, refine_probe=True)
-    history = refined.summary["deviance_per_pixel"]
+    history = refined.deviance_per_pixel
     assert len(history) == 16
     assert np.all(np.diff(history) <= 0)
     assert scan.deviance(refined.object, refined.probe) == history[-1]
@@ -263,7 +263,7 @@ def test_a_step_that_diverges_is_never_returned(
     monkeypatch.setattr(refine_module, "_moved", go_astray)
     start = spoilt(scan.true_object)
     refined = scan.refined(start, scan.true_probe, 4, refine_probe=True)
-    history = refined.summary["deviance_per_pixel"]
+    history = refined.deviance_per_pixel
     assert np.isfinite(history).all()
     assert max(history) == history[0]
     assert torch.isfinite(refined.object.abs()).all()
@@ -279,9 +279,7 @@ def test_a_step_taken_back_is_tried_again_shorter(
 ) -> None:
     # far too little: the step is far too long
     monkeypatch.setattr(refine_module, "_rough_curvature", lambda *_: [torch.tensor(20.0)])
-    history = scan.refined(spoilt(scan.true_object), scan.true_probe, 12).summary[
-        "deviance_per_pixel"
-    ]
+    history = scan.refined(spoilt(scan.true_object), scan.true_probe, 12).deviance_per_pixel
     assert history[1] == history[0]
     assert history[-1] < history[0] / 4
 
@@ -293,7 +291,7 @@ def test_dark_patterns_and_an_opaque_object_stay_finite(scan: KnownScan) -> None
     )
     for start in (torch.zeros_like(scan.true_object), torch.full_like(scan.true_object, 1e-12)):
         refined = dark.refined(start, scan.true_probe, 5, refine_probe=True)
-        history = refined.summary["deviance_per_pixel"]
+        history = refined.deviance_per_pixel
         assert np.isfinite(history).all()
         assert history[-1] <= history[0]
         assert torch.isfinite(refined.object.abs()).all()
@@ -346,7 +344,7 @@ def test_batches_do_not_matter(scan: KnownScan) -> None:
     one, other = (
         dataclasses.replace(scan, batch_patterns=batch)
         .refined(start, scan.true_probe, 3)
-        .summary["deviance_per_pixel"]
+        .deviance_per_pixel
         for batch in (5, 72)
     )
     assert one == pytest.approx(other, rel=1e-4)  # float32 sums in another order
@@ -371,14 +369,14 @@ def test_measured_scan_reaches_what_epie_left_and_sooner_than_from_an_empty_obje
     scan = read_scan(path, "amplitude")
 
     result = reconstruct(bundle, scan, refine_iterations=10)
-    from_network = result.summary["refinement"]["deviance_per_pixel"]
-    assert result.summary["deviance_per_pixel"] == pytest.approx(from_network[-1], rel=1e-5)
+    from_network = result.summary.refinement.deviance_per_pixel
+    assert result.summary.deviance_per_pixel == pytest.approx(from_network[-1], rel=1e-5)
     untrained = dataclasses.replace(
         bundle, weights={name: 0 * weight for name, weight in bundle.weights.items()}
     )
-    from_empty = reconstruct(untrained, scan, refine_iterations=10).summary["refinement"][
-        "deviance_per_pixel"
-    ]
+    from_empty = reconstruct(
+        untrained, scan, refine_iterations=10
+    ).summary.refinement.deviance_per_pixel
 
     epie = deviance_of_the_files_own_object(scan)
     reached = [int(np.argmax(np.array(history) <= epie)) for history in (from_network, from_empty)]

@@ -100,6 +100,6 @@ def full_report(report: Report) -> Report:
         report,
         metrics=rows,
         refined_probe=np.concatenate([report.probe, 0.3 * report.probe[:, ::-1]]),
-        refinement_deviance_per_pixel=[5.25, 4.5, 4.125],
+        summary=report.summary | {"refinement": {"deviance_per_pixel": [5.25, 4.5, 4.125]}},
         note="Shown are the 30 of 900 patterns nearest to the centre.",
     )

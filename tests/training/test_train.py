@@ -345,7 +345,7 @@ def test_what_masked_pixels_hold_changes_no_bit_of_a_run(
             bundle.rms_factor,
             bundle.intensity_scale,
             bundle.scale.nphotons,
-            result.summary["deviance_per_pixel"],
+            result.summary.deviance_per_pixel,
         ]
         weights = [bundle.weights[name] for name in sorted(bundle.weights)]
         found.append(

@@ -1,0 +1,38 @@
+"""Bundles of untrained networks for tests of inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptycho_dist import derive_intensity_scale
+from ptycho_dist.bundle import Bundle
+from ptycho_dist.config import Config, DataConfig, ModelConfig
+from ptycho_dist.data.normalization import derive_rms_normalization, normalize
+from ptycho_dist.model.autoencoder import PtychoAutoencoder
+
+SIZE = 16
+
+
+def untrained_bundle(
+    amplitude: np.ndarray, probe: np.ndarray, nphotons: float, **data: Any
+) -> Bundle:
+    """A network with weights that make its patches differ from one, and the records of a real
+    derivation from amplitudes (n, N, N)."""
+    rms = derive_rms_normalization([amplitude], SIZE)
+    torch.manual_seed(0)
+    network = PtychoAutoencoder(pattern_size=SIZE, base_width=4)
+    for parameter in network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return Bundle(
+        config=Config(data=DataConfig(**data), model=ModelConfig(base_width=4)),
+        scale=derive_intensity_scale(normalize(amplitude, rms.factor), nphotons),
+        nphotons_source="config",
+        rms_factor=rms.factor,
+        subset_fingerprint="0" * 64,
+        probe=probe.astype(np.complex64),
+        weights=network.state_dict(),
+        versions={},
+    )
