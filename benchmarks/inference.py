@@ -262,7 +262,7 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
     stitched = StitchedObject(
         scan.positions_px, normalize_probe(torch.from_numpy(scan.probe)).to(patterns.device)
     )
-    object_ = first_estimate_of_scan(stitched, patterns.batches)
+    object_ = first_estimate_of_scan(stitched, patterns)
     aligned = AlignedPatches(stitched)
     resident = []
     for positions_px, x_norm in itertools.islice(
@@ -289,10 +289,10 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
 
     def stitch() -> None:
         unchanged = lambda x_norm, probe, estimate, mask: estimate  # noqa: E731
-        corrected_object(unchanged, object_, stitched, patterns.batches)  # type: ignore[arg-type]
+        corrected_object(unchanged, object_, stitched, patterns)  # type: ignore[arg-type]
 
     def judge() -> None:
-        deviance_of_scan(object_, stitched, patterns.batches, bundle.intensity_scale**2)
+        deviance_of_scan(object_, stitched, patterns, bundle.intensity_scale**2)
 
     def align() -> None:
         for _, probe, estimate, corners in resident:

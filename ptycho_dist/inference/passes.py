@@ -11,13 +11,13 @@ where they overlap.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from ptycho_dist.inference.alignment import AlignedPatches
+from ptycho_dist.inference.alignment import AlignedPatches, stitching_order
 from ptycho_dist.inference.records import Corrections
+from ptycho_dist.inference.scan_patterns import Patterns
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.corrections import corrected_patches
 from ptycho_dist.model.first_estimate import DIM_LIGHT, back_propagate
@@ -41,35 +41,26 @@ SHORTER = 0.5
 SHORTEST = 0.1
 """Length of a correction below which passes end."""
 
-Patterns = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Starts a pass over a scan: batches of positions float64 (k, 2) as (y, x), pixels, and normalised
-amplitudes (k, N, N)."""
 
-
-def stitch_alone(
-    network: nn.Module, stitched: StitchedObject, patterns: Patterns, *, mask: Tensor | None = None
-) -> None:
-    """Reconstruct each pattern alone and stitch the patches in the order of the patterns; see
-    `stitching_order`."""
+def stitch_alone(network: nn.Module, stitched: StitchedObject, patterns: Patterns) -> None:
+    """Reconstruct each pattern alone and stitch the patches on an empty canvas."""
     patches = AlignedPatches(stitched)
-    for positions_px, x_norm in patterns():
+    order = stitching_order(patterns.positions_px, stitched.patch_size)
+    for positions_px, x_norm in patterns.batches(order):
         corners, probe = stitched.place(positions_px)
         light = illumination(probe)
         as_groups = (x_norm[:, None], probe[:, None], corners[:, None], light[:, None])
-        patches.add(corrected_patches(network, *as_groups, mask)[:, 0], light, corners)
+        patches.add(corrected_patches(network, *as_groups, patterns.mask)[:, 0], light, corners)
     stitched.hold(patches.mean())
 
 
 def correct_together(
-    network: nn.Module,
-    stitched: StitchedObject,
-    patterns: Patterns,
-    *,
-    num_patterns: int,
-    photons_per_intensity: float,
-    mask: Tensor | None = None,
+    network: nn.Module, stitched: StitchedObject, patterns: Patterns, photons_per_intensity: float
 ) -> Corrections:
     """Correct the first estimate of all patterns together for as long as that helps.
+
+    There is one pass for the first estimate, one for each pass of the network, and one for each
+    object that is judged.
 
     Parameters
     ----------
@@ -79,26 +70,19 @@ def correct_together(
         An empty canvas; it holds the object afterwards. Memory beside it is that of four objects
         and a batch.
     patterns
-        The scan. It is called once for the first estimate, for each pass of the network, and for
-        each object that is judged.
-    num_patterns
-        Number of patterns of the scan.
+        The scan.
     photons_per_intensity
-        Photons that intensity 1 of `x_norm` stands for.
-    mask
-        bool (N, N), True at unmasked pixels; no mask by default. Patterns hold 0 at masked pixels.
+        Photons that intensity 1 of the patterns stands for.
     """
-    here = first_estimate_of_scan(stitched, patterns, mask)
-    per_pixel = 2 / (num_patterns * num_counted(stitched.probe[0], mask))
+    here = first_estimate_of_scan(stitched, patterns)
+    per_pixel = 2 / (patterns.num_patterns * num_counted(stitched.probe[0], patterns.mask))
 
     def judge(object_: Tensor) -> float:
-        return per_pixel * deviance_of_scan(
-            object_, stitched, patterns, photons_per_intensity, mask
-        )
+        return per_pixel * deviance_of_scan(object_, stitched, patterns, photons_per_intensity)
 
     kept, length, passes, gain = [judge(here)], 1.0, 0, 1.0
     while passes < MOST_PASSES and gain >= LEAST_GAIN:
-        asked = corrected_object(network, here, stitched, patterns, mask) - here
+        asked = corrected_object(network, here, stitched, patterns) - here
         passes += 1
         while length >= SHORTEST:
             there = here + length * asked
@@ -126,16 +110,14 @@ def correct_together(
     return Corrections(passes=passes, deviance_per_pixel=tuple(kept), helped=helped)
 
 
-def first_estimate_of_scan(
-    stitched: StitchedObject, patterns: Patterns, mask: Tensor | None = None
-) -> Tensor:
+def first_estimate_of_scan(stitched: StitchedObject, patterns: Patterns) -> Tensor:
     """Return the `first_estimate` of all patterns as one group, the object (H, W) on the canvas,
     and add the light of all patterns to the canvas."""
     asked = torch.zeros_like(stitched.light, dtype=torch.complex64)
     light_sum = torch.zeros_like(stitched.light)
-    for positions_px, x_norm in patterns():
+    for positions_px, x_norm in patterns.batches():
         corners, probe = stitched.place(positions_px)
-        b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), mask)
+        b, light = back_propagate(x_norm, probe, torch.ones_like(x_norm), patterns.mask)
         add_patches(asked, b[None], corners[None])
         add_patches(light_sum, (light + DIM_LIGHT)[None], corners[None])
         add_patches(stitched.light, illumination(probe)[None], corners[None])
@@ -143,11 +125,7 @@ def first_estimate_of_scan(
 
 
 def deviance_of_scan(
-    object_: Tensor,
-    stitched: StitchedObject,
-    patterns: Patterns,
-    photons_per_intensity: float,
-    mask: Tensor | None = None,
+    object_: Tensor, stitched: StitchedObject, patterns: Patterns, photons_per_intensity: float
 ) -> float:
     """Return the sum of d over the scan for an object (H, W), minimised over a common factor.
 
@@ -156,11 +134,11 @@ def deviance_of_scan(
     predicts photons nor on its gain.
     """
     deviance, predicted, measured = torch.zeros(3, dtype=torch.float64, device=object_.device)
-    for positions_px, x_norm in patterns():
+    for positions_px, x_norm in patterns.batches():
         corners, probe = stitched.place(positions_px)
         estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
         counts = photons_per_intensity * x_norm.square()
-        rate = photons_per_intensity * diffracted_intensity(estimate, probe, mask)
+        rate = photons_per_intensity * diffracted_intensity(estimate, probe, patterns.mask)
         deviance += poisson_deviance(rate, counts).sum(dtype=torch.float64)
         predicted += rate.sum(dtype=torch.float64)
         measured += counts.sum(dtype=torch.float64)
@@ -168,20 +146,13 @@ def deviance_of_scan(
 
 
 def corrected_object(
-    network: nn.Module,
-    object_: Tensor,
-    stitched: StitchedObject,
-    patterns: Patterns,
-    mask: Tensor | None = None,
+    network: nn.Module, object_: Tensor, stitched: StitchedObject, patterns: Patterns
 ) -> Tensor:
     """Return an object (H, W) as the network corrects it, all patterns at once."""
     weighted_sum = torch.zeros_like(stitched.light, dtype=torch.complex64)
-    for positions_px, x_norm in patterns():
+    for positions_px, x_norm in patterns.batches():
         corners, probe = stitched.place(positions_px)
         estimate = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
-        add_patches(
-            weighted_sum,
-            (illumination(probe) * network(x_norm, probe, estimate, mask))[None],
-            corners[None],
-        )
+        corrected = network(x_norm, probe, estimate, patterns.mask)
+        add_patches(weighted_sum, (illumination(probe) * corrected)[None], corners[None])
     return weighted_sum[0] / stitched.light[0].clamp_min(1e-12)

@@ -11,7 +11,6 @@ from ptycho_dist.bundle import Bundle, software_versions
 from ptycho_dist.data.normalization import derive_rms_normalization
 from ptycho_dist.data.pattern_source import PatternSource
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.inference.alignment import stitching_order
 from ptycho_dist.inference.passes import correct_together, stitch_alone
 from ptycho_dist.inference.records import (
     Corrections,
@@ -199,16 +198,8 @@ def _apply_network(
     """Put the network's object on an empty canvas."""
     network = bundle.build_model(patterns.device)
     if bundle.require_config().data.group_size > 1:
-        return correct_together(
-            network,
-            stitched,
-            patterns.batches,
-            num_patterns=patterns.num_patterns,
-            photons_per_intensity=units.measured_photons,
-            mask=patterns.mask,
-        )
-    order = stitching_order(patterns.positions_px, stitched.patch_size)
-    stitch_alone(network, stitched, lambda: patterns.batches(order), mask=patterns.mask)
+        return correct_together(network, stitched, patterns, units.measured_photons)
+    stitch_alone(network, stitched, patterns)
     return None
 
 
@@ -223,16 +214,7 @@ def _refine(
     seconds: dict[str, float] = {}
     with timed(seconds, "refine"):
         refined = refine(
-            stitched,
-            lambda: (
-                (positions_px, units.measured_photons * x_norm.square())
-                for positions_px, x_norm in patterns.batches()
-            ),
-            num_patterns=patterns.num_patterns,
-            photons_per_intensity=units.predicted_photons,
-            iterations=iterations,
-            refine_probe=refine_probe,
-            mask=patterns.mask,
+            stitched, patterns, units, iterations=iterations, refine_probe=refine_probe
         )
     if refine_probe:
         positions_px = torch.from_numpy(patterns.positions_px).to(patterns.device)

@@ -11,12 +11,13 @@ shortened.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ptycho_dist.inference.records import Units
+from ptycho_dist.inference.scan_patterns import Patterns
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.mask import num_counted
@@ -32,10 +33,6 @@ amplified in the dark (as in rPIE: Maiden, Johnson & Li 2017, doi:10.1364/OPTICA
 
 SHORTER = 0.25
 """Factor on the length of a step that was taken back."""
-
-Photons = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Starts a pass over a scan: batches of positions float64 (k, 2) as (y, x), pixels, and measured
-counts (k, N, N)."""
 
 Unknowns = list[Tensor]
 """[object], or [object, probe] if the probe is refined too; also a step or a gradient in them."""
@@ -63,13 +60,11 @@ class Refinement:
 @torch.inference_mode(False)
 def refine(
     stitched: StitchedObject,
-    photons: Photons,
+    patterns: Patterns,
+    units: Units,
     *,
-    num_patterns: int,
-    photons_per_intensity: float,
     iterations: int,
     refine_probe: bool = False,
-    mask: Tensor | None = None,
 ) -> Refinement:
     """Maximise the likelihood of a scan, starting from a stitched object and its probe, which are
     not changed.
@@ -81,30 +76,26 @@ def refine(
     ----------
     stitched
         Object and probe to start from.
-    photons
-        The scan; called once per pass.
-    num_patterns
-        Number of patterns of the scan.
-    photons_per_intensity
-        Photons that intensity 1 in normalised units stands for, (s g)**2.
+    patterns
+        The scan.
+    units
+        Photons per unit of intensity, measured and predicted.
     iterations
         Number of passes after the first one, which judges the start.
     refine_probe
         Update the probe too. Its energy over all modes is kept, and with it the unit of the
         object's amplitude.
-    mask
-        bool (N, N), True at unmasked pixels; no mask by default. Counts are 0 at masked pixels.
     """
     # autograd keeps nothing that was made in inference mode
-    mask = None if mask is None else mask.clone()
-    per_pixel = num_patterns * num_counted(stitched.probe[0], mask)
+    mask = None if patterns.mask is None else patterns.mask.clone()
+    num_pixels = patterns.num_patterns * num_counted(stitched.probe[0], mask)
     history: list[float] = []
 
     def judge(unknowns: Unknowns) -> tuple[float, Unknowns]:
-        return _deviance_and_gradient(unknowns, stitched, photons, photons_per_intensity, mask)
+        return _deviance_and_gradient(unknowns, stitched, patterns, units, mask)
 
     def note(deviance: float) -> None:
-        history.append(2 * deviance / per_pixel)
+        history.append(2 * deviance / num_pixels)
         progress = (history[-1], len(history) - 1, iterations)
         logger.info("refinement: deviance per pixel %.5g after %d of %d iterations", *progress)
 
@@ -112,7 +103,7 @@ def refine(
     if refine_probe:
         here.append(stitched.probe.clone())
     light = stitched.light[0].clone()
-    curvature = _rough_curvature(here, light, photons_per_intensity, num_patterns)
+    curvature = _rough_curvature(here, light, units.predicted_photons, patterns.num_patterns)
     deviance, gradient = judge(here)
     note(deviance)
     direction, length = _downhill(gradient, curvature), 1.0
@@ -140,9 +131,9 @@ def refine(
 def _deviance_and_gradient(
     unknowns: Unknowns,
     stitched: StitchedObject,
-    photons: Photons,
-    photons_per_intensity: float,
-    mask: Tensor | None = None,
+    patterns: Patterns,
+    units: Units,
+    mask: Tensor | None,
 ) -> tuple[float, Unknowns]:
     """Return the sum of d over the scan and its gradient d/dRe + i d/dIm in each of the unknowns,
     in one pass."""
@@ -150,10 +141,11 @@ def _deviance_and_gradient(
     object_, probe = variables if len(variables) == 2 else (*variables, stitched.probe.clone())
     total = torch.zeros((), dtype=torch.float64, device=probe.device)
     gradient = [torch.zeros_like(unknown) for unknown in unknowns]
-    for positions_px, counts in photons():
+    for positions_px, x_norm in patterns.batches():
+        counts = units.measured_photons * x_norm.square()
         corners, rest_px = stitched.corners(positions_px)
         patches = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
-        rate = photons_per_intensity * diffracted_intensity(
+        rate = units.predicted_photons * diffracted_intensity(
             patches, shift_probe(probe, rest_px), mask
         )
         deviance = poisson_deviance(rate, counts).sum(dtype=torch.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,16 @@ BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
 """Pixels of a batch: enough to keep a GPU busy, few enough for a core's cache."""
 
 
+class Patterns(Protocol):
+    """A scan that can be passed over again and again; see `ScanPatterns`."""
+
+    num_patterns: int
+    positions_px: np.ndarray
+    mask: Tensor | None
+
+    def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
 class ScanPatterns:
     """Patterns of a scan, read once if they can be held as in training (`placement`), else anew for
     each pass, ahead of the computation.
@@ -39,7 +50,8 @@ class ScanPatterns:
     device
         Device of the batches.
     mask
-        bool (N, N), True at unmasked pixels, or None if there is no mask.
+        bool (N, N), True at unmasked pixels, or None if there is no mask. Patterns hold 0 at masked
+        pixels.
     """
 
     def __init__(self, scan: Scan, rms_factor: float) -> None:

@@ -1,7 +1,7 @@
-"""A run or a reconstruction on one page: `report.html`, a single file that needs no server, no
+"""`report.html`: a run or a reconstruction on one page, a single file that needs no server, no
 network and no script.
 
-Everything that is text goes through Jinja's autoescape: paths and configurations may hold anything.
+All text goes through Jinja's autoescape: paths and configurations may hold anything.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from ptycho_dist.report.scale_audit import ScaleRecord
 from ptycho_dist.report.scan_figures import draw_mean_patterns, draw_scan
 
 LARGEST_PICTURE_BYTES = 1 << 19
-"""A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the
-page can still be mailed."""
+"""Larger PNGs are full of fine grain. They are reduced to 256 colours, a third of the bytes, so
+that the page can be mailed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What the page shows.
+    """Content of the page.
 
     Attributes
     ----------
     title
         Headline.
     run
-        What was run, fact by fact.
+        Facts of the run by name.
     scale
-        Of the bundle.
+        The bundle's.
     summary
-        What `summary.json` holds.
+        Content of `summary.json`.
     object, origin_px, valid
         The object as in `reconstruction.npz`: complex (H, W), (2,) as (y, x), bool (H, W).
     positions_px
         (n, 2) as (y, x).
     mean_measured_pattern, mean_predicted_pattern
-        Counts a pixel, (N, N).
+        Counts per pixel, (N, N).
     pattern_deviance_per_pixel
         (n,).
     probe
         complex (modes, N, N), any units.
     config
-        Of the training run.
+        Configuration of the training run.
     versions
-        Of the software that trained.
+        Versions of the software that trained.
     refined_probe
-        The probe after its refinement, where it was refined.
+        The probe after its refinement, if it was refined.
     metrics
         Rows of `metrics.csv`; none for a reconstruction.
     note
-        One sentence on what is shown, where it is not the whole scan.
+        One sentence that says what is shown, if it is not the whole scan.
     """
 
     title: str
@@ -89,13 +89,8 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the page; a file that stood there is replaced once the new one is whole.
-
-    Raises
-    ------
-    ValueError
-        Something in it can't be drawn.
-    """
+    """Write the page, or replace it once the new one is whole; raises a `ValueError` if an array
+    can't be drawn."""
     page = _template().render(
         report=report,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -104,18 +99,23 @@ def write_report(report: Report, path: Path) -> None:
         measured=report.summary["mean_measured_photons"],
         predicted=report.summary["mean_predicted_photons"],
         worst=_worst_pattern(report),
-        last=_last_metrics(report.metrics),
+        last={
+            name: float(value)
+            for row in report.metrics
+            for name, value in row.items()
+            if value not in (None, "")
+        },
         figures=_figures(report),
         config=yaml.safe_dump(dict(report.config), sort_keys=False, allow_unicode=True),
         summary=json.dumps(report.summary, indent=2, ensure_ascii=False),
     )
     with replacing(path) as temporary:
-        # A path may hold bytes that are no text; they are shown, not lost.
+        # A path may hold bytes that are not UTF-8; they are shown escaped.
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
 def _figures(report: Report) -> dict[str, str]:
-    """The pictures by name, as data URIs."""
+    """Return the pictures as data URIs by name."""
     field = (report.object, report.origin_px, report.valid)
     figures = {
         "amplitude": _inline(draw_amplitude, *field, title="Amplitude\ntransparent: 1"),
@@ -134,41 +134,22 @@ def _figures(report: Report) -> dict[str, str]:
 
 
 def _inline(draw: Callable[..., None], *what: Any, **options: Any) -> str:
-    """A picture as a data URI."""
+    """Return a picture as a data URI."""
     stream = io.BytesIO()
     draw(*what, stream, **options)
-    png = stream.getvalue()
-    if len(png) > LARGEST_PICTURE_BYTES:
-        png = _of_256_colours(png)
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _of_256_colours(png: bytes) -> bytes:
-    stream = io.BytesIO()
-    colours = (
-        Image.open(io.BytesIO(png))
-        .convert("RGB")
-        .quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    )
-    colours.save(stream, "PNG")
-    return stream.getvalue()
+    if stream.tell() > LARGEST_PICTURE_BYTES:
+        picture = Image.open(stream).convert("RGB")
+        stream = io.BytesIO()
+        picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+            stream, "PNG"
+        )
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _worst_pattern(report: Report) -> dict[str, Any]:
     number = int(np.argmax(np.nan_to_num(report.pattern_deviance_per_pixel, nan=math.inf)))
-    y, x = report.positions_px[number]
-    return {
-        "deviance": float(report.pattern_deviance_per_pixel[number]),
-        "y": float(y),
-        "x": float(x),
-    }
-
-
-def _last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of each column of `metrics.csv`, the last value that there is."""
-    return {
-        name: float(value) for row in rows for name, value in row.items() if value not in (None, "")
-    }
+    y, x = report.positions_px[number].tolist()
+    return {"deviance": float(report.pattern_deviance_per_pixel[number]), "y": y, "x": x}
 
 
 def _template() -> Any:

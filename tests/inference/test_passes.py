@@ -48,7 +48,9 @@ class Known:
     """A scan of a known object, with `network` in the place of a trained one."""
 
     def __init__(self, mask: np.ndarray | None = None) -> None:
-        self.mask = np.ones((SIZE, SIZE), dtype=bool) if mask is None else mask
+        self.mask = None if mask is None else torch.from_numpy(mask)
+        self.pixels = np.ones((SIZE, SIZE), dtype=bool) if mask is None else mask
+        self.positions_px, self.num_patterns = positions_px(), len(positions_px())
         self.stitched = StitchedObject(positions_px(), beam())
         height, width = self.stitched.light.shape[1:]
         y, x = np.indices((height, width))
@@ -60,26 +62,19 @@ class Known:
         corners, probe = self.stitched.place(torch.from_numpy(positions_px()))
         return diffracted_intensity(extract_patches(object_[None], corners[None], SIZE)[0], probe)
 
-    def patterns(self) -> Iterator[tuple[Tensor, Tensor]]:
-        seen = self.intensity * torch.from_numpy(self.mask)
+    def batches(self, order: None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        seen = self.intensity * torch.from_numpy(self.pixels)
         for part in np.array_split(np.arange(len(positions_px())), 4):
             yield torch.from_numpy(positions_px()[part]), seen[part].sqrt()
 
     def correct(self, network: Network) -> Corrections:
-        return correct_together(
-            network,  # type: ignore[arg-type]
-            self.stitched,
-            self.patterns,
-            num_patterns=len(positions_px()),
-            photons_per_intensity=PHOTONS,
-            mask=None if self.mask.all() else torch.from_numpy(self.mask),
-        )
+        return correct_together(network, self.stitched, self, PHOTONS)  # type: ignore[arg-type]
 
     def deviance_per_pixel(self, object_: Tensor) -> float:
         """In float64, of the pixels that count, with the factor that suits their counts best."""
         rate, counts = (
-            self.predict(object_).double().numpy()[:, self.mask],
-            PHOTONS * self.intensity.double().numpy()[:, self.mask],
+            self.predict(object_).double().numpy()[:, self.pixels],
+            PHOTONS * self.intensity.double().numpy()[:, self.pixels],
         )
         rate *= counts.sum() / rate.sum()
         return 2 * float(np.mean(rate - counts + xlogy(counts, counts) - xlogy(counts, rate)))
@@ -93,7 +88,7 @@ class Known:
             nonlocal seen
             corners = next(seen, None)
             if corners is None:
-                seen = iter([self.stitched.place(positions)[0] for positions, _ in self.patterns()])
+                seen = iter([self.stitched.place(positions)[0] for positions, _ in self.batches()])
                 corners = next(seen)
             truth = extract_patches(times * self.truth[None], corners[None], SIZE)[0]
             return estimate + part * (truth - estimate)
@@ -116,7 +111,7 @@ def test_first_estimate_is_that_of_all_patterns_as_one_group(known: Known) -> No
         known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE)
     )[0]
     found = extract_patches(
-        first_estimate_of_scan(known.stitched, known.patterns)[None], corners[None], SIZE
+        first_estimate_of_scan(known.stitched, known)[None], corners[None], SIZE
     )[0]
     # float32 sums in another order
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -157,7 +152,7 @@ def test_brightness_does_not_enter_the_judgement(known: Known) -> None:
 def test_a_network_that_only_does_harm_changes_nothing(
     known: Known, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = first_estimate_of_scan(StitchedObject(positions_px(), beam()), known.patterns)
+    first = first_estimate_of_scan(StitchedObject(positions_px(), beam()), known)
     summary = known.correct(
         lambda x_norm, probe, estimate, mask: estimate * torch.polar(torch.tensor(1.0), 3 * x_norm)
     )
@@ -217,11 +212,10 @@ def test_pixels_that_do_not_count_are_not_judged() -> None:
 def test_first_estimate_of_a_masked_scan_is_that_of_all_patterns_as_one_group() -> None:
     known = Known(dead_pixels(0))
     corners, probe = known.stitched.place(torch.from_numpy(positions_px()))
-    mask = torch.from_numpy(known.mask)
     expected = first_estimate(
-        known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE), mask
+        known.intensity.sqrt()[None], probe[None], GroupCanvas(corners[None], SIZE), known.mask
     )[0]
-    estimate = first_estimate_of_scan(known.stitched, known.patterns, mask)
+    estimate = first_estimate_of_scan(known.stitched, known)
     torch.testing.assert_close(
         extract_patches(estimate[None], corners[None], SIZE)[0], expected, rtol=1e-4, atol=1e-5
     )

@@ -15,6 +15,7 @@ from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import refine as refine_module
+from ptycho_dist.inference.records import Units
 from ptycho_dist.inference.refine import Refinement, refine
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import RATE_FLOOR
@@ -45,18 +46,32 @@ class KnownScan:
     true_object: torch.Tensor
     photons_per_intensity: float
     batch_patterns: int = 16
-    mask: np.ndarray | None = None
+    mask: torch.Tensor | None = None
 
     def stitched(self, object_: torch.Tensor, probe: torch.Tensor) -> StitchedObject:
         start = StitchedObject(self.positions_px, probe)
         start.replace(object_, probe, torch.from_numpy(self.positions_px))
         return start
 
-    def photons(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    @property
+    def num_patterns(self) -> int:
+        return len(self.counts)
+
+    @property
+    def units(self) -> Units:
+        """Patterns are in sqrt(counts)."""
+        return Units(
+            predicted_amplitude=np.sqrt(self.photons_per_intensity),
+            measured_photons=1.0,
+            brightness=1.0,
+        )
+
+    def batches(self, order: None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        counts = self.counts if self.mask is None else self.counts * self.mask.numpy()
         for first in range(0, len(self.counts), self.batch_patterns):
             batch = slice(first, first + self.batch_patterns)
-            counts = self.counts[batch] if self.mask is None else self.counts[batch] * self.mask
-            yield torch.from_numpy(self.positions_px[batch]), torch.from_numpy(counts)
+            x_norm = torch.from_numpy(np.sqrt(counts[batch]))
+            yield torch.from_numpy(self.positions_px[batch]), x_norm
 
     def refined(
         self,
@@ -66,15 +81,8 @@ class KnownScan:
         *,
         refine_probe: bool = False,
     ) -> Refinement:
-        return refine(
-            self.stitched(object_, probe),
-            self.photons,
-            num_patterns=len(self.counts),
-            photons_per_intensity=self.photons_per_intensity,
-            iterations=iterations,
-            refine_probe=refine_probe,
-            mask=None if self.mask is None else torch.from_numpy(self.mask),
-        )
+        start = self.stitched(object_, probe)
+        return refine(start, self, self.units, iterations=iterations, refine_probe=refine_probe)
 
     def deviance(self, object_: torch.Tensor, probe: torch.Tensor) -> float:
         return self.refined(object_, probe, 0).deviance_per_pixel[0]
@@ -145,7 +153,7 @@ def float64_deviance(scan: KnownScan, object_: np.ndarray, probe: np.ndarray) ->
     lit, counts = np.maximum(rate, RATE_FLOOR), scan.counts
     at_floor = lit - counts - counts * np.log(lit / np.where(counts > 0, counts, 1))
     d = at_floor + (rate - lit) * (1 - counts / lit)
-    return float(np.sum(d if scan.mask is None else d[:, scan.mask]))
+    return float(np.sum(d if scan.mask is None else d[:, scan.mask.numpy()]))
 
 
 def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
@@ -167,15 +175,11 @@ def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
 @pytest.mark.parametrize("modes", [1, 3])
 def test_deviance_and_gradient_are_those_of_float64_numpy(modes: int, is_masked: bool) -> None:
     scan = simulate(modes=modes)
-    scan.mask = dead_pixels(0, pattern_size=SIZE) if is_masked else None
+    scan.mask = torch.from_numpy(dead_pixels(0, pattern_size=SIZE)) if is_masked else None
     object_, probe = spoilt(scan.true_object), defocused(scan.true_probe, rad=0.3)
     stitched = scan.stitched(object_, probe)
     total, gradients = refine_module._deviance_and_gradient(
-        [object_, probe],
-        stitched,
-        scan.photons,
-        scan.photons_per_intensity,
-        None if scan.mask is None else torch.from_numpy(scan.mask),
+        [object_, probe], stitched, scan, scan.units, scan.mask
     )
     arrays = [object_.numpy().astype(complex), probe.numpy().astype(complex)]
     assert total == pytest.approx(float64_deviance(scan, *arrays), rel=1e-5)  # float32 transforms
@@ -197,7 +201,7 @@ def test_deviance_and_gradient_are_those_of_float64_numpy(modes: int, is_masked:
 def test_object_comes_back_behind_a_mask(scan: KnownScan) -> None:
     """A tenth of the pixels, two columns and the beam's centre are not seen; the deviance is that
     of a pixel that counts."""
-    masked = dataclasses.replace(scan, mask=dead_pixels(0, pattern_size=SIZE))
+    masked = dataclasses.replace(scan, mask=torch.from_numpy(dead_pixels(0, pattern_size=SIZE)))
     start = spoilt(scan.true_object)
     refined = masked.refined(start, scan.true_probe, 20)
     first, *_, last = refined.deviance_per_pixel
@@ -206,7 +210,7 @@ def test_object_comes_back_behind_a_mask(scan: KnownScan) -> None:
     )
     # float32 transforms
     assert first == pytest.approx(
-        expected / len(scan.counts) / np.count_nonzero(masked.mask), rel=1e-5
+        expected / len(scan.counts) / np.count_nonzero(masked.mask.numpy()), rel=1e-5
     )
     assert last < masked.deviance(scan.true_object, scan.true_probe)
     lit = scan.stitched(start, scan.true_probe).light[0] > 20
@@ -306,13 +310,7 @@ def test_regions_without_light_keep_what_they_had(scan: KnownScan) -> None:
     stitched = whole.stitched(start, probe)
     stitched.light += 1e-3  # so that the dark has a value of its own
     stitched.hold(start)
-    result = refine(
-        stitched,
-        whole.photons,
-        num_patterns=len(scan.counts),
-        photons_per_intensity=scan.photons_per_intensity,
-        iterations=3,
-    )
+    result = refine(stitched, whole, whole.units, iterations=3)
     moved = (result.object - start).abs()
     assert moved[:4].max() < 1e-5  # transforms leave some rounding where the probe is dark
     assert moved[-4:].max() < 1e-5
@@ -323,15 +321,7 @@ def test_same_bits_twice_and_start_left_alone(scan: KnownScan) -> None:
     stitched = scan.stitched(spoilt(scan.true_object), scan.true_probe)
     before, probe_before = stitched.object(), stitched.probe.clone()
     results = [
-        refine(
-            stitched,
-            scan.photons,
-            num_patterns=len(scan.counts),
-            photons_per_intensity=scan.photons_per_intensity,
-            iterations=3,
-            refine_probe=True,
-        )
-        for _ in range(2)
+        refine(stitched, scan, scan.units, iterations=3, refine_probe=True) for _ in range(2)
     ]
     assert torch.equal(results[0].object, results[1].object)
     assert torch.equal(results[0].probe, results[1].probe)
