@@ -124,19 +124,8 @@ class Normalization:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeChoice:
-    """Probe that a scan was reconstructed with.
-
-    Attributes
-    ----------
-    source
-        `bundle` or `scan`.
-    refined
-        True if training refined it.
-    of_this_scan
-        False if it is that of the first scan of the training.
-    modes
-        Number of modes.
-    """
+    """Probe that a scan was reconstructed with: from where, whether training refined it, and
+    whether it is that of this scan or of the first training scan."""
 
     source: ProbeSource
     refined: bool
@@ -148,15 +137,9 @@ class ProbeChoice:
 class Corrections:
     """Passes of the network over a whole scan.
 
-    Attributes
-    ----------
-    passes
-        Number of times the network saw the scan.
-    deviance_per_pixel
-        Deviance of the first estimate and after each correction that was kept, each at the
-        brightness that fits the scan best.
-    helped
-        True if the corrections lowered the deviance noticeably.
+    `deviance_per_pixel` holds the values of the first estimate and after each correction that was
+    kept, each at the brightness that fits the scan best. `helped` is True if the corrections
+    lowered the deviance noticeably.
     """
 
     passes: int
@@ -166,8 +149,8 @@ class Corrections:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefinementRecord:
-    """Maximum-likelihood refinement of a reconstruction; `deviance_per_pixel` holds the value of
-    the start and one per iteration."""
+    """Maximum-likelihood refinement; `deviance_per_pixel` holds the values of the start and after
+    each iteration."""
 
     iterations: int
     refine_probe: bool
@@ -179,24 +162,8 @@ class RefinementRecord:
 class Summary:
     """Figures of a reconstruction, the content of `summary.json`.
 
-    Attributes
-    ----------
-    scale
-        The bundle's.
-    mean_measured_photons, mean_predicted_photons
-        Per pattern, over the unmasked pixels.
-    deviance_per_pixel
-        Of the final object.
-    corrections
-        None for a network of single patterns.
-    refinement
-        None without a refinement.
-    masked_pixels
-        Per pattern.
-    seconds
-        Wall-clock time of each stage.
-    bundle, data
-        Files, where the arrays come from files.
+    `corrections` is None for a network of single patterns, `refinement` without a refinement.
+    Photons are means per pattern over the unmasked pixels. `bundle` and `data` are file names.
     """
 
     scale: ScaleRecord

@@ -28,6 +28,13 @@ from ptycho_dist.report.alignment import (
     remove_phase_ramp,
     residual,
 )
+from ptycho_dist.report.checks import (
+    CheckedObject,
+    checked_object,
+    checked_positions,
+    complex_image,
+    require_finite,
+)
 from ptycho_dist.report.fourier_ring import FourierRingCorrelation, fourier_ring_correlation
 from ptycho_dist.report.metrics import (
     correlation,
@@ -44,7 +51,6 @@ LIT_FRACTION = 0.1
 # Far above the rounding of complex64 (6e-8), far below any visible contrast; relative to the mean
 # amplitude, and in radians.
 _ROUNDING = 1e-6
-_FARTHEST_PX = 1e9
 
 Number = float | int | list[float] | list[int] | None
 
@@ -173,16 +179,6 @@ class ObjectComparison:
         }
 
 
-class _Object(NamedTuple):
-    """The arguments of a comparison but the reference, checked."""
-
-    field: NDArray[np.complexfloating]
-    valid: NDArray[np.bool_]
-    illumination: NDArray[np.floating]
-    origin_px: NDArray[np.float64]
-    positions_px: NDArray[np.float64]
-
-
 class _Fit(NamedTuple):
     """An object aligned with a reference, over the pixels of both."""
 
@@ -245,11 +241,18 @@ def compare_with_reference(
         Wrong shapes or types; NaN or infinite values; no pixel to compare; a field that is zero
         throughout.
     """
-    reference = _complex_image("the reference", reference)
-    found = _checked_object(object_, origin_px, valid, illumination, positions_px)
-    y0, y1, x0, x1 = box = _common_box(found, reference.shape)
+    reference = complex_image("the reference", reference)
+    found = checked_object(object_, origin_px, valid)
+    light = np.asarray(illumination)
+    if light.dtype.kind not in "fiu" or light.shape != found.field.shape:
+        raise ValueError(
+            f"the illumination is {light.dtype} {light.shape}; expected real "
+            f"numbers {found.field.shape}"
+        )
+    require_finite("the illumination, where the object is valid,", light[found.valid])
+    y0, y1, x0, x1 = box = _common_box(checked_positions(positions_px), found, reference.shape)
     in_box = reference[y0:y1, x0:x1]
-    resampler, target = _in_box(found, in_box, box)
+    resampler, target = _in_box(found, light, in_box, box)
     reference_ramp = fit_phase_ramp(target.field)
     target = target._replace(field=remove_phase_ramp(target.field, reference_ramp))
     fit = _fit(resampler, target)
@@ -273,52 +276,14 @@ def compare_with_reference(
     )
 
 
-def _checked_object(
-    object_: ArrayLike,
-    origin_px: ArrayLike,
-    valid: ArrayLike,
-    illumination: ArrayLike,
-    positions_px: ArrayLike,
-) -> _Object:
-    field = _complex_image("the object", object_)
-    valid, illumination = np.asarray(valid), np.asarray(illumination)
-    if valid.dtype != np.bool_ or valid.shape != field.shape:
-        raise ValueError(
-            f"the valid mask is {valid.dtype} {valid.shape}; expected bool {field.shape}, the "
-            "shape of the object"
-        )
-    if illumination.dtype.kind not in "fiu" or illumination.shape != field.shape:
-        raise ValueError(
-            f"the illumination is {illumination.dtype} {illumination.shape}; expected real "
-            f"numbers {field.shape}"
-        )
-    origin = np.asarray(origin_px, dtype=np.float64)
-    if origin.shape != (2,) or not np.isfinite(origin).all() or np.abs(origin).max() > _FARTHEST_PX:
-        raise ValueError(
-            f"origin_px is {origin.tolist()}; expected two finite numbers (y, x), pixels"
-        )
-    positions = np.asarray(positions_px, dtype=np.float64)
-    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
-        raise ValueError(
-            f"positions_px has shape {positions.shape}; expected (n, 2) with n >= 1, (y, x) a row"
-        )
-    _require_finite("positions_px", positions)
-    if np.abs(positions).max() > _FARTHEST_PX:
-        raise ValueError(
-            f"positions_px reach {np.abs(positions).max():.3g}; expected pixels, at most "
-            f"{_FARTHEST_PX:.0e}"
-        )
-    _require_finite("the object, where it is valid,", field[valid])
-    _require_finite("the illumination, where the object is valid,", illumination[valid])
-    return _Object(field, valid, illumination, origin, positions)
-
-
-def _common_box(found: _Object, reference_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _common_box(
+    positions_px: NDArray[np.float64], found: CheckedObject, reference_shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
     """Return the rows and columns, half-open, that the scanned box, the object and the reference
     share."""
     bounds: list[int] = []
     for axis, name in enumerate(("rows", "columns")):
-        positions, origin = found.positions_px[:, axis], found.origin_px[axis]
+        positions, origin = positions_px[:, axis], found.origin_px[axis]
         scanned = math.ceil(positions.min()), math.floor(positions.max()) + 1
         first = math.ceil(origin - WHOLE_PIXEL_WITHIN_PX)
         last = math.floor(origin + WHOLE_PIXEL_WITHIN_PX) + found.field.shape[axis]
@@ -335,23 +300,26 @@ def _common_box(found: _Object, reference_shape: tuple[int, ...]) -> tuple[int, 
 
 
 def _in_box(
-    found: _Object, reference: NDArray[np.complexfloating], box: tuple[int, int, int, int]
+    found: CheckedObject,
+    illumination: NDArray[np.floating],
+    reference: NDArray[np.complexfloating],
+    box: tuple[int, int, int, int],
 ) -> tuple[Resampler, OnReference]:
     """Return the object, and the reference over the pixels that are compared if the object is not
     moved."""
     offset_px = np.array([box[0], box[2]]) - found.origin_px
     (top, left), (rows, columns) = np.rint(offset_px).astype(int), reference.shape
     window = np.s_[max(top, 0) : top + rows, max(left, 0) : left + columns]
-    light, valid = found.illumination[window], found.valid[window]
+    light, valid = illumination[window], found.valid[window]
     median = float(np.median(light[valid])) if valid.any() else 0.0
-    lit = found.valid & (found.illumination >= LIT_FRACTION * median)
+    lit = found.valid & (illumination >= LIT_FRACTION * median)
     resampler = Resampler(found.field, lit, offset_px, (rows, columns))
     unmoved = resampler.moved(np.zeros(2))
     if not unmoved.mask.any():
         raise ValueError(
             f"no pixel of the box (y0, y1, x0, x1) = {box} is valid; expected at least one"
         )
-    _require_finite("the reference, where it is compared,", reference[unmoved.mask])
+    require_finite("the reference, where it is compared,", reference[unmoved.mask])
     field = np.where(unmoved.mask, reference, 0).astype(np.complex128)
     target = OnReference(field, unmoved.mask)
     _require_light("the object", unmoved)
@@ -426,22 +394,4 @@ def _require_light(name: str, image: OnReference) -> None:
         raise ValueError(
             f"{name} is zero at all {np.count_nonzero(image.mask)} compared pixels; expected a "
             "field to align"
-        )
-
-
-def _complex_image(name: str, image: ArrayLike) -> NDArray[np.complexfloating]:
-    image = np.asarray(image)
-    if image.ndim != 2 or image.dtype.kind != "c":
-        raise ValueError(
-            f"{name} is {image.dtype} {image.shape}; expected a complex array (rows, columns)"
-        )
-    return image
-
-
-def _require_finite(name: str, values: NDArray[np.number]) -> None:
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise ValueError(
-            f"{name} holds NaN or infinity at {bad} of {values.size} values; expected finite "
-            "numbers"
         )

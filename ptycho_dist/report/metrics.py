@@ -17,6 +17,8 @@ from scipy import ndimage
 from torch.nn.functional import avg_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from ptycho_dist.report.checks import require_finite
+
 GAUSSIAN_WINDOW_PX = 11
 """Side of the Gaussian window of sigma = 1.5 px, as in Wang et al. (2004)."""
 
@@ -207,12 +209,7 @@ def _checked(
     if not chosen.any():
         raise ValueError("the mask is empty; expected at least one pixel to look at")
     for name, values in arrays.items():
-        bad = np.count_nonzero(~np.isfinite(values[chosen]))
-        if bad:
-            raise ValueError(
-                f"{name} holds NaN or infinity at {bad} of {np.count_nonzero(chosen)} pixels; "
-                "expected finite numbers"
-            )
+        require_finite(name, values[chosen])
     return first, second, chosen
 
 

@@ -1,4 +1,8 @@
-"""Pictures of objects: amplitude, phase, and a reconstruction beside its reference."""
+"""Pictures of objects: amplitude, phase, and a reconstruction beside its reference.
+
+What can't be drawn raises a ValueError: shapes that do not agree, no pixel to show, values that are
+NaN or infinite, a path that does not end in .png.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from ptycho_dist.report.alignment import (
     relative_phase,
     remove_phase_ramp,
 )
+from ptycho_dist.report.checks import checked_object
 from ptycho_dist.report.drawing import (
     BOTTOM,
     CYCLIC_PHASE_MAP,
@@ -63,14 +68,8 @@ def draw_amplitude(
     path : PngTarget
     title : str, optional
         A second line is smaller.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not agree; no valid pixel; a valid pixel that is NaN or infinite; a path that
-        does not end in .png.
     """
-    field, mask, origin_yx = _checked_object(object_, origin_px, valid)
+    field, mask, origin_yx = _drawable(object_, origin_px, valid)
     amplitude = np.where(mask, np.abs(field), np.nan)
     limits = robust_limits(amplitude)
     _draw_image(amplitude, origin_yx, limits, _AMPLITUDE_MAP, "amplitude", title, path)
@@ -98,13 +97,8 @@ def draw_phase(
         A second line says what was removed from the phase.
     remove_ramp : bool, optional
         Fit a linear phase ramp to the valid pixels and remove it too.
-
-    Raises
-    ------
-    ValueError
-        As for `draw_amplitude`.
     """
-    field, mask, origin_yx = _checked_object(object_, origin_px, valid)
+    field, mask, origin_yx = _drawable(object_, origin_px, valid)
     field = np.where(mask, field, 0)
     removed = "global phase removed"
     if remove_ramp:
@@ -143,12 +137,6 @@ def draw_comparison(
     path : PngTarget
     title : str, optional
         Headline, for example the scores.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not agree with the box; no pixel where both fields are finite; a path that
-        does not end in .png.
     """
     aligned, reference = np.asarray(aligned), np.asarray(reference)
     both = _checked_pair(aligned, reference, box_px)
@@ -225,31 +213,13 @@ def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelatio
     )
 
 
-def _checked_object(
+def _drawable(
     object_: ArrayLike, origin_px: ArrayLike, valid: ArrayLike
 ) -> tuple[NDArray[np.complexfloating], NDArray[np.bool_], tuple[float, float]]:
-    field, mask = np.asarray(object_), np.asarray(valid)
-    origin = np.asarray(origin_px, dtype=np.float64)
-    if field.ndim != 2 or field.dtype.kind != "c":
-        raise ValueError(
-            f"the object is {field.dtype} {field.shape}; expected a complex array (rows, columns)"
-        )
-    if mask.dtype != np.bool_ or mask.shape != field.shape:
-        raise ValueError(
-            f"the valid mask is {mask.dtype} {mask.shape}; expected bool {field.shape}, as the "
-            "object"
-        )
-    if origin.shape != (2,) or not np.isfinite(origin).all():
-        raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x)")
+    field, mask, (y, x) = checked_object(object_, origin_px, valid)
     if not mask.any():
         raise ValueError("no pixel of the object is valid; expected at least one to draw")
-    bad = np.count_nonzero(~np.isfinite(field[mask]))
-    if bad:
-        raise ValueError(
-            f"the object holds NaN or infinity at {bad} of {mask.sum()} valid pixels; expected "
-            "numbers"
-        )
-    return field, mask, (float(origin[0]), float(origin[1]))
+    return field, mask, (float(y), float(x))
 
 
 def _checked_pair(

@@ -1,4 +1,7 @@
-"""Pictures of a scan: mean patterns, measured and predicted, and the deviance at each position."""
+"""Pictures of a scan: mean patterns, measured and predicted, and the deviance at each position.
+
+Shapes that do not agree and a path that does not end in .png raise a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,6 @@ def draw_mean_patterns(measured: ArrayLike, predicted: ArrayLike, path: PngTarge
         percentile of the measured counts, dark pixels left out, to the brightest pixel of either;
         darker pixels have the darkest colour. Masked pixels are NaN, and grey.
     path : PngTarget
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ; a path that does not end in .png.
     """
     patterns = [np.asarray(measured, dtype=np.float64), np.asarray(predicted, dtype=np.float64)]
     rows, columns = patterns[0].shape if patterns[0].ndim == 2 else (0, 0)
@@ -72,11 +70,6 @@ def draw_scan(
         Deviance per pixel of each pattern. Colours leave out one pattern in a hundred at either
         end; NaN and infinite values are grey.
     path : PngTarget
-
-    Raises
-    ------
-    ValueError
-        Not one deviance per position; no position; a path that does not end in .png.
     """
     positions = np.asarray(positions_px, dtype=np.float64)
     deviance = np.asarray(pattern_deviance_per_pixel, dtype=np.float64)

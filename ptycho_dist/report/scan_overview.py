@@ -69,11 +69,7 @@ def draw_scan_overview(
     beam_diameter_px
         Drawn about the first position if there is a probe.
     path
-
-    Raises
-    ------
-    ValueError
-        A path that does not end in .png.
+        PNG file.
     """
     heights = (5.4, 4.2)[: 2 if len(probe) else 1]
     figure = Figure(figsize=(15, sum(heights)), layout="constrained")
