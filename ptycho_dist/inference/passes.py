@@ -99,11 +99,11 @@ def correct_together(
     helped = kept[-1] < (1 - LEAST_GAIN) * kept[0]
     if not helped:
         logger.warning(
-            "the network adds nothing to the first estimate of this scan: deviance per pixel %.5g "
+            "the network does not improve the first estimate of this scan: deviance per pixel %.5g "
             "before, %.5g after its corrections. "
-            "If it was trained on this scan, training was lost or too short: try half of "
-            "train.learning_rate, or more of train.epochs; "
-            "if on others, their probe, sampling or dose may be too different",
+            "If it was trained on this scan, training diverged or was too short: try half of "
+            "train.learning_rate, or more of train.epochs. "
+            "If it was trained on others, their probe, sampling or dose may be too different",
             kept[0],
             kept[-1],
         )

@@ -162,21 +162,21 @@ def test_a_network_that_only_does_harm_changes_nothing(
     )
     assert summary.passes == 1  # asked again, it would answer the same
     assert not summary.helped
-    assert "adds nothing to the first estimate" in caplog.text
+    assert "does not improve the first estimate" in caplog.text
     assert "train.learning_rate" in caplog.text
 
 
 def test_a_network_that_died_is_told_of(known: Known, caplog: pytest.LogCaptureFixture) -> None:
     """Its last layer sees zeros, so that it gives all pixels of all patches the same factor."""
     assert not known.correct(lambda x_norm, probe, estimate, mask: estimate * (0.9 + 0.1j)).helped
-    assert "adds nothing to the first estimate" in caplog.text
+    assert "does not improve the first estimate" in caplog.text
 
 
 def test_nothing_is_said_of_a_network_that_helps(
     known: Known, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert known.correct(known.towards_truth(0.8)).helped
-    assert "adds nothing" not in caplog.text
+    assert "does not improve" not in caplog.text
 
 
 def test_a_correction_that_goes_too_far_is_taken_in_part(known: Known) -> None:

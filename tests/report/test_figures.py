@@ -372,13 +372,6 @@ def test_failed_write_keeps_the_old_figure_and_leaves_nothing_else(tmp_path, mon
     assert [entry.name for entry in tmp_path.iterdir()] == ["amplitude.png"]
 
 
-def test_existing_figure_is_replaced(tmp_path, field):
-    path = tmp_path / "amplitude.png"
-    path.write_bytes(b"old")
-    object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
-    read_rgb(path)
-
-
 @pytest.mark.parametrize(
     ("width_px", "label"),
     [(3, "1 px"), (40, "10 px"), (99, "20 px"), (238, "50 px"), (4000, "1000 px")],

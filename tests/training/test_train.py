@@ -372,7 +372,7 @@ def test_masked_training_on_ranks(
             column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel")
         )
         assert (
-            f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out"
+            f"the {int((~dead_pixels(0)).sum())} masked pixels"
             in (run_dir / "report.html").read_text()
         )
     # float32 convolutions of other batch sizes, through ten steps of Adam
