@@ -215,10 +215,10 @@ def make_row(
         "amplitude_correlation": scores.amplitude.correlation,
         "complex_error": scores.complex_error,
         "frc_0.5_resolution_px": scores.frc.resolution_px(0.5),
-        "deviance_per_pixel": found.summary["deviance_per_pixel"],
+        "deviance_per_pixel": found.summary.deviance_per_pixel,
         "deviance_per_pixel_of_truth": deviance_of_truth(scan),
-        "predicted_over_measured_photons": found.summary["mean_predicted_photons"]
-        / found.summary["mean_measured_photons"],
+        "predicted_over_measured_photons": found.summary.mean_predicted_photons
+        / found.summary.mean_measured_photons,
         "gain": bundle.gain,
         "validation_deviance_per_pixel": [
             float(deviance) / variant.told for deviance in validation

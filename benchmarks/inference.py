@@ -38,8 +38,8 @@ from ptycho_dist.data import placement
 from ptycho_dist.data.npz_writer import rewrite_scan, write_npz_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference.alignment import AlignedPatches
+from ptycho_dist.inference.infer import infer
 from ptycho_dist.inference.passes import corrected_object, deviance_of_scan, first_estimate_of_scan
-from ptycho_dist.inference.reconstruct import infer
 from ptycho_dist.inference.scan_patterns import ScanPatterns
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.memory_supply import MemorySupply
@@ -211,16 +211,16 @@ def end_to_end(bundle: Path, scan: Path, out: Path) -> dict[str, Any]:
         reconstruction = infer(bundle, scan, out)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     summary = reconstruction.summary
-    num_patterns = summary["num_patterns"]
-    held = 4 * num_patterns * summary["pattern_size"] ** 2 if placement.LARGEST_PART else 0
+    num_patterns = summary.num_patterns
+    held = 4 * num_patterns * summary.pattern_size**2 if placement.LARGEST_PART else 0
     return {
         "patterns": num_patterns,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "end_to_end_patterns_per_s": rounded(num_patterns / seconds),
         "end_to_end_cpu_ms_per_pattern": rounded(1e3 * cpu_seconds / num_patterns),
-        "seconds": {**summary["seconds"], "all": round(seconds, 3)},
-        "passes": summary.get("corrections", {}).get("passes", 1),
-        "deviance_per_pixel": summary["deviance_per_pixel"],
+        "seconds": {**summary.seconds, "all": round(seconds, 3)},
+        "passes": summary.corrections.passes if summary.corrections else 1,
+        "deviance_per_pixel": summary.deviance_per_pixel,
         "peak_megabytes": rounded(memory.peak_bytes / 1e6),
         "held_megabytes": rounded(held / 1e6),
         "object_megabytes": rounded(reconstruction.object.nbytes / 1e6),
@@ -262,7 +262,7 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
     stitched = StitchedObject(
         scan.positions_px, normalize_probe(torch.from_numpy(scan.probe)).to(patterns.device)
     )
-    object_ = first_estimate_of_scan(stitched, patterns.batches)
+    object_ = first_estimate_of_scan(stitched, patterns)
     aligned = AlignedPatches(stitched)
     resident = []
     for positions_px, x_norm in itertools.islice(
@@ -289,10 +289,10 @@ def rates_of_parts(bundle_path: Path, scan_path: Path, turns: int) -> dict[str, 
 
     def stitch() -> None:
         unchanged = lambda x_norm, probe, estimate, mask: estimate  # noqa: E731
-        corrected_object(unchanged, object_, stitched, patterns.batches)  # type: ignore[arg-type]
+        corrected_object(unchanged, object_, stitched, patterns)  # type: ignore[arg-type]
 
     def judge() -> None:
-        deviance_of_scan(object_, stitched, patterns.batches, bundle.intensity_scale**2)
+        deviance_of_scan(object_, stitched, patterns, bundle.intensity_scale**2)
 
     def align() -> None:
         for _, probe, estimate, corners in resident:

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import gaussian
 
 from ptycho_dist.data.npz_writer import write_npz_scan
-from ptycho_dist.inference.reconstruct import Reconstruction
+from ptycho_dist.inference.records import Reconstruction
 from ptycho_dist.physics.simulated_objects import blurred_lines
 from ptycho_dist.physics.simulation import noisy_diffraction, scale_probe
 from ptycho_dist.report.metrics import (

@@ -27,7 +27,9 @@ from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.bundle import Bundle
 from ptycho_dist.config import Config, DataConfig, TrainConfig
 from ptycho_dist.data.scan import Scan
+from ptycho_dist.inference.records import Units
 from ptycho_dist.inference.refine import Refinement, refine
+from ptycho_dist.inference.scan_patterns import ScanPatterns
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import RATE_FLOOR
 from ptycho_dist.physics.probe import normalize_probe
@@ -37,7 +39,6 @@ REFINE_ITERATIONS = (1, 3, 5, 10, 30)
 EPIE_ITERATIONS = (1, 5, 20, 40)
 PROBE_ENERGY = 0.9
 """Probes do not overlap where the circles that hold this part of their energy do not."""
-BATCH_PATTERNS = 64
 TRAINING_BATCH_PATTERNS = 16
 
 
@@ -183,10 +184,16 @@ class Benchmark:
         self.scan = scan
         self.object_guess = scan.object_guess
         self.amplitude = scan.amplitude(np.arange(scan.num_patterns))
-        self.counts = torch.from_numpy(self.amplitude).square()
+        counts = torch.from_numpy(self.amplitude).square()
         self.probe = normalize_probe(torch.from_numpy(scan.probe))
-        mean_photons = float(self.counts.sum(dtype=torch.float64)) / scan.num_patterns
-        self.photons_per_intensity = mean_photons / (scan.pattern_size / 2) ** 2
+        mean_photons = float(counts.sum(dtype=torch.float64)) / scan.num_patterns
+        # Amplitudes stay in sqrt(counts); the probe has the energy (N/2)**2.
+        self.units = Units(
+            predicted_amplitude=math.sqrt(mean_photons) / (scan.pattern_size / 2),
+            measured_photons=1.0,
+            brightness=1.0,
+        )
+        self.patterns = ScanPatterns(scan, 1.0)
         empty = StitchedObject(scan.positions_px, self.probe)
         self.origin_px = empty.origin_px
         self.empty_object = np.ones(empty.light.shape[1:], np.complex64)
@@ -203,7 +210,7 @@ class Benchmark:
                 found = reconstruct(bundle, self.scan, refine_iterations=iterations)
                 seconds = time.process_time() - started
                 label = f"{name} + refine {iterations}" if iterations else name
-                yield self.row(label, found.object, seconds, found.summary["deviance_per_pixel"])
+                yield self.row(label, found.object, seconds, found.summary.deviance_per_pixel)
         for iterations in REFINE_ITERATIONS:
             started = time.process_time()
             refined = self.refined(self.empty_object, iterations)
@@ -243,7 +250,7 @@ class Benchmark:
             "phase_correlation": scores.phase.correlation,
             "amplitude_correlation": scores.amplitude.correlation,
             "deviance_per_pixel": deviance_per_pixel
-            or self.refined(object_, 0).summary["deviance_per_pixel"][0],
+            or self.refined(object_, 0).deviance_per_pixel[0],
             "seconds": round(seconds, 2),
         }
 
@@ -252,18 +259,7 @@ class Benchmark:
         start.replace(
             torch.from_numpy(object_), self.probe, torch.from_numpy(self.scan.positions_px)
         )
-        return refine(
-            start,
-            self.photons,
-            num_patterns=self.scan.num_patterns,
-            photons_per_intensity=self.photons_per_intensity,
-            iterations=iterations,
-        )
-
-    def photons(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for first in range(0, self.scan.num_patterns, BATCH_PATTERNS):
-            batch = slice(first, first + BATCH_PATTERNS)
-            yield torch.from_numpy(self.scan.positions_px[batch]), self.counts[batch]
+        return refine(start, self.patterns, self.units, iterations=iterations)
 
     def reference(self) -> np.ndarray:
         """The file's own object, on the canvas and in the units of the others: what its probe lacks
@@ -272,7 +268,7 @@ class Benchmark:
         gain = (
             np.linalg.norm(self.scan.probe)
             / (self.scan.pattern_size / 2)
-            / np.sqrt(self.photons_per_intensity)
+            / self.units.predicted_amplitude
         )
         (y, x), (height, width) = self.origin_px.astype(int), self.empty_object.shape
         rows, columns = np.arange(y, y + height), np.arange(x, x + width)

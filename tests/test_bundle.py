@@ -30,7 +30,7 @@ from ptycho_dist.bundle import (
     software_versions,
 )
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
-from ptycho_dist.inference.reconstruct import infer
+from ptycho_dist.inference.infer import infer
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.scale.intensity_scale import IntensityScale
 from ptycho_dist.training.start import Start

@@ -99,7 +99,7 @@ def test_the_scale_needs_pytorch_alone() -> None:
 
 
 def test_inference_needs_no_lightning() -> None:
-    modules = loaded_by(f"import ptycho_dist.inference.reconstruct; {TELL}")
+    modules = loaded_by(f"import ptycho_dist.inference.infer; {TELL}")
     assert heavy(modules) == {
         "numpy",
         "torch",

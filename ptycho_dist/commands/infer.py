@@ -56,7 +56,7 @@ def main() -> None:
         "product": arguments.product,
     }
     # Only now: --help, and a mistake in the command, don't wait for PyTorch.
-    from ptycho_dist.inference.reconstruct import infer
+    from ptycho_dist.inference.infer import infer
 
     infer(arguments.bundle, arguments.data, arguments.out, **chosen)
 

@@ -1,4 +1,4 @@
-"""Patches that were reconstructed alone, put together: each one's phase is fitted to what lies
+"""Stitching of patches that were reconstructed alone: the phase of each is fitted to those that lie
 there already."""
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.physics.patches import add_patches
 
 _CELLS_A_PATCH = 8
-"""Along a side. Within so small a cell the overlap with neighbours hardly differs."""
+"""Cells along a patch's side; within one, the overlap with neighbours hardly differs."""
 
 
 def stitching_order(positions_px: np.ndarray, patch_size: int) -> np.ndarray:
-    """Order in which every patch meets, as far as the scan lets it, patches that lie there already
-    and overlap with it well.
+    """Return an order in which each patch overlaps well with those before it, as far as the scan
+    allows.
 
-    Patches that grow together from several places would meet with phases that have nothing to do
-    with each other: a seam. So the stitched area grows from one place, the middle, along the
-    minimum spanning tree of the positions, in which every link is as short as a way between the two
-    allows. To find it does not take longer than a network, positions are gathered in cells.
-    Islands, more than a patch apart, have no phase in common, and grow each from its own place.
+    Areas that grow from several places have unrelated phases and meet in a seam. So the stitched
+    area grows from one place, the middle, along the minimum spanning tree of the positions, whose
+    links are as short as possible. Positions are gathered in cells, so that finding the tree takes
+    less time than the network. Islands, more than a patch apart, have no phase in common; each
+    grows from a place of its own.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def stitching_order(positions_px: np.ndarray, patch_size: int) -> np.ndarray:
         np.square(centres - positions_px.mean(axis=0)).sum(axis=1), kind="stable"
     )
     first_of_islands = from_the_middle[np.unique(island_of[from_the_middle], return_index=True)[1]]
-    # One more node, from which all islands are reached.
+    # One more node links all islands.
     root = len(centres)
     to_islands = coo_matrix(
         (np.ones(len(first_of_islands)), (np.full(len(first_of_islands), root), first_of_islands)),
@@ -72,15 +72,15 @@ def stitching_order(positions_px: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 class AlignedPatches:
-    """The mean of patches that agree but for their global phases, weighted by their light squared.
+    """Mean of patches up to their global phases, weighted by their light squared.
 
-    A pattern does not tell the global phase of its patch, so neighbours may disagree in it. The
-    order matters: see `stitching_order`.
+    A pattern leaves the global phase of its patch open, so neighbours may differ in it. The order
+    of the patches matters: see `stitching_order`.
 
     Parameters
     ----------
     stitched
-        Where the patches lie; their light is added to it.
+        The canvas; the light of the patches is added to it.
     """
 
     def __init__(self, stitched: StitchedObject) -> None:
@@ -90,19 +90,17 @@ class AlignedPatches:
         self._aligned_sum = torch.zeros_like(self._weighted_sum[0])  # what phases are fitted to
 
     def add(self, patches: Tensor, light: Tensor, corners: Tensor) -> None:
-        """Add patches (k, N, N), seen in some light (k, N, N), each patch's global phase fitted to
+        """Add patches (k, N, N), seen in some light (k, N, N), and fit the global phase of each to
         what already lies there.
 
-        A patch counts by its light squared: where it was dim, it is not only noisier but more of it
-        was guessed.
+        The weight is the light squared: a dim part is not only noisier, more of it is guessed.
         """
         size = patches.shape[-1]
         weights = light.square()
-        # By the light itself: what is dim counts less for the object, but there is much of it to
-        # tell a phase from.
+        # Phases are fitted with the light itself as the weight: dim pixels are many.
         lit, phases = light * patches, []
-        # One after the other, as each waits for those before it; windows are views, and the phases
-        # stay on the device.
+        # One by one, as each depends on those before it. Windows are views; phases stay on the
+        # device.
         for patch, (row, column) in zip(lit, corners.tolist(), strict=True):
             window = self._aligned_sum[row : row + size, column : column + size]
             agreement = (window * patch.conj()).sum()
@@ -117,5 +115,5 @@ class AlignedPatches:
         )
 
     def mean(self) -> Tensor:
-        """complex64 (H, W); zero where no patch has weight."""
+        """Return the mean, complex64 (H, W); zero where no patch has weight."""
         return self._weighted_sum[0] / self._weight_sum[0].clamp_min(1e-12)

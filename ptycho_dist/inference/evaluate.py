@@ -1,4 +1,4 @@
-"""A reconstruction against a reference object."""
+"""Comparison of a reconstruction with a reference object, from files to files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
     """Compare `reconstruction.npz` with the object in a scan file; write `metrics.json` and
     `comparison.png`.
 
-    What ptychography can't tell is fitted first: see `compare_with_reference`. The deviance is not
-    of this comparison: it is that of the stitched object against all measured patterns, which
-    inference found with the bundle's photon scale and left in `summary.json` beside the
-    reconstruction; the reference's file need not hold those patterns, and does not hold that scale.
+    The ambiguities of ptychography are fitted first: see `compare_with_reference`. The deviance is
+    that of the object against all measured patterns. Inference found it with the bundle's photon
+    scale and left it in `summary.json` beside the reconstruction; the reference's file need not
+    hold these patterns, and does not hold that scale.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
 
 
 def _deviance_per_pixel(summary_path: Path) -> float | None:
-    """Of the stitched object, as inference found it; None where no summary lies there."""
+    """Return the deviance that inference found; None without a summary."""
     if not summary_path.is_file():
         return None
     try:

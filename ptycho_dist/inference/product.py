@@ -2,34 +2,25 @@
 distance and losses.
 
 The layout is that of ptychodus' `save_product` (github.com/AdvancedPhotonSource/ptychodus);
-docs/file_formats.md tells it.
+docs/file_formats.md describes it.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.bundle import Bundle
 from ptycho_dist.data.readers.hdf5_patterns import numbers_in_file
 from ptycho_dist.data.scan import Scan, ScanError
-
-if TYPE_CHECKING:
-    from ptycho_dist.inference.reconstruct import Reconstruction
+from ptycho_dist.inference.records import Reconstruction, Summary
 
 
 def require_geometry(scan: Scan) -> None:
-    """Raise where nobody says what turns pixels into metres.
-
-    Raises
-    ------
-    ScanError
-        It names what is missing, and the options that give it.
-    """
+    """Raise a `ScanError` if the geometry that turns pixels into metres is incomplete; it names the
+    options that give what is missing."""
     if scan.geometry is None:
         missing = ", ".join(f"no {name}" for name in scan.missing_geometry)
         options = " ".join(f"--read.{name} NUMBER" for name in scan.missing_geometry)
@@ -41,24 +32,13 @@ def require_geometry(scan: Scan) -> None:
         )
 
 
-def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, path: Path) -> None:
-    """Write a product, or replace one.
+def write_product(reconstruction: Reconstruction, scan: Scan, path: Path) -> None:
+    """Write the product of a scan, or replace one.
 
-    `|FFT(probe * patch)|**2`, FFT norm "ortho", predicts photons: the probe holds the square root
-    of counts, so its energy, over all modes, is the photons that a pattern has where the object is
-    transparent, nphotons by the scale's definition. The object is unchanged.
-
-    Parameters
-    ----------
-    reconstruction, bundle, scan
-        What `reconstruct` gave for this bundle and this scan.
-    path
-        HDF5 file.
-
-    Raises
-    ------
-    ScanError
-        As `require_geometry`.
+    In a product `|FFT(probe * patch)|**2`, FFT norm "ortho", predicts photons. So the probe holds
+    the square root of counts, and its energy over all modes is the number of photons of a pattern
+    where the object is transparent: nphotons, by the definition of the scale. The object is
+    unchanged.
     """
     import h5py
 
@@ -70,7 +50,8 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
     centre_m = origin_m + pixel_m * (
         reconstruction.origin_px + np.array(reconstruction.object.shape) / 2
     )
-    scale = bundle.predicted_scale(reconstruction.summary["normalization"]["factor"])
+    calibration = reconstruction.summary.calibration
+    amplitude = reconstruction.units.predicted_amplitude
     losses = _losses(reconstruction.summary)
     pixel = {"pixel_width_m": pixel_m, "pixel_height_m": pixel_m}
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
@@ -78,18 +59,18 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
             {
                 "name": scan.path.stem,
                 "comments": f"ptycho_dist {version('ptycho_dist')}, network trained on the subset "
-                f"{bundle.calibration.subset_fingerprint}",
+                f"{calibration.subset_fingerprint}",
                 "photon_energy_eV": scan.geometry.energy_eV,
                 "probe_energy_eV": scan.geometry.energy_eV,  # its older name
                 "detector_object_distance_m": scan.geometry.distance_m,
-                "probe_photon_count": bundle.calibration.nphotons
-                * (scale / bundle.intensity_scale) ** 2,
+                "probe_photon_count": calibration.nphotons
+                * (amplitude / calibration.intensity_scale) ** 2,
                 "exposure_time_s": 0.0,  # not known
             }
         )
         file["probe_position_indexes"] = numbers_in_file(scan.diffraction)
         file["probe_position_y_m"], file["probe_position_x_m"] = positions_m.T
-        file["probe"] = (scale * reconstruction.probe)[None].astype(np.complex64)
+        file["probe"] = (amplitude * reconstruction.probe)[None].astype(np.complex64)
         file["probe"].attrs.update(pixel)
         file["object"] = reconstruction.object[None]
         file["object"].attrs.update({"center_y_m": centre_m[0], "center_x_m": centre_m[1], **pixel})
@@ -97,12 +78,8 @@ def write_product(reconstruction: Reconstruction, bundle: Bundle, scan: Scan, pa
         file["loss_epochs"], file["loss_values"] = np.arange(len(losses)), np.array(losses)
 
 
-def _losses(summary: dict[str, Any]) -> list[float]:
-    """Deviance per pixel: after each iteration of the refinement, else after each correction of the
-    network, else of the object alone."""
-    passes = (
-        summary.get("refinement")
-        or summary.get("corrections")
-        or {"deviance_per_pixel": [summary["deviance_per_pixel"]]}
-    )
-    return passes["deviance_per_pixel"]
+def _losses(summary: Summary) -> tuple[float, ...]:
+    """Return the deviance per pixel after each iteration of the refinement, else after each
+    correction of the network, else of the object alone."""
+    passes = summary.refinement or summary.corrections
+    return passes.deviance_per_pixel if passes else (summary.deviance_per_pixel,)

@@ -1,24 +1,23 @@
 """Maximum-likelihood refinement of a stitched object, and of its probe if asked.
 
-What is lowered is the Poisson deviance of the whole scan, the one that the network was trained with
-(maximum likelihood in ptychography: Thibault & Guizar-Sicairos 2012,
-doi:10.1088/1367-2630/14/6/063004). Steps are quasi-Newton: memoryless BFGS (Shanno 1978,
-doi:10.1287/moor.3.3.244), preconditioned by the light that each pixel got. One iteration is one
-pass over the patterns: the pass that judges a step also gives the gradient for the next one. A step
-that raises the deviance is taken back and shortened.
+It minimises the Poisson deviance of the whole scan, which is the loss of the training (maximum
+likelihood in ptychography: Thibault & Guizar-Sicairos 2012, doi:10.1088/1367-2630/14/6/063004).
+Steps are quasi-Newton: memoryless BFGS (Shanno 1978, doi:10.1287/moor.3.3.244), preconditioned by
+the light of each pixel. One iteration is one pass over the patterns: the pass that judges a step
+also gives the gradient for the next one. A step that raises the deviance is taken back and
+shortened.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptycho_dist.inference.records import Units
+from ptycho_dist.inference.scan_patterns import Patterns
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import poisson_deviance
 from ptycho_dist.physics.mask import num_counted
@@ -29,108 +28,85 @@ from ptycho_dist.physics.propagation import diffracted_intensity
 logger = logging.getLogger(__name__)
 
 FAINT = 0.01
-"""This part of the brightest pixel's light is added to every pixel's, lest noise is blown up in the
-dark (as in rPIE: Maiden, Johnson & Li 2017, doi:10.1364/OPTICA.4.000736)."""
+"""Fraction of the brightest pixel's light that is added to every pixel's, so that noise is not
+amplified in the dark (as in rPIE: Maiden, Johnson & Li 2017, doi:10.1364/OPTICA.4.000736)."""
 
 SHORTER = 0.25
-"""A step that was taken back is tried again at this part of its length."""
-
-Photons = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Starts a pass over a scan: positions float64 (k, 2) as (y, x), pixels, and measured counts (k, N,
-N), batch after batch."""
+"""Factor on the length of a step that was taken back."""
 
 Unknowns = list[Tensor]
-"""[object], or [object, probe] where the probe is refined too; also a step or a gradient in them,
-of the same shapes."""
+"""[object], or [object, probe] if the probe is refined too; also a step or a gradient in them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refinement:
-    """A refined object and how it was reached.
+    """A refined object and its history.
 
     Attributes
     ----------
     object
         complex64 (H, W), on the canvas of the stitched object.
     probe
-        complex64 (modes, N, N), of the energy that it had.
-    summary
-        Figures for `summary.json`. `deviance_per_pixel` holds the start's and one value an
-        iteration; it never rises.
+        complex64 (modes, N, N), of unchanged energy.
+    deviance_per_pixel
+        Of the start and after each iteration; it never rises.
     """
 
     object: Tensor
     probe: Tensor
-    summary: dict[str, Any]
+    deviance_per_pixel: tuple[float, ...]
 
 
 @torch.inference_mode(False)
 def refine(
     stitched: StitchedObject,
-    photons: Photons,
+    patterns: Patterns,
+    units: Units,
     *,
-    num_patterns: int,
-    photons_per_intensity: float,
     iterations: int,
     refine_probe: bool = False,
-    mask: Tensor | None = None,
 ) -> Refinement:
-    """Raise the likelihood of a scan, starting from a stitched object and its probe, which are left
-    as they are.
+    """Maximise the likelihood of a scan, starting from a stitched object and its probe, which are
+    not changed.
 
-    Beside one batch, memory is that of about ten objects, whatever the number of patterns. Pixels
-    that no light reaches keep their value.
+    Memory beside one batch is that of about ten objects, whatever the number of patterns. Pixels
+    without light keep their value.
 
     Parameters
     ----------
     stitched
-        Where to start.
-    photons
-        The scan; called once a pass.
-    num_patterns
-        How many patterns a pass has.
-    photons_per_intensity
-        Counts that intensity 1 in normalised units stands for, (s g)**2.
+        Object and probe to start from.
+    patterns
+        The scan.
+    units
+        Photons per unit of intensity, measured and predicted.
     iterations
-        Passes, after a first one that judges the start.
+        Number of passes after the first one, which judges the start.
     refine_probe
-        Update the probe too. Its energy over all modes stays, so the object's amplitude keeps its
-        unit.
-    mask
-        bool (N, N), True where a pixel counts; None: all do. Counts are 0 at the others.
+        Update the probe too. Its energy over all modes is kept, and with it the unit of the
+        object's amplitude.
     """
-    started = time.perf_counter()
     # autograd keeps nothing that was made in inference mode
-    mask = None if mask is None else mask.clone()
-    deviance_per_pixel: list[float] = []
+    mask = None if patterns.mask is None else patterns.mask.clone()
+    num_pixels = patterns.num_patterns * num_counted(stitched.probe[0], mask)
+    history: list[float] = []
 
     def judge(unknowns: Unknowns) -> tuple[float, Unknowns]:
-        return _deviance_and_gradient(unknowns, stitched, photons, photons_per_intensity, mask)
+        return _deviance_and_gradient(unknowns, stitched, patterns, units, mask)
 
     def note(deviance: float) -> None:
-        deviance_per_pixel.append(
-            2 * deviance / (num_patterns * num_counted(stitched.probe[0], mask))
-        )
-        done = len(deviance_per_pixel) - 1
-        logger.info(
-            "refinement: deviance per pixel %.5g after %d of %d iterations",
-            deviance_per_pixel[-1],
-            done,
-            iterations,
-        )
+        history.append(2 * deviance / num_pixels)
+        progress = (history[-1], len(history) - 1, iterations)
+        logger.info("refinement: deviance per pixel %.5g after %d of %d iterations", *progress)
 
     here = [torch.from_numpy(stitched.object()).to(stitched.probe.device)]
     if refine_probe:
         here.append(stitched.probe.clone())
-    curvature = _rough_curvature(
-        here, stitched.light[0].clone(), photons_per_intensity, num_patterns
-    )
+    light = stitched.light[0].clone()
+    curvature = _rough_curvature(here, light, units.predicted_photons, patterns.num_patterns)
     deviance, gradient = judge(here)
     note(deviance)
-    direction, length = (
-        [-slope / bend for slope, bend in zip(gradient, curvature, strict=True)],
-        1.0,
-    )
+    direction, length = _downhill(gradient, curvature), 1.0
     for _ in range(iterations):
         there = _moved(here, direction, length)
         deviance_there, gradient_there = judge(there)
@@ -148,39 +124,34 @@ def refine(
     return Refinement(
         object=here[0],
         probe=here[1] if refine_probe else stitched.probe,
-        summary={
-            "iterations": iterations,
-            "refine_probe": refine_probe,
-            "deviance_per_pixel": deviance_per_pixel,
-            "seconds": round(time.perf_counter() - started, 3),
-        },
+        deviance_per_pixel=tuple(history),
     )
 
 
 def _deviance_and_gradient(
     unknowns: Unknowns,
     stitched: StitchedObject,
-    photons: Photons,
-    photons_per_intensity: float,
-    mask: Tensor | None = None,
+    patterns: Patterns,
+    units: Units,
+    mask: Tensor | None,
 ) -> tuple[float, Unknowns]:
-    """One pass: sum of d over the scan, and its gradient d/dRe + i d/dIm in each of the
-    unknowns."""
+    """Return the sum of d over the scan and its gradient d/dRe + i d/dIm in each of the unknowns,
+    in one pass."""
     variables = [unknown.detach().requires_grad_() for unknown in unknowns]
     object_, probe = variables if len(variables) == 2 else (*variables, stitched.probe.clone())
     total = torch.zeros((), dtype=torch.float64, device=probe.device)
     gradient = [torch.zeros_like(unknown) for unknown in unknowns]
-    for positions_px, counts in photons():
+    for positions_px, x_norm in patterns.batches():
+        counts = units.measured_photons * x_norm.square()
         corners, rest_px = stitched.corners(positions_px)
         patches = extract_patches(object_[None], corners[None], stitched.patch_size)[0]
-        rate = photons_per_intensity * diffracted_intensity(
+        rate = units.predicted_photons * diffracted_intensity(
             patches, shift_probe(probe, rest_px), mask
         )
         deviance = poisson_deviance(rate, counts).sum(dtype=torch.float64)
-        for so_far, of_batch in zip(
-            gradient, torch.autograd.grad(deviance, variables), strict=True
-        ):
-            so_far += of_batch
+        of_batch = torch.autograd.grad(deviance, variables)
+        for so_far, more in zip(gradient, of_batch, strict=True):
+            so_far += more
         total += deviance.detach()
     return float(total), gradient
 
@@ -188,31 +159,35 @@ def _deviance_and_gradient(
 def _rough_curvature(
     unknowns: Unknowns, light: Tensor, photons_per_intensity: float, num_patterns: int
 ) -> list[Tensor]:
-    """What a gradient is divided by for a first step: second derivatives of the deviance, as far as
-    they do not mix pixels.
+    """Return the second derivatives of the deviance as far as they do not mix pixels: a first step
+    is the gradient divided by them.
 
-    Where the rate c |Psi|**2 is the measured one, d bends by 4 c along the amplitude of the exit
-    wave's spectrum Psi. Dividing by that is a step to about the measured amplitude, as ePIE's,
-    averaged over the patterns that saw a pixel, each by its light.
+    Where the rate c |Psi|**2 is the measured one, the curvature of d along the amplitude of the
+    exit wave's spectrum Psi is 4 c. Dividing by it is a step to about the measured amplitude, as in
+    ePIE, averaged over the patterns that saw a pixel, weighted by their light.
     """
     object_, *probe = unknowns
     bends = [light + FAINT * light.max()]
-    if probe:  # its pixels met many places of the object, so all of them about the same
+    if probe:  # its pixels met many places of the object, so their curvatures are about equal
         bends.append(num_patterns * (light * object_.abs().square()).sum() / light.sum())
     return [4 * photons_per_intensity * bend for bend in bends]
+
+
+def _downhill(gradient: Unknowns, curvature: list[Tensor]) -> Unknowns:
+    return [-slope / bend for slope, bend in zip(gradient, curvature, strict=True)]
 
 
 def _next_direction(
     gradient: Unknowns, curvature: list[Tensor], *, step: Unknowns, change: Unknowns
 ) -> Unknowns:
-    """Minus the memoryless BFGS inverse Hessian times the gradient: the two-loop recursion with one
-    pair (Nocedal & Wright, algorithm 7.4).
+    """Return minus the memoryless BFGS inverse Hessian times the gradient: the two-loop recursion
+    with one pair (Nocedal & Wright, algorithm 7.4).
 
-    `change` is that of the gradient over `step`. The curvature is rescaled to fit them.
+    `change` is the change of the gradient over `step`. The curvature is rescaled to fit both.
     """
     along = _dot(step, change)
-    if along <= 0:  # the deviance is not convex: nothing learned from this step
-        return [-slope / bend for slope, bend in zip(gradient, curvature, strict=True)]
+    if along <= 0:  # the deviance is not convex here: the step tells nothing
+        return _downhill(gradient, curvature)
     scaled_change = [y / bend for y, bend in zip(change, curvature, strict=True)]
     scale = along / _dot(change, scaled_change)
     before = _dot(step, gradient) / along
@@ -225,14 +200,9 @@ def _next_direction(
 
 
 def _moved(unknowns: Unknowns, direction: Unknowns, length: float) -> Unknowns:
-    object_, *probe = (unknown + length * d for unknown, d in zip(unknowns, direction, strict=True))
-    return [
-        object_,
-        *(
-            with_energy(there, float(energy(here)))
-            for there, here in zip(probe, unknowns[1:], strict=True)
-        ),
-    ]
+    there = [unknown + length * d for unknown, d in zip(unknowns, direction, strict=True)]
+    probes = zip(there[1:], unknowns[1:], strict=True)
+    return [there[0], *(with_energy(probe, float(energy(before))) for probe, before in probes)]
 
 
 def _minus(those: Unknowns, these: Unknowns) -> Unknowns:
@@ -240,7 +210,7 @@ def _minus(those: Unknowns, these: Unknowns) -> Unknowns:
 
 
 def _dot(these: Unknowns, those: Unknowns) -> float:
-    """Re <these, those>: complex numbers count as pairs of reals."""
+    """Return Re <these, those>: complex numbers count as pairs of reals."""
     products = (
         this.real * that.real + this.imag * that.imag
         for this, that in zip(these, those, strict=True)

@@ -1,20 +1,14 @@
-"""What `report.html` shows of a reconstruction, gathered from the bundle, the scan and what was
-reconstructed."""
+"""`report.html` of a reconstruction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from ptycho_dist.bundle import Bundle
+from ptycho_dist.inference.records import Reconstruction
 from ptycho_dist.report.page import Report, write_report
-from ptycho_dist.report.scale_audit import ScaleRecord
-
-if TYPE_CHECKING:
-    from ptycho_dist.inference.reconstruct import Reconstruction
 
 
 def report_reconstruction(
@@ -32,29 +26,19 @@ def report_reconstruction(
     Parameters
     ----------
     bundle, reconstruction
-        As `reconstruct` took it, and what it gave.
+        Argument and result of `reconstruct`.
     path
         HTML file to write, or to replace.
     title, run, metrics, note
         As in `Report`.
     """
     photons = reconstruction.photons
-    probe, refined_probe = reconstruction.initial_probe, reconstruction.probe
     report = Report(
         title=title,
         run=run,
-        scale=ScaleRecord(
-            intensity_scale=bundle.intensity_scale,
-            gain=bundle.gain,
-            nphotons=bundle.calibration.nphotons,
-            nphotons_source=bundle.calibration.nphotons_source,
-            rms_factor=bundle.calibration.rms_factor,
-            mean_energy=bundle.calibration.mean_energy,
-            num_patterns=bundle.calibration.num_patterns,
-            pattern_size=bundle.pattern_size,
-            subset_fingerprint=bundle.calibration.subset_fingerprint,
-        ),
-        summary=reconstruction.summary,
+        calibration=reconstruction.summary.calibration,
+        gain=reconstruction.summary.gain,
+        summary=reconstruction.summary.to_dict(),
         object=reconstruction.object,
         origin_px=reconstruction.origin_px,
         valid=reconstruction.valid,
@@ -62,14 +46,11 @@ def report_reconstruction(
         mean_measured_pattern=photons.mean_measured_pattern,
         mean_predicted_pattern=photons.mean_predicted_pattern,
         pattern_deviance_per_pixel=photons.pattern_deviance_per_pixel,
-        probe=probe,
+        probe=reconstruction.initial_probe,
+        refined_probe=reconstruction.refined_probe,
         config=bundle.require_config().to_dict(),
         versions=bundle.versions,
         metrics=metrics,
-        refined_probe=None if np.array_equal(probe, refined_probe) else refined_probe,
-        refinement_deviance_per_pixel=reconstruction.summary.get("refinement", {}).get(
-            "deviance_per_pixel", ()
-        ),
         note=note,
     )
     write_report(report, path)

@@ -1,10 +1,11 @@
-"""A scan's normalised patterns, pass after pass, on the device that reconstructs it."""
+"""Normalised patterns of a scan, pass after pass, on the device that reconstructs it."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,30 +21,49 @@ from ptycho_dist.progress import Progress
 logger = logging.getLogger(__name__)
 
 BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
-"""Of the patterns that are computed together: what keeps a GPU busy, and what a core's cache bears.
-"""
+"""Pixels of a batch: enough to keep a GPU busy, few enough for a core's cache."""
+
+
+class Patterns(Protocol):
+    """A scan that can be passed over again and again; see `ScanPatterns`."""
+
+    num_patterns: int
+    positions_px: np.ndarray
+    mask: Tensor | None
+
+    def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 class ScanPatterns:
-    """Reads a scan once, where its patterns can be held as in training (`placement`); else anew for
+    """Patterns of a scan, read once if they can be held as in training (`placement`), else anew for
     each pass, ahead of the computation.
 
     Parameters
     ----------
     scan
-        To read from.
+        The scan to read.
     rms_factor
-        r.
+        Factor r of X_norm = r X.
+
+    Attributes
+    ----------
+    device
+        Device of the batches.
+    mask
+        bool (N, N), True at unmasked pixels, or None if there is no mask. Patterns hold 0 at masked
+        pixels.
     """
 
     def __init__(self, scan: Scan, rms_factor: float) -> None:
         self.num_patterns = scan.num_patterns
+        self.positions_px = scan.positions_px
         self._scan = scan
         self._rms_factor = rms_factor
         self._source = PatternSource([scan])
         placement = choose_placement_alone(4 * math.prod(scan.diffraction.shape))
         logger.info("patterns: %s", placement)
         self.device = placement.device
+        self.mask = None if scan.mask is None else torch.from_numpy(scan.mask).to(self.device)
         self._held = (
             HeldPatterns(self._source, np.arange(scan.num_patterns), rms_factor, self.device)
             if placement.held
@@ -51,7 +71,7 @@ class ScanPatterns:
         )
 
     def mean_energy(self) -> float:
-        """Mean over the patterns of sum X_norm**2; one pass.
+        """Return the mean over the patterns of sum X_norm**2, in one pass.
 
         Raises
         ------
@@ -71,13 +91,13 @@ class ScanPatterns:
         return float(total) / self.num_patterns
 
     def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: positions float64 (k, 2) as (y, x), pixels, and X_norm (k, N, N); a long one
-        says how far it is.
+        """Yield batches of positions float64 (k, 2) as (y, x), pixels, and X_norm (k, N, N). A long
+        pass logs its progress.
 
         Parameters
         ----------
         order
-            Pattern numbers int64 (n,); None: that of the scan.
+            Pattern numbers int64 (n,); that of the scan by default.
         """
         groups = (np.arange(self.num_patterns) if order is None else order)[:, None]
         block_size = max(1, BATCH_PIXELS[self.device.type] // self._scan.pattern_size**2)

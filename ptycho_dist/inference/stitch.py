@@ -1,4 +1,4 @@
-"""The object of a whole scan, on a canvas that all patches lie on."""
+"""Object of a whole scan, on a canvas that covers all patches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from ptycho_dist.physics.patches import add_patches, extract_patches
 from ptycho_dist.physics.probe import illumination, shift_probe, whole_pixel_and_rest
 
 VALID_WEIGHT = 0.01
-"""Pixels that got less than this part of a probe's peak intensity, in all, are not reconstructed.
-"""
+"""Least light of a valid pixel, summed over the patches, as a fraction of the probe's peak
+intensity."""
 
 
 class StitchedObject:
-    """An object and the light that it was seen in, on a canvas that covers a scan. Memory does not
-    depend on the number of patches.
+    """An object and the light that it was seen in, on a canvas that covers a scan.
 
-    Empty and dark at first.
+    Both are zero at first. Memory does not depend on the number of patches.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ class StitchedObject:
     origin_px
         float64 (2,) as (y, x): scan coordinate of pixel [0, 0].
     light
-        float32 (1, H, W): the probe's intensity, summed over the patches; normalised units.
+        float32 (1, H, W): the probe's intensity summed over the patches, normalised units.
     """
 
     def __init__(self, positions_px: np.ndarray, probe: Tensor) -> None:
@@ -47,23 +46,22 @@ class StitchedObject:
         self._object = torch.zeros_like(self.light[0], dtype=torch.complex64)
 
     def place(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners of patches on the canvas, int64 (k, 2), and the probes at their subpixel
-        positions, complex64 (k, modes, N, N)."""
+        """Return the corners of patches on the canvas, int64 (k, 2), and the probes at their
+        subpixel positions, complex64 (k, modes, N, N)."""
         corners, rest_px = self.corners(positions_px)
         return corners, shift_probe(self.probe, rest_px)
 
     def corners(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners of patches on the canvas, int64 (k, 2), and what is left of the positions (k, 2)
-        below a pixel, float64 (k, 2)."""
+        """Return the corners of patches on the canvas, int64 (k, 2), and the subpixel remainders of
+        their positions, float64 (k, 2)."""
         return whole_pixel_and_rest(positions_px - self.patch_size // 2 - self._origin_px)
 
     def hold(self, object_: Tensor) -> None:
-        """Hold an object (H, W) that was seen in the light that lies on the canvas. Where none
-        lies, it is zero."""
+        """Replace the object by (H, W), seen in the light of the canvas; it is zero in the dark."""
         self._object = torch.where(self.light[0] > 0, object_, 0)
 
     def replace(self, object_: Tensor, probe: Tensor, positions_px: Tensor) -> None:
-        """Hold an object (H, W) that another probe (modes, N, N) has seen."""
+        """Replace the object by (H, W), and the probe that it was seen with by (modes, N, N)."""
         self.probe = probe
         self.light = torch.zeros_like(self.light)
         for position_px in positions_px:  # one by one: a GPU adds what overlaps in any order
@@ -72,17 +70,17 @@ class StitchedObject:
         self.hold(object_)
 
     def extract(self, corners: Tensor) -> Tensor:
-        """Patches (k, N, N) of the object."""
+        """Return patches (k, N, N) of the object."""
         return extract_patches(self._object[None], corners[None], self.patch_size)[0]
 
     def object(self) -> np.ndarray:
-        """complex64 (H, W)."""
+        """Return the object, complex64 (H, W)."""
         return self._object.cpu().numpy()
 
     def valid(self) -> np.ndarray:
-        """bool (H, W): where the object was illuminated enough to be reconstructed."""
+        """Return the mask, bool (H, W), of pixels with enough light to be reconstructed."""
         return (self.light[0] > VALID_WEIGHT * illumination(self.probe).max()).cpu().numpy()
 
     def illumination(self) -> np.ndarray:
-        """float32 (H, W): `light`."""
+        """Return `light` as float32 (H, W)."""
         return self.light[0].cpu().numpy()

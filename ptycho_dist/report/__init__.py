@@ -1,1 +1,1 @@
-"""Compare a reconstruction with a reference, and draw it: arrays in, numbers and figures out."""
+"""Comparison with a reference, figures and pages: arrays in, numbers and files out."""

@@ -1,5 +1,4 @@
-"""What intensities of diffraction patterns leave open, fitted: global phase, phase ramp, scale and
-common shift of an object."""
+"""Fit of what diffraction intensities leave open: global phase, phase ramp, scale and shift."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 FARTHEST_SHIFT_PX = 5
-"""Along either axis. Probe and positions leave a shift of a few pixels open; a wider search would
-find chance likenesses."""
+"""Largest shift along either axis. Probe and positions leave a few pixels open; a wider search
+would find chance similarities."""
 
 WHOLE_PIXEL_WITHIN_PX = 1e-6
 _SHIFT_WITHIN_PX = 1e-3
@@ -20,14 +19,14 @@ _REFINEMENTS = 10
 
 class OnReference(NamedTuple):
     """An object on the pixels of a reference: `field` complex128 (H, W), zero where `mask`, bool
-    (H, W), says that nothing is known."""
+    (H, W), is False."""
 
     field: NDArray[np.complexfloating]
     mask: NDArray[np.bool_]
 
 
 class Resampler:
-    """An object that can be put on a window of whole pixels, after any shift, by cubic splines.
+    """An object that can be moved by any shift and sampled on a window, by cubic splines.
 
     Parameters
     ----------
@@ -53,8 +52,8 @@ class Resampler:
         self.shape = shape
         # A cubic spline reads four pixels along each axis: all of them must be valid.
         self._inner = ndimage.binary_erosion(valid, structure=np.ones((3, 3))).astype(np.float64)
-        # The spline's filter reaches past the mask: continue the valid pixels there, lest a jump to
-        # zero ring inside.
+        # The spline's filter reaches past the mask. Continue the valid pixels there: a jump to zero
+        # would ring inside.
         nearest = ndimage.distance_transform_edt(
             ~valid, return_distances=False, return_indices=True
         )
@@ -63,36 +62,31 @@ class Resampler:
         )
 
     def moved(self, shift_px: NDArray[np.float64]) -> OnReference:
-        """The object moved by (y, x), pixels, towards larger rows and columns."""
+        """Return the object moved by (y, x), pixels, towards larger rows and columns."""
         offset = self.offset_px - shift_px
         whole = np.rint(offset)
         if np.abs(offset - whole).max() <= WHOLE_PIXEL_WITHIN_PX:
-            field, mask = self.object_, self.valid.astype(np.float64)
+            at = ([1, 1], whole, self.shape)
             # Order 0 reads single pixels.
-            field = ndimage.affine_transform(field, [1, 1], whole, self.shape, order=0)
-            mask = ndimage.affine_transform(mask, [1, 1], whole, self.shape, order=0)
+            field = ndimage.affine_transform(self.object_, *at, order=0)
+            mask = ndimage.affine_transform(self.valid.astype(np.float64), *at, order=0)
         else:
+            at = ([1, 1], offset, self.shape)
             field = ndimage.affine_transform(
-                self._coefficients,
-                [1, 1],
-                offset,
-                self.shape,
-                order=3,
-                prefilter=False,
-                mode="nearest",
+                self._coefficients, *at, order=3, prefilter=False, mode="nearest"
             )
-            mask = ndimage.affine_transform(self._inner, [1, 1], offset, self.shape, order=1)
+            mask = ndimage.affine_transform(self._inner, *at, order=1)
         known = mask > 1 - WHOLE_PIXEL_WITHIN_PX
         return OnReference(np.where(known, field, 0), known)
 
 
 def register(resampler: Resampler, reference: OnReference) -> NDArray[np.float64]:
-    """Find the shift (y, x), pixels, that brings an object closest to a reference, whatever its
+    """Return the shift (y, x), pixels, that brings an object closest to a reference, whatever its
     ramp, global phase and scale.
 
-    It minimises `residual`. A whole-pixel search gives the start, unless no shift at all is the
-    better one; steps of Gauss and Newton in shift, ramp and complex factor together do the rest.
-    Where a shift makes no difference, as for a flat object, it is zero.
+    It minimises `residual`. The start is the result of a whole-pixel search or no shift, whichever
+    is better; Gauss-Newton steps in shift, ramp and complex factor together follow. The shift is
+    zero if it makes no difference, as for a flat object.
     """
 
     def residual_after(shift_px: NDArray[np.float64]) -> float:
@@ -110,12 +104,12 @@ def register(resampler: Resampler, reference: OnReference) -> NDArray[np.float64
 
 
 def residual(object_: OnReference, reference: OnReference) -> float:
-    """RMS of what is left of a reference after the best ramp and complex factor for an object, over
-    the RMS of the reference.
+    """Return the RMS difference of an object and a reference, relative to the RMS of the reference,
+    after the best ramp and complex factor.
 
     ``min over a, b, c of |c exp(-i (a y + b x)) object - reference| / |reference|`` (Fienup, Appl.
-    Opt. 36, 8352, 1997) over the pixels known of both: 0 is equal, 1 is what an unrelated field
-    gets. An object or a reference of zero gets 1.
+    Opt. 36, 8352, 1997) over the pixels of both masks: 0 for equal fields, 1 for unrelated ones,
+    and 1 if either is zero.
     """
     both = object_.mask & reference.mask
     field, target = np.where(both, object_.field, 0), np.where(both, reference.field, 0)
@@ -128,22 +122,18 @@ def residual(object_: OnReference, reference: OnReference) -> float:
 
 
 def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
-    """Find the ramp (a, b) that maximises ``|sum product exp(-i(a y + b x))|``.
+    """Return the ramp (a, b) along y and x, radians per pixel, that maximises ``|sum product
+    exp(-i(a y + b x))|``.
 
     The peak of the zero-padded spectrum gives the ramp to a quarter of a fringe across the image,
     however often the phase wraps. It is refined on the wrapped phase residuals by steps that
-    minimise the quadratic bound ``-cos(t + d) <= -cos(t) + d sin(t) + d^2 / 2``, so that no step
-    can lower the sum and no phase is ever unwrapped.
+    minimise the quadratic bound ``-cos(t + d) <= -cos(t) + d sin(t) + d^2 / 2``. So no step lowers
+    the sum, and no phase is unwrapped.
 
     Parameters
     ----------
     product : ndarray, complex, (H, W)
-        ``field * conj(reference)``, or a field alone for its own ramp; zero where nothing is known.
-
-    Returns
-    -------
-    tuple of float
-        Ramp (a, b) along y and x, radians a pixel, each between -pi and pi but for the refinement.
+        ``field * conj(reference)``, or a field alone for its own ramp; zero at unknown pixels.
     """
     height, width = product.shape
     padded = (fft.next_fast_len(2 * height), fft.next_fast_len(2 * width))
@@ -164,8 +154,8 @@ def fit_phase_ramp(product: NDArray[np.complexfloating]) -> tuple[float, float]:
             [weight_x @ x, cross, weight_x @ x**2],
         ]
     )
-    # The pseudo-inverse leaves the ramp alone along an axis that a single row or column of pixels
-    # says nothing about.
+    # A single row or column of pixels does not determine the ramp across it: the pseudo-inverse
+    # leaves it alone.
     inverse = np.linalg.pinv(normal, hermitian=True)
     for _ in range(100):
         residual = product * np.exp(-1j * ramp_y * y)[:, None] * np.exp(-1j * ramp_x * x)
@@ -190,21 +180,20 @@ def remove_phase_ramp(
 
 
 def mean_phase(field: NDArray[np.complexfloating]) -> float:
-    """Circular mean of the phase, radians, each pixel weighted by its amplitude."""
+    """Return the circular mean of the phase, radians, weighted by the amplitude."""
     return float(np.angle(field.sum(dtype=np.complex128)))
 
 
 def relative_phase(field: NDArray[np.complexfloating], zero_rad: float) -> NDArray[np.floating]:
-    """Phase of ``field`` relative to ``zero_rad``, radians, wrapped to -pi .. pi."""
+    """Return the phase of ``field`` relative to ``zero_rad``, radians, wrapped to -pi .. pi."""
     phase: NDArray[np.floating] = np.angle(field * np.exp(-1j * zero_rad))
     return phase
 
 
 def _whole_pixel_shift(resampler: Resampler, reference: OnReference) -> NDArray[np.float64]:
-    """Whole-pixel shift from the products of neighbouring pixels, in which a ramp is but a constant
-    phase.
+    """Return a whole-pixel shift, from the products of neighbouring pixels.
 
-    So no ramp need be known, as it is when the shift is not, however strong the object's own phase.
+    A ramp is only a constant phase in them, so it need not be known before the shift.
     """
     object_ = resampler.moved(np.zeros(2))
     padded = [fft.next_fast_len(side + FARTHEST_SHIFT_PX) for side in reference.mask.shape]
@@ -225,7 +214,7 @@ def _whole_pixel_shift(resampler: Resampler, reference: OnReference) -> NDArray[
 
 
 def _refinement(object_: OnReference, reference: OnReference) -> NDArray[np.float64]:
-    """Step of Gauss and Newton in the shift: least squares in it, the ramp and the complex factor
+    """Return a Gauss-Newton step in the shift: least squares in it, the ramp and the complex factor
     at once."""
     # The gradient is taken between neighbours.
     both = ndimage.binary_erosion(object_.mask & reference.mask, structure=np.ones((3, 3)))
@@ -242,8 +231,8 @@ def _refinement(object_: OnReference, reference: OnReference) -> NDArray[np.floa
     model = fitted[both]
     columns = np.stack([-along_y, -along_x, model, 1j * model, 1j * y * model, 1j * x * model])
     difference = reference.field[both] - model
-    # Real unknowns: the normal equations hold the real parts. The pseudo-inverse leaves alone what
-    # makes no difference.
+    # The unknowns are real: the normal equations hold the real parts. The pseudo-inverse leaves
+    # alone what makes no difference.
     normal = (columns.conj() @ columns.T).real
     scale = np.sqrt(np.maximum(normal.diagonal(), 1e-300))
     step: NDArray[np.float64] = np.linalg.pinv(

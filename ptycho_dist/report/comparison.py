@@ -1,10 +1,10 @@
-"""How close a reconstructed object is to a reference, once the ambiguities of ptychography are
+"""Similarity of a reconstructed object and a reference, once the ambiguities of ptychography are
 fitted.
 
-Diffraction intensities leave the object's global phase open; a shift of the patterns on the
+Diffraction intensities leave the object's global phase open. A shift of the patterns on the
 detector adds a linear phase ramp, an error of the probe's energy a gain, and a shift of the probe
-in its window a shift of the object. These are fitted (`alignment`); what is left is scored for
-amplitude and phase apart, where the scan really looked.
+in its window a shift of the object. These are fitted (`alignment`); the rest is scored for
+amplitude and phase separately, over the scanned area.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,13 @@ from ptycho_dist.report.alignment import (
     remove_phase_ramp,
     residual,
 )
+from ptycho_dist.report.checks import (
+    CheckedObject,
+    checked_object,
+    checked_positions,
+    complex_image,
+    require_finite,
+)
 from ptycho_dist.report.fourier_ring import FourierRingCorrelation, fourier_ring_correlation
 from ptycho_dist.report.metrics import (
     correlation,
@@ -38,21 +46,21 @@ from ptycho_dist.report.metrics import (
 )
 
 LIT_FRACTION = 0.1
-"""Of the median illumination inside the scanned box: what got less light was not really looked at,
-and is not compared."""
+"""Least illumination of a compared pixel, relative to the median inside the scanned box."""
 
-# Far above the rounding of complex64 (6e-8), far below any contrast one would call an image: of the
-# mean amplitude, and in radians.
+# Far above the rounding of complex64 (6e-8), far below any visible contrast; relative to the mean
+# amplitude, and in radians.
 _ROUNDING = 1e-6
-_FARTHEST_PX = 1e9
+
+Number = float | int | list[float] | list[int] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageScores:
-    """Agreement of two real images, in the unit of the images where there is one.
+    """Similarity of two real images, in the unit of the images where there is one.
 
-    NaN is what is undefined: every score but the errors where the reference is constant, a
-    similarity where no window fits.
+    Undefined scores are NaN: all but the errors if the reference is constant, similarities if no
+    window fits.
 
     Attributes
     ----------
@@ -60,11 +68,11 @@ class ImageScores:
         Pearson's, -1 to 1; 0 for an image without contrast.
     mae : float
     psnr_db : float
-        Of `data_range`; infinite for equal images.
+        Relative to `data_range`; infinite for equal images.
     ssim, ms_ssim : float
-        Of `data_range`, at most 1.
+        For `data_range`, at most 1.
     data_range : float
-        Largest less smallest value of the reference.
+        Largest minus smallest value of the reference.
     frc : FourierRingCorrelation
     """
 
@@ -79,36 +87,35 @@ class ImageScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ObjectComparison:
-    """Agreement of an object with a reference where the scan looked.
+    """Similarity of an object and a reference over the scanned area.
 
     Attributes
     ----------
     phase : ImageScores
-        Radians. Errors are those of the phase difference, which does not see where either phase
-        wraps.
+        Radians. Errors are those of the phase difference, which does not depend on wraps.
     amplitude : ImageScores
         In the reference's unit.
     frc : FourierRingCorrelation
         Of the complex fields.
     complex_error : float
-        `alignment.residual`: 0 is equal, 1 is what an unrelated field gets.
+        `alignment.residual`: 0 for equal fields, 1 for unrelated ones.
     ms_ssim_scales : int
-        At how many scales MS-SSIM was taken, at most 5.
+        Number of scales of MS-SSIM, at most 5.
     shift_px : tuple of float
         (y, x) by which the object was moved.
     phase_ramp_rad_per_px : tuple of float
-        Ramp (y, x) found in the object relative to the reference, and removed.
+        Ramp (y, x) of the object relative to the reference, which was removed.
     global_phase_rad : float
         Added to the object's phase.
     amplitude_gain : float
         Factor applied to the object's amplitude.
     box_px : tuple of int
-        (y0, y1, x0, x1), half-open, scan coordinates: the rows and columns that were looked at.
+        (y0, y1, x0, x1), half-open, scan coordinates: the compared rows and columns.
     num_pixels : int
-        Pixels in the box that every number above is taken over.
+        Number of compared pixels in the box.
     aligned : ndarray, complex64, (y1 - y0, x1 - x0)
-        The object in the box, shift, ramp, global phase and gain fitted to `reference`; NaN outside
-        the compared pixels.
+        The object in the box; shift, ramp, global phase and gain are fitted to `reference`. NaN
+        outside the compared pixels.
     reference : ndarray, complex64, (y1 - y0, x1 - x0)
         The reference in the box, without its own phase ramp.
     """
@@ -128,33 +135,30 @@ class ObjectComparison:
     reference: NDArray[np.complex64]
 
     def ring_correlations(self) -> dict[str, FourierRingCorrelation]:
-        """Fourier ring correlations by the name of what was correlated."""
+        """Return the Fourier ring correlations by name."""
         return {"object": self.frc, "phase": self.phase.frc, "amplitude": self.amplitude.frc}
 
-    def numbers(self) -> dict[str, float | int | list[float] | list[int] | None]:
-        """Everything but the arrays, ready for JSON, which has neither NaN nor infinity: a number
-        that is undefined or infinite is None.
+    def numbers(self) -> dict[str, Number]:
+        """Return everything but the arrays, ready for JSON.
 
-        A resolution is a full period; None says that not even the longest is resolved.
+        Undefined and infinite numbers are None. Resolutions are full periods; None if not even the
+        longest is resolved.
         """
-        curves = self.ring_correlations()
-        numbers: dict[str, float | int | list[float] | list[int] | None] = {
-            "phase_correlation": self.phase.correlation,
-            "amplitude_correlation": self.amplitude.correlation,
+        images, curves = (
+            {"phase": self.phase, "amplitude": self.amplitude},
+            self.ring_correlations(),
+        )
+        numbers: dict[str, Number] = {
+            f"{name}_correlation": images[name].correlation for name in images
         }
         for name, curve in curves.items():
             numbers[f"{name}_frc_half_bit_resolution_px"] = curve.resolution_px(curve.half_bit)
             numbers[f"{name}_frc_0.5_resolution_px"] = curve.resolution_px(0.5)
+        numbers["complex_error"] = self.complex_error
+        numbers |= {"phase_mae_rad": self.phase.mae, "amplitude_mae": self.amplitude.mae}
+        for score in ("psnr_db", "ssim", "ms_ssim"):
+            numbers |= {f"{name}_{score}": getattr(images[name], score) for name in images}
         numbers |= {
-            "complex_error": self.complex_error,
-            "phase_mae_rad": self.phase.mae,
-            "amplitude_mae": self.amplitude.mae,
-            "phase_psnr_db": self.phase.psnr_db,
-            "amplitude_psnr_db": self.amplitude.psnr_db,
-            "phase_ssim": self.phase.ssim,
-            "amplitude_ssim": self.amplitude.ssim,
-            "phase_ms_ssim": self.phase.ms_ssim,
-            "amplitude_ms_ssim": self.amplitude.ms_ssim,
             "ms_ssim_scales": self.ms_ssim_scales,
             "phase_data_range_rad": self.phase.data_range,
             "amplitude_data_range": self.amplitude.data_range,
@@ -175,6 +179,18 @@ class ObjectComparison:
         }
 
 
+class _Fit(NamedTuple):
+    """An object aligned with a reference, over the pixels of both."""
+
+    moved: OnReference
+    target: OnReference
+    aligned: NDArray[np.complexfloating]
+    shift_px: NDArray[np.float64]
+    ramp: tuple[float, float]
+    global_phase_rad: float
+    gain: float
+
+
 def compare_with_reference(
     object_: ArrayLike,
     *,
@@ -184,19 +200,19 @@ def compare_with_reference(
     positions_px: ArrayLike,
     reference: ArrayLike,
 ) -> ObjectComparison:
-    """Align a reconstructed object with a reference and score it where the scan looked.
+    """Align a reconstructed object with a reference and score it over the scanned area.
 
     Compared are the pixels inside the positions' bounding box that are valid and got at least
     `LIT_FRACTION` of the median illumination of the box's valid pixels. Beyond the outermost
     positions a pixel is seen by few patterns, and by the probe's rim.
 
     The object is moved by the `alignment.register` shift. Phases are taken without the reference's
-    own ramp, which a scan can't tell, so that an object without contrast can't score by being given
-    that ramp; and relative to the mean phase of the reference. Where the reference's phase stays
-    within pi of its mean nothing wraps. Where it does not, both images are cut at the same phase,
-    opposite to the mean, and only pixels close to that cut can lower the correlation. The gain
-    makes the mean amplitudes equal, so that amplitudes are compared as such however bad the phase
-    is.
+    own ramp, which a scan can't determine; otherwise an object without contrast would score by
+    being given that ramp. They are relative to the mean phase of the reference. If the reference's
+    phase stays within pi of its mean nothing wraps. Otherwise both images are cut at the same
+    phase, opposite to the mean, and only pixels close to that cut can lower the correlation. The
+    gain makes the mean amplitudes equal, so that amplitudes are comparable even if the phases are
+    not.
 
     Parameters
     ----------
@@ -211,11 +227,7 @@ def compare_with_reference(
     positions_px : array, (n, 2)
         Patch centres (y, x) in scan coordinates, pixels. Their bounding box is the scanned box.
     reference : array, complex, (Hr, Wr)
-        The object to compare with; ``reference[0, 0]`` lies at scan coordinate (0, 0).
-
-    Returns
-    -------
-    ObjectComparison
+        The reference object; ``reference[0, 0]`` lies at scan coordinate (0, 0).
 
     Warns
     -----
@@ -226,62 +238,97 @@ def compare_with_reference(
     Raises
     ------
     ValueError
-        Wrong shapes or types; values that are not finite; no pixel to compare; a field that is zero
+        Wrong shapes or types; NaN or infinite values; no pixel to compare; a field that is zero
         throughout.
     """
-    object_ = _complex_image("the object", object_)
-    reference = _complex_image("the reference", reference)
-    valid, illumination = np.asarray(valid), np.asarray(illumination)
-    if valid.dtype != np.bool_ or valid.shape != object_.shape:
+    reference = complex_image("the reference", reference)
+    found = checked_object(object_, origin_px, valid)
+    light = np.asarray(illumination)
+    if light.dtype.kind not in "fiu" or light.shape != found.field.shape:
         raise ValueError(
-            f"the valid mask is {valid.dtype} {valid.shape}; expected bool {object_.shape}, the "
-            "shape of the object"
+            f"the illumination is {light.dtype} {light.shape}; expected real "
+            f"numbers {found.field.shape}"
         )
-    if illumination.dtype.kind not in "fiu" or illumination.shape != object_.shape:
-        raise ValueError(
-            f"the illumination is {illumination.dtype} {illumination.shape}; expected real "
-            f"numbers {object_.shape}"
-        )
-    origin = np.asarray(origin_px, dtype=np.float64)
-    if origin.shape != (2,) or not np.isfinite(origin).all() or np.abs(origin).max() > _FARTHEST_PX:
-        raise ValueError(
-            f"origin_px is {origin.tolist()}; expected two finite numbers (y, x), pixels"
-        )
-    positions = np.asarray(positions_px, dtype=np.float64)
-    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
-        raise ValueError(
-            f"positions_px has shape {positions.shape}; expected (n, 2) with n >= 1, (y, x) a row"
-        )
-    _require_finite("positions_px", positions)
-    if np.abs(positions).max() > _FARTHEST_PX:
-        raise ValueError(
-            f"positions_px reach {np.abs(positions).max():.3g}; expected pixels, at most "
-            f"{_FARTHEST_PX:.0e}"
-        )
-    _require_finite("the object, where it is valid,", object_[valid])
-    _require_finite("the illumination, where the object is valid,", illumination[valid])
-
-    y0, y1, x0, x1 = box = _common_box(positions, object_.shape, origin, reference.shape)
-    first = np.array([y0, x0])
-    looked_at = valid & (
-        illumination
-        >= LIT_FRACTION
-        * _median_illumination(illumination, valid, first - origin, (y1 - y0, x1 - x0))
+    require_finite("the illumination, where the object is valid,", light[found.valid])
+    y0, y1, x0, x1 = box = _common_box(checked_positions(positions_px), found, reference.shape)
+    in_box = reference[y0:y1, x0:x1]
+    resampler, target = _in_box(found, light, in_box, box)
+    reference_ramp = fit_phase_ramp(target.field)
+    target = target._replace(field=remove_phase_ramp(target.field, reference_ramp))
+    fit = _fit(resampler, target)
+    mask, target = fit.target.mask, fit.target
+    with np.errstate(invalid="ignore"):  # what is not compared may be infinite
+        reference_without_ramp = remove_phase_ramp(in_box, reference_ramp).astype(np.complex64)
+    return ObjectComparison(
+        phase=_phase_scores(fit.aligned, target),
+        amplitude=_amplitude_scores(fit.aligned, target),
+        frc=fourier_ring_correlation(fit.aligned, target.field, mask),
+        complex_error=residual(fit.moved, target),
+        ms_ssim_scales=num_scales(mask),
+        shift_px=(float(fit.shift_px[0]), float(fit.shift_px[1])),
+        phase_ramp_rad_per_px=(fit.ramp[0] - reference_ramp[0], fit.ramp[1] - reference_ramp[1]),
+        global_phase_rad=fit.global_phase_rad,
+        amplitude_gain=fit.gain,
+        box_px=box,
+        num_pixels=int(np.count_nonzero(mask)),
+        aligned=np.where(mask, fit.aligned, complex(np.nan, np.nan)).astype(np.complex64),
+        reference=reference_without_ramp,
     )
-    resampler = Resampler(object_, looked_at, first - origin, (y1 - y0, x1 - x0))
-    compared = resampler.moved(np.zeros(2)).mask
-    if not compared.any():
+
+
+def _common_box(
+    positions_px: NDArray[np.float64], found: CheckedObject, reference_shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """Return the rows and columns, half-open, that the scanned box, the object and the reference
+    share."""
+    bounds: list[int] = []
+    for axis, name in enumerate(("rows", "columns")):
+        positions, origin = positions_px[:, axis], found.origin_px[axis]
+        scanned = math.ceil(positions.min()), math.floor(positions.max()) + 1
+        first = math.ceil(origin - WHOLE_PIXEL_WITHIN_PX)
+        last = math.floor(origin + WHOLE_PIXEL_WITHIN_PX) + found.field.shape[axis]
+        start = max(scanned[0], first, 0)
+        stop = min(scanned[1], last, reference_shape[axis])
+        if start >= stop:
+            raise ValueError(
+                f"no {name} to compare: the positions span {scanned[0]}..{scanned[1]}, the object "
+                f"{first}..{last} and the reference 0..{reference_shape[axis]} (half-open, scan "
+                "coordinates); expected them to overlap"
+            )
+        bounds += [start, stop]
+    return bounds[0], bounds[1], bounds[2], bounds[3]
+
+
+def _in_box(
+    found: CheckedObject,
+    illumination: NDArray[np.floating],
+    reference: NDArray[np.complexfloating],
+    box: tuple[int, int, int, int],
+) -> tuple[Resampler, OnReference]:
+    """Return the object, and the reference over the pixels that are compared if the object is not
+    moved."""
+    offset_px = np.array([box[0], box[2]]) - found.origin_px
+    (top, left), (rows, columns) = np.rint(offset_px).astype(int), reference.shape
+    window = np.s_[max(top, 0) : top + rows, max(left, 0) : left + columns]
+    light, valid = illumination[window], found.valid[window]
+    median = float(np.median(light[valid])) if valid.any() else 0.0
+    lit = found.valid & (illumination >= LIT_FRACTION * median)
+    resampler = Resampler(found.field, lit, offset_px, (rows, columns))
+    unmoved = resampler.moved(np.zeros(2))
+    if not unmoved.mask.any():
         raise ValueError(
             f"no pixel of the box (y0, y1, x0, x1) = {box} is valid; expected at least one"
         )
-    in_box = reference[y0:y1, x0:x1]
-    _require_finite("the reference, where it is compared,", in_box[compared])
-    target = OnReference(np.where(compared, in_box, 0).astype(np.complex128), compared)
-    _require_light("the object", resampler.moved(np.zeros(2)))
+    require_finite("the reference, where it is compared,", reference[unmoved.mask])
+    field = np.where(unmoved.mask, reference, 0).astype(np.complex128)
+    target = OnReference(field, unmoved.mask)
+    _require_light("the object", unmoved)
     _require_light("the reference", target)
-    reference_ramp = fit_phase_ramp(target.field)
-    target = target._replace(field=remove_phase_ramp(target.field, reference_ramp))
+    return resampler, target
 
+
+def _fit(resampler: Resampler, target: OnReference) -> _Fit:
+    """Fit shift, phase ramp, global phase and gain of an object to a reference without ramp."""
     shift = register(resampler, target)
     moved = resampler.moved(shift)
     mask = moved.mask & target.mask
@@ -291,44 +338,21 @@ def compare_with_reference(
     global_phase = mean_phase(field.conj() * target.field)
     gain = float(np.abs(target.field).sum() / np.abs(field).sum())
     aligned = gain * np.exp(1j * global_phase) * field
+    return _Fit(moved, target, aligned, shift, ramp, global_phase, gain)
 
-    with np.errstate(invalid="ignore"):  # what is not compared may be infinite
-        reference_without_ramp = remove_phase_ramp(in_box, reference_ramp).astype(np.complex64)
+
+def _phase_scores(aligned: NDArray[np.complexfloating], target: OnReference) -> ImageScores:
     mean_rad = mean_phase(target.field)
-    difference = np.where(mask, np.angle(aligned * target.field.conj()), 0)
-    phases = [relative_phase(on_box, mean_rad) for on_box in (aligned, target.field)]
-    amplitudes = [np.abs(on_box) for on_box in (aligned, target.field)]
-    return ObjectComparison(
-        phase=_scores(
-            "phase",
-            phases[0],
-            phases[1],
-            difference,
-            mask,
-            zero=phases[1][mask].min(),
-            rounding=_ROUNDING,
-        ),
-        amplitude=_scores(
-            "amplitude",
-            amplitudes[0],
-            amplitudes[1],
-            amplitudes[0] - amplitudes[1],
-            mask,
-            zero=0.0,
-            rounding=_ROUNDING * amplitudes[1][mask].mean(),
-        ),
-        frc=fourier_ring_correlation(aligned, target.field, mask),
-        complex_error=residual(moved, target),
-        ms_ssim_scales=num_scales(mask),
-        shift_px=(float(shift[0]), float(shift[1])),
-        phase_ramp_rad_per_px=(ramp[0] - reference_ramp[0], ramp[1] - reference_ramp[1]),
-        global_phase_rad=global_phase,
-        amplitude_gain=gain,
-        box_px=box,
-        num_pixels=int(np.count_nonzero(mask)),
-        aligned=np.where(mask, aligned, complex(np.nan, np.nan)).astype(np.complex64),
-        reference=reference_without_ramp,
-    )
+    image, reference = (relative_phase(field, mean_rad) for field in (aligned, target.field))
+    difference = np.where(target.mask, np.angle(aligned * target.field.conj()), 0)
+    zero = reference[target.mask].min()
+    return _scores("phase", image, reference, difference, target.mask, zero, _ROUNDING)
+
+
+def _amplitude_scores(aligned: NDArray[np.complexfloating], target: OnReference) -> ImageScores:
+    image, reference = np.abs(aligned), np.abs(target.field)
+    rounding = _ROUNDING * reference[target.mask].mean()
+    return _scores("amplitude", image, reference, image - reference, target.mask, 0.0, rounding)
 
 
 def _scores(
@@ -337,12 +361,11 @@ def _scores(
     reference: NDArray[np.floating],
     difference: NDArray[np.floating],
     mask: NDArray[np.bool_],
-    *,
     zero: float,
     rounding: float,
 ) -> ImageScores:
-    """Scores of an image; errors are those of `difference`, and SSIM, whose luminance needs one,
-    takes `zero` for zero."""
+    """Return the scores of an image. Errors are those of `difference`; SSIM, whose luminance needs
+    a zero, is relative to `zero`."""
     data_range = float(np.ptp(reference[mask]))
     undefined = reference[mask].std() <= rounding
     if undefined:
@@ -350,31 +373,20 @@ def _scores(
             f"{name} correlation, PSNR and similarities are undefined (NaN): the {name} of "
             "the reference is constant"
         )
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
     above_zero = (image - zero, reference - zero, data_range, mask)
+    as_image = reference + difference
     return ImageScores(
         correlation=correlation(image, reference, mask, rounding=rounding),
-        mae=mean_absolute_error(reference + difference, reference, mask),
+        mae=mean_absolute_error(as_image, reference, mask),
         psnr_db=math.nan
         if undefined
-        else peak_signal_noise_ratio(reference + difference, reference, data_range, mask),
+        else peak_signal_noise_ratio(as_image, reference, data_range, mask),
         ssim=math.nan if undefined else structural_similarity(*above_zero),
         ms_ssim=math.nan if undefined else multiscale_structural_similarity(*above_zero),
         data_range=data_range,
         frc=fourier_ring_correlation(image, reference, mask),
     )
-
-
-def _median_illumination(
-    illumination: NDArray[np.floating],
-    valid: NDArray[np.bool_],
-    box_in_object: NDArray[np.float64],
-    box_shape: tuple[int, int],
-) -> float:
-    """Median illumination of the valid pixels in the box; 0 where there are none."""
-    (top, left), (rows, columns) = np.rint(box_in_object).astype(int), box_shape
-    box = np.s_[max(top, 0) : top + rows, max(left, 0) : left + columns]
-    return float(np.median(illumination[box][valid[box]])) if valid[box].any() else 0.0
 
 
 def _require_light(name: str, image: OnReference) -> None:
@@ -383,54 +395,3 @@ def _require_light(name: str, image: OnReference) -> None:
             f"{name} is zero at all {np.count_nonzero(image.mask)} compared pixels; expected a "
             "field to align"
         )
-
-
-def _complex_image(name: str, image: ArrayLike) -> NDArray[np.complexfloating]:
-    image = np.asarray(image)
-    if image.ndim != 2 or image.dtype.kind != "c":
-        raise ValueError(
-            f"{name} is {image.dtype} {image.shape}; expected a complex array (rows, columns)"
-        )
-    return image
-
-
-def _require_finite(name: str, values: NDArray[np.number]) -> None:
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise ValueError(
-            f"{name} holds NaN or infinity at {bad} of {values.size} values; expected finite "
-            "numbers"
-        )
-
-
-def _common_box(
-    positions_px: NDArray[np.float64],
-    object_shape: tuple[int, ...],
-    origin_px: NDArray[np.float64],
-    reference_shape: tuple[int, ...],
-) -> tuple[int, int, int, int]:
-    """Rows and columns, half-open, that the scanned box, the object and the reference share."""
-    bounds: list[int] = []
-    for axis, name in enumerate(("rows", "columns")):
-        scanned = (
-            math.ceil(positions_px[:, axis].min()),
-            math.floor(positions_px[:, axis].max()) + 1,
-        )
-        covered = (
-            math.ceil(origin_px[axis] - WHOLE_PIXEL_WITHIN_PX),
-            math.floor(origin_px[axis] + WHOLE_PIXEL_WITHIN_PX) + object_shape[axis],
-        )
-        start, stop = (
-            max(scanned[0], covered[0], 0),
-            min(scanned[1], covered[1], reference_shape[axis]),
-        )
-        if start >= stop:
-            raise ValueError(
-                f"no {name} to compare: the positions span {scanned[0]}..{scanned[1]}, the object "
-                f"{covered[0]}.."
-                f"{covered[1]} and the reference 0..{reference_shape[axis]} (half-open, scan "
-                "coordinates); "
-                "expected them to overlap"
-            )
-        bounds += [start, stop]
-    return bounds[0], bounds[1], bounds[2], bounds[3]

@@ -1,4 +1,4 @@
-"""Curves of the deviance: over training, and over refinement."""
+"""Curves of the deviance, over training and over refinement."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
-from numpy.typing import ArrayLike, NDArray
 
-from ptycho_dist.report.drawing import PngTarget, write_png
+from ptycho_dist.report.drawing import PngTarget, finish_curves, write_png
 
 _CURVES = {
     "train": ("training", "tab:blue"),
     "val": ("validation", "tab:orange"),
     "step": ("training, single steps", "0.75"),
 }
+_MOST_MARKERS = 60
+"""More of them on one curve would merge into a band."""
 
 
 def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> None:
@@ -29,21 +30,19 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
     rows : sequence of mapping
         Rows of ``metrics.csv``: ``train_deviance_per_pixel``, ``val_deviance_per_pixel`` and
         ``step_deviance_per_pixel`` (no unit; any may be absent) over ``step``, or over ``epoch``
-        where no row has a step. Cells may be numbers or text; a missing or empty cell is passed
-        over. Values that no logarithm shows (NaN, infinity, zero, negative) break the line, and the
-        legend counts them.
-    path : str or os.PathLike
-        PNG file to write, or to replace; its directory is made if missing.
+        if no row has a step. Cells may be numbers or text; empty ones are skipped. Values that are
+        not positive and finite break the line, and the legend counts them.
+    path : PngTarget
 
     Raises
     ------
     ValueError
         No deviance to draw; text that is no number; a path that does not end in .png.
     """
-    abscissa = next(
-        (name for name in ("step", "epoch") if any(_cell(row, name) is not None for row in rows)),
-        None,
+    axes_named = (
+        name for name in ("step", "epoch") if any(_cell(row, name) is not None for row in rows)
     )
+    abscissa = next(axes_named, None)
     if abscissa is None:
         raise ValueError(
             f"none of the {len(rows)} rows has a step or an epoch; expected a column of either name"
@@ -53,26 +52,9 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
     for prefix, (name, colour) in _CURVES.items():
         cells = [(_cell(row, abscissa), _cell(row, f"{prefix}_deviance_per_pixel")) for row in rows]
         points = sorted((at, value) for at, value in cells if at is not None and value is not None)
-        if not points:
-            continue
-        at, values = np.array(points).T
-        shown = np.isfinite(values) & (values > 0)
-        if not shown.all():
-            name += f" ({np.count_nonzero(~shown)} of {len(values)} values not shown)"
-        if shown.any():
-            # A line through hundreds of markers is a band: markers only where each can be told from
-            # the next.
-            marker = "o" if len(values) <= 60 and prefix != "step" else ""
-            zorder = 1 if prefix == "step" else 2
-            ax.plot(
-                at,
-                np.where(shown, values, np.nan),
-                color=colour,
-                marker=marker,
-                markersize=4,
-                label=name,
-                zorder=zorder,
-            )
+        if points:
+            at, values = np.array(points).T
+            _plot_curve(ax, at, values, name, colour, is_background=prefix == "step")
     if not ax.lines:
         expected = " or ".join(f"{prefix}_deviance_per_pixel" for prefix in _CURVES)
         raise ValueError(
@@ -80,20 +62,21 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
             "one value"
         )
     _finish_deviance_axes(ax, abscissa)
-    loss = ax.secondary_yaxis("right", functions=(_half, _double))
+    halved, doubled = (lambda deviance: deviance / 2), (lambda loss: loss * 2)
+    loss = ax.secondary_yaxis("right", functions=(halved, doubled))
     loss.set_ylabel("loss (half the deviance)", fontsize=11)
     _label_logarithm(loss)
     write_png(figure, path)
 
 
 def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) -> None:
-    """Draw the deviance per pixel after each iteration of a refinement, the first value its
-    start's, logarithmically.
+    """Draw the deviance per pixel before a refinement and after each of its iterations,
+    logarithmically.
 
     Raises
     ------
     ValueError
-        No value, or one that no logarithm shows; a path that does not end in .png.
+        No value; a value that is not positive and finite; a path that does not end in .png.
     """
     values = np.asarray(deviance_per_pixel, dtype=np.float64)
     if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
@@ -103,26 +86,41 @@ def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) 
         )
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     ax = figure.subplots()
-    ax.plot(
-        np.arange(len(values)),
-        values,
-        color="tab:green",
-        marker="o" if len(values) <= 60 else "",
-        markersize=4,
-        label="whole scan",
-    )
+    _plot_curve(ax, np.arange(len(values)), values, "whole scan", "tab:green")
     _finish_deviance_axes(ax, "iteration")
     write_png(figure, path)
 
 
+def _plot_curve(
+    ax: Axes,
+    at: np.ndarray,
+    values: np.ndarray,
+    name: str,
+    colour: str,
+    *,
+    is_background: bool = False,
+) -> None:
+    shown = np.isfinite(values) & (values > 0)
+    if not shown.any():
+        return
+    if not shown.all():
+        name += f" ({np.count_nonzero(~shown)} of {len(values)} values not shown)"
+    ax.plot(
+        at,
+        np.where(shown, values, np.nan),
+        color=colour,
+        marker="o" if len(values) <= _MOST_MARKERS and not is_background else "",
+        markersize=4,
+        label=name,
+        zorder=1 if is_background else 2,
+    )
+
+
 def _finish_deviance_axes(ax: Axes, abscissa: str) -> None:
-    """Everything about a curve of deviance per pixel but the curve."""
     ax.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="shot noise at high counts")
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    ax.grid(color="0.9")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    finish_curves(ax)
     _label_logarithm(ax)
     ax.set_xlabel(abscissa, fontsize=11)
     ax.set_ylabel("deviance per pixel", fontsize=11)
@@ -136,16 +134,8 @@ def _label_logarithm(ax: Any) -> None:
     ax.tick_params(labelsize=9)
 
 
-def _half(deviance: ArrayLike) -> NDArray[np.floating]:
-    return np.asarray(deviance) / 2
-
-
-def _double(loss: ArrayLike) -> NDArray[np.floating]:
-    return np.asarray(loss) * 2
-
-
 def _cell(row: Mapping[str, Any], name: str) -> float | None:
-    """Number in a cell of metrics.csv; None where it is missing or empty."""
+    """Return the number in a cell of metrics.csv, or None if it is missing or empty."""
     cell = row.get(name)
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return None

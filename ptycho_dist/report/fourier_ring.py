@@ -1,4 +1,4 @@
-"""Fourier ring correlation: up to which spatial frequency two images tell the same."""
+"""Fourier ring correlation: the spatial frequencies up to which two images agree."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 TAPER_FRACTION = 0.25
-"""Of the shorter side: how far from the edge of the compared region an image is faded out."""
+"""Width of the edge that is faded out, as a fraction of the shorter side."""
 
 RINGS_BELOW = 3
-"""One ring may fall below by chance; and the longest periods, a few waves across the image, are the
-ones that a scan tells worst."""
+"""Rings below a threshold that end the resolution. One may fall below by chance, and a scan
+determines the longest periods, a few waves across the image, worst."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FourierRingCorrelation:
-    """A curve, the threshold that goes with it, and where the curve falls below.
+    """A curve and the threshold that goes with it.
 
     Attributes
     ----------
@@ -35,15 +35,14 @@ class FourierRingCorrelation:
     half_bit: NDArray[np.float64]
 
     def resolution_px(self, threshold: float | NDArray[np.float64]) -> float:
-        """Full period, pixels, at which the curve falls below a threshold, between rings linearly,
-        and stays there for `RINGS_BELOW`.
+        """Return the full period, pixels, at which the curve falls below a threshold and stays
+        there for `RINGS_BELOW`; linear between rings.
 
-        It is 2, the shortest period there is, where the curve never does, and infinite where it
-        starts so: the images share nothing.
+        It is 2, the shortest period, if the curve never does, and infinite if it starts so: the
+        images share nothing.
         """
         above = self.correlation - threshold
-        # Beyond the last ring nothing is known: what holds to the end counts as a run, however
-        # short.
+        # Nothing is known beyond the last ring: a run up to the end counts, however short.
         below = np.append(above < 0, np.ones(RINGS_BELOW - 1, dtype=bool))
         run_starts = np.flatnonzero(
             np.lib.stride_tricks.sliding_window_view(below, RINGS_BELOW).all(axis=1)
@@ -62,15 +61,14 @@ class FourierRingCorrelation:
 def fourier_ring_correlation(
     image: NDArray, reference: NDArray, mask: NDArray[np.bool_]
 ) -> FourierRingCorrelation:
-    """Correlate two images ring by ring of their Fourier transforms: ``Re sum F G* / sqrt(sum |F|^2
-    sum |G|^2)``.
+    """Return the correlation of two images in each ring of their Fourier transforms, ``Re sum F G*
+    / sqrt(sum |F|^2 sum |G|^2)``.
 
-    The mean is taken off and both are faded out towards the edge of the region, or the edge would
-    be a detail that they share. The 1/2-bit threshold (van Heel and Schatz, J. Struct. Biol. 151,
-    250, 2005) is that of two images with equal noise; against a reference without noise it is a
-    strict one, and 0.5 the usual. It asks for the number of independent values in a ring: half of
-    them for real images, whose transforms are symmetric, and of those the part that the fading
-    leaves, ``(mean w^2)^2 / mean w^4``.
+    The mean is subtracted and both are faded out towards the edge of the region, which would be a
+    detail that they share. The 1/2-bit threshold (van Heel and Schatz, J. Struct. Biol. 151, 250,
+    2005) is for two images with equal noise. For a reference without noise it is strict, and 0.5 is
+    usual. It depends on the number of independent values in a ring: half of them for real images,
+    whose transforms are symmetric, times what the fading leaves, ``(mean w^2)^2 / mean w^4``.
 
     Parameters
     ----------

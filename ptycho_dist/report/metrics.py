@@ -1,7 +1,9 @@
-"""How much two images of real numbers agree: errors, structural similarity, correlation.
+"""Similarity of two real images: errors, structural similarity, correlation.
 
-Every function takes the two images as they are: nothing is scaled, shifted or clipped. What a
-reconstruction may be given first, and in which gauge, is `comparison`'s affair.
+Each function takes an image and its reference, real (H, W), as they are; nothing is scaled, shifted
+or clipped. A mask, bool (H, W), selects the pixels to look at, all by default; the others may hold
+anything. Shapes that differ, complex numbers, an empty mask, NaN or infinite values within it and a
+`data_range` that is not positive raise a `ValueError`.
 """
 
 from __future__ import annotations
@@ -15,30 +17,20 @@ from scipy import ndimage
 from torch.nn.functional import avg_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from ptycho_dist.report.checks import require_finite
+
 GAUSSIAN_WINDOW_PX = 11
-"""Side of the window that is cut from a Gaussian of sigma = 1.5 px, as in Wang et al. (2004)."""
+"""Side of the Gaussian window of sigma = 1.5 px, as in Wang et al. (2004)."""
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the scales of MS-SSIM, finest first: Wang, Simoncelli and Bovik, Asilomar Conf. Signals 37,
-1398 (2003)."""
+"""Weights of the scales of MS-SSIM, finest first: Wang, Simoncelli and Bovik, Asilomar Conf.
+Signals 37, 1398 (2003)."""
 
 
 def mean_absolute_error(
     image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None
 ) -> float:
-    """Mean of ``|image - reference|`` over the pixels of a mask, in the images' unit.
-
-    Parameters
-    ----------
-    image, reference : array, real, (H, W)
-    mask : array, bool, (H, W), optional
-        Pixels to look at; all of them by default. The others may hold anything.
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ, complex numbers, an empty mask, or values in it that are not finite.
-    """
+    """Return the mean of ``|image - reference|``, in the images' unit."""
     image, reference, mask = _checked(image, reference, mask)
     return float(np.mean(np.abs(image - reference)[mask]))
 
@@ -46,20 +38,10 @@ def mean_absolute_error(
 def peak_signal_noise_ratio(
     image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None
 ) -> float:
-    """``10 log10(data_range^2 / mean squared error)`` in dB; infinite for equal images.
+    """Return ``10 log10(data_range^2 / mean squared error)`` in dB; infinite for equal images.
 
-    Parameters
-    ----------
-    image, reference, mask
-        As for `mean_absolute_error`.
-    data_range : float
-        The "peak": what range the values could take. Without it the number means nothing, so it has
-        no default.
-
-    Raises
-    ------
-    ValueError
-        As for `mean_absolute_error`; a range that is not positive.
+    `data_range` is the "peak", the range of possible values. The ratio means nothing without it, so
+    it has no default.
     """
     image, reference, mask = _checked(image, reference, mask)
     _require_positive(data_range)
@@ -72,22 +54,10 @@ def peak_signal_noise_ratio(
 def correlation(
     image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None, *, rounding: float = 0.0
 ) -> float:
-    """Pearson correlation over the pixels of a mask, -1 to 1.
+    """Return the Pearson correlation, -1 to 1.
 
-    An image without contrast tells nothing of the reference: its correlation is 0. Against a
-    reference without contrast it is NaN.
-
-    Parameters
-    ----------
-    image, reference, mask
-        As for `mean_absolute_error`.
-    rounding : float
-        A standard deviation up to this is no contrast.
-
-    Raises
-    ------
-    ValueError
-        As for `mean_absolute_error`.
+    It is 0 for an image without contrast, and NaN for a reference without contrast. A standard
+    deviation of at most `rounding` is no contrast.
     """
     image, reference, mask = _checked(image, reference, mask)
     if reference[mask].std() <= rounding:
@@ -105,30 +75,19 @@ def structural_similarity(
     *,
     uniform_window_px: int | None = None,
 ) -> float:
-    """Mean SSIM (Wang et al., IEEE Trans. Image Process. 13, 600, 2004; K1 = .01, K2 = .03), at
-    most 1.
+    """Return the mean SSIM (Wang et al., IEEE Trans. Image Process. 13, 600, 2004; K1 = .01, K2 =
+    .03), at most 1.
 
-    The mean is taken where the whole window lies in the mask, so that nothing outside of it counts.
+    The mean is over the pixels whose whole window lies in the mask; NaN if there are none.
 
     Parameters
     ----------
     image, reference, mask
-        As for `mean_absolute_error`.
+        See the module.
     data_range : float
         L of the stabilising constants (K L)^2.
     uniform_window_px : int, optional
-        Side of a square window of equal weights, odd. By default the window is the Gaussian of the
-        paper.
-
-    Returns
-    -------
-    float
-        NaN where no window fits into the mask.
-
-    Raises
-    ------
-    ValueError
-        As for `mean_absolute_error`; a range that is not positive.
+        Side, odd, of a square window of equal weights; the Gaussian of the paper by default.
     """
     image, reference, mask = _checked(image, reference, mask)
     _require_positive(data_range)
@@ -143,28 +102,14 @@ def structural_similarity(
 def multiscale_structural_similarity(
     image: ArrayLike, reference: ArrayLike, data_range: float, mask: ArrayLike | None = None
 ) -> float:
-    """MS-SSIM (Wang, Simoncelli and Bovik, Asilomar Conf. Signals 37, 1398, 2003), 0 to 1.
+    """Return the MS-SSIM (Wang, Simoncelli and Bovik, Asilomar Conf. Signals 37, 1398, 2003), 0
+    to 1; NaN if no window fits into the mask.
 
     With the Gaussian window of `structural_similarity`: the product over scales of mean contrast
-    and structure, and at the coarsest scale of mean SSIM, each to the power of its weight; from
-    scale to scale 2 x 2 pixels are averaged. A negative mean counts as 0. Where the mask is too
-    small for the five scales of the paper (`num_scales`), the weights of those that fit are scaled
-    to the same sum.
-
-    Parameters
-    ----------
-    image, reference, data_range, mask
-        As for `structural_similarity`.
-
-    Returns
-    -------
-    float
-        NaN where no window fits into the mask.
-
-    Raises
-    ------
-    ValueError
-        As for `structural_similarity`.
+    and structure, and at the coarsest scale of mean SSIM, each to the power of its weight. From
+    scale to scale 2 x 2 pixels are averaged. A negative mean counts as 0. If the mask is too small
+    for the five scales of the paper (`num_scales`), the weights of those that fit are scaled to the
+    same sum.
     """
     image, reference, mask = _checked(image, reference, mask)
     _require_positive(data_range)
@@ -175,8 +120,8 @@ def multiscale_structural_similarity(
     weights = np.array(SCALE_WEIGHTS[:scales]) * (sum(SCALE_WEIGHTS) / sum(SCALE_WEIGHTS[:scales]))
     product = 1.0
     for scale, weight in enumerate(weights, start=1):
-        # The library's own multi-scale function takes no mask, and gives no map of contrast and
-        # structure. A huge K1 makes the luminance term 1, which leaves the two.
+        # The library's multi-scale function takes no mask and gives no map of contrast and
+        # structure. A huge K1 makes the luminance term 1 and leaves these two.
         similarity = _similarity_map(*pair, data_range, k1=0.01 if scale == scales else 1e8)
         product *= (
             max(float(similarity[_whole_windows(mask, GAUSSIAN_WINDOW_PX)].mean()), 0.0) ** weight
@@ -187,8 +132,8 @@ def multiscale_structural_similarity(
 
 
 def num_scales(mask: ArrayLike) -> int:
-    """At how many of the five scales of MS-SSIM a whole window fits into a mask (H, W). All five
-    need at least 176 px a side."""
+    """Return the number of the five scales of MS-SSIM at which a whole window fits into a mask
+    (H, W). All five need at least 176 px a side."""
     mask = np.asarray(mask)
     scales = 0
     while scales < len(SCALE_WEIGHTS) and _whole_windows(mask, GAUSSIAN_WINDOW_PX).any():
@@ -205,7 +150,7 @@ def _similarity_map(
     k1: float = 0.01,
     uniform_window_px: int | None = None,
 ) -> NDArray[np.float64]:
-    """SSIM round every pixel (H, W); where a window leaves the image it sees the image
+    """Return the SSIM around every pixel (H, W); a window that leaves the image sees it
     reflected."""
     _, similarity = structural_similarity_index_measure(
         image,
@@ -222,7 +167,7 @@ def _similarity_map(
 
 
 def _whole_windows(mask: NDArray[np.bool_], window_px: int) -> NDArray[np.bool_]:
-    """Pixels (H, W) round which a whole window lies in the mask."""
+    """Return the pixels (H, W) whose whole window lies in the mask."""
     # A square is separable: two passes instead of one with a hundred neighbours.
     rows: NDArray[np.bool_] = ndimage.binary_erosion(mask, np.ones((window_px, 1)))
     both: NDArray[np.bool_] = ndimage.binary_erosion(rows, np.ones((1, window_px)))
@@ -230,7 +175,7 @@ def _whole_windows(mask: NDArray[np.bool_], window_px: int) -> NDArray[np.bool_]
 
 
 def _halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask (H // 2, W // 2) of the 2 x 2 blocks that lie in a mask as a whole."""
+    """Return the mask (H // 2, W // 2) of the 2 x 2 blocks that lie in a mask as a whole."""
     rows, columns = (side // 2 for side in mask.shape)
     return np.logical_and.reduce(
         mask[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2), axis=(1, 3)
@@ -240,44 +185,32 @@ def _halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _tensors(
     image: NDArray[np.floating], reference: NDArray[np.floating], mask: NDArray[np.bool_]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two float64 tensors (1, 1, H, W), zero outside the mask."""
-    return torch.from_numpy(np.where(mask, image, 0.0))[None, None], torch.from_numpy(
-        np.where(mask, reference, 0.0)
-    )[None, None]
+    """Return two float64 tensors (1, 1, H, W), zero outside the mask."""
+    first, second = (np.where(mask, values, 0.0)[None, None] for values in (image, reference))
+    return torch.from_numpy(first), torch.from_numpy(second)
 
 
 def _checked(
     image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    arrays = []
-    for name, values in (
-        ("the image", np.asarray(image)),
-        ("the reference", np.asarray(reference)),
-    ):
+    arrays = {"the image": np.asarray(image), "the reference": np.asarray(reference)}
+    for name, values in arrays.items():
         if values.ndim != 2 or values.dtype.kind not in "fiub":
             raise ValueError(
                 f"{name} is {values.dtype} {values.shape}; expected real numbers (rows, columns)"
             )
-        arrays.append(values.astype(np.float64))
-    chosen: NDArray[np.bool_] = (
-        np.ones(arrays[0].shape, dtype=bool) if mask is None else np.asarray(mask)
-    )
-    if not arrays[0].shape == arrays[1].shape == chosen.shape or chosen.dtype != np.bool_:
+    first, second = (values.astype(np.float64) for values in arrays.values())
+    chosen = np.ones(first.shape, dtype=bool) if mask is None else np.asarray(mask)
+    if not first.shape == second.shape == chosen.shape or chosen.dtype != np.bool_:
         raise ValueError(
-            f"the image is {arrays[0].shape}, the reference {arrays[1].shape} and the mask "
-            f"{chosen.dtype} {chosen.shape}; "
-            "expected one shape, and a mask of bool"
+            f"the image is {first.shape}, the reference {second.shape} and the mask "
+            f"{chosen.dtype} {chosen.shape}; expected one shape, and a mask of bool"
         )
     if not chosen.any():
         raise ValueError("the mask is empty; expected at least one pixel to look at")
-    for name, values in (("the image", arrays[0]), ("the reference", arrays[1])):
-        bad = np.count_nonzero(~np.isfinite(values[chosen]))
-        if bad:
-            raise ValueError(
-                f"{name} holds NaN or infinity at {bad} of {np.count_nonzero(chosen)} pixels; "
-                "expected finite numbers"
-            )
-    return arrays[0], arrays[1], chosen
+    for name, values in arrays.items():
+        require_finite(name, values[chosen])
+    return first, second, chosen
 
 
 def _require_positive(data_range: float) -> None:

@@ -1,4 +1,8 @@
-"""Pictures of objects: amplitude, phase, and a reconstruction beside its reference."""
+"""Pictures of objects: amplitude, phase, and a reconstruction beside its reference.
+
+What can't be drawn raises a ValueError: shapes that do not agree, no pixel to show, values that are
+NaN or infinite, a path that does not end in .png.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_dist.report.alignment import (
@@ -16,21 +19,22 @@ from ptycho_dist.report.alignment import (
     relative_phase,
     remove_phase_ramp,
 )
+from ptycho_dist.report.checks import checked_object
 from ptycho_dist.report.drawing import (
-    BAR,
     BOTTOM,
     CYCLIC_PHASE_MAP,
     GAP,
     LEFT,
     LIMIT_PERCENTILES,
     PHASE_MAP,
-    RIGHT,
     TOP,
+    Panel,
     PngTarget,
     add_axes,
     add_scale_bar,
     colour_bar,
-    image_size_in,
+    finish_curves,
+    image_page,
     robust_limits,
     show,
     write_png,
@@ -39,7 +43,7 @@ from ptycho_dist.report.fourier_ring import FourierRingCorrelation
 
 _AMPLITUDE_MAP = "gray"
 _DIFFERENCE_MAP = "RdBu_r"
-# A spread beyond this wraps, or nearly: half of a cyclic map's colours would be lost on less.
+# Phases that spread wider wrap, or nearly; on less, half the colours of a cyclic map would be lost.
 _CYCLIC_ABOVE_RAD = 1.25 * math.pi
 _CURVES_HEIGHT = 2.2
 
@@ -60,20 +64,13 @@ def draw_amplitude(
     origin_px : array, (2,)
         Scan coordinate (y, x) of ``object_[0, 0]``, pixels.
     valid : array, bool, (H, W)
-        Pixels to show; the others stay blank, whatever they hold, and do not count in the colour
-        limits.
-    path : str or os.PathLike
-        PNG file to write, or to replace; its directory is made if missing.
+        Pixels to show. The others are blank and do not enter the colour limits.
+    path : PngTarget
     title : str, optional
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not agree; no valid pixel; a valid pixel that is not finite; a path that does
-        not end in .png.
+        A second line is smaller.
     """
-    object_, mask, origin_yx = _checked_object(object_, origin_px, valid)
-    amplitude = np.where(mask, np.abs(object_), np.nan)
+    field, mask, origin_yx = _drawable(object_, origin_px, valid)
+    amplitude = np.where(mask, np.abs(field), np.nan)
     limits = robust_limits(amplitude)
     _draw_image(amplitude, origin_yx, limits, _AMPLITUDE_MAP, "amplitude", title, path)
 
@@ -89,25 +86,20 @@ def draw_phase(
 ) -> None:
     """Draw the phase of an object relative to its circular mean over the valid pixels.
 
-    Phases that spread over much more than pi get a cyclic colour map from -pi to pi: a wrap is then
-    no false edge.
+    Phases that spread over much more than pi get a cyclic colour map from -pi to pi, in which a
+    wrap is no false edge.
 
     Parameters
     ----------
     object_, origin_px, valid, path
         As for `draw_amplitude`.
     title : str, optional
-        A second, smaller line of it says what was removed from the phase.
+        A second line says what was removed from the phase.
     remove_ramp : bool, optional
         Fit a linear phase ramp to the valid pixels and remove it too.
-
-    Raises
-    ------
-    ValueError
-        As for `draw_amplitude`.
     """
-    object_, mask, origin_yx = _checked_object(object_, origin_px, valid)
-    field = np.where(mask, object_, 0)
+    field, mask, origin_yx = _drawable(object_, origin_px, valid)
+    field = np.where(mask, field, 0)
     removed = "global phase removed"
     if remove_ramp:
         field = remove_phase_ramp(field, fit_phase_ramp(field))
@@ -127,11 +119,10 @@ def draw_comparison(
     title: str = "",
 ) -> None:
     """Draw reconstruction, reference and difference, amplitude above phase, and below them Fourier
-    ring correlations with thresholds.
+    ring correlations with their thresholds.
 
-    Both phases are relative to the mean phase of the reference where the two are compared. The
-    difference of phases is ``angle(aligned * conj(reference))``, which does not see where either of
-    them wraps.
+    Both phases are relative to the mean phase of the reference over the compared pixels. Their
+    difference is ``angle(aligned * conj(reference))``, which does not depend on wraps.
 
     Parameters
     ----------
@@ -142,114 +133,79 @@ def draw_comparison(
     box_px : tuple of int
         (y0, y1, x0, x1), half-open: the rows and columns that both cover, scan coordinates.
     ring_correlations : mapping of str to FourierRingCorrelation
-        Curves by the name of what was correlated; at least one.
-    path : str or os.PathLike
-        PNG file to write, or to replace; its directory is made if missing.
+        Curves by name; at least one.
+    path : PngTarget
     title : str, optional
         Headline, for example the scores.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not agree with the box; no pixel where both fields are finite; a path that
-        does not end in .png.
     """
     aligned, reference = np.asarray(aligned), np.asarray(reference)
-    y0, y1, x0, x1 = box_px
-    if not aligned.shape == reference.shape == (y1 - y0, x1 - x0):
-        raise ValueError(
-            f"aligned is {aligned.shape} and the reference {reference.shape}; "
-            f"expected {(y1 - y0, x1 - x0)} for the box (y0, y1, x0, x1) = {tuple(box_px)}"
-        )
-    both = np.isfinite(aligned) & np.isfinite(reference)
-    if not both.any():
-        raise ValueError(
-            "no pixel is finite in both the reconstruction and the reference; expected at least one"
-        )
-
+    both = _checked_pair(aligned, reference, box_px)
+    y0, _, x0, _ = box_px
     zero_rad = mean_phase(reference[both])
     amplitudes = [np.abs(aligned), np.abs(reference)]
-    phases = [relative_phase(aligned, zero_rad), relative_phase(reference, zero_rad)]
-    # The reference alone sets the limits: they stay the same for every reconstruction compared with
-    # it.
-    amplitude_limits = robust_limits(np.where(both, amplitudes[1], np.nan))
-    phase_limits, phase_map = _phase_scale(np.where(both, phases[1], np.nan))
-
-    width, height = image_size_in(reference.shape, 3.3)
-    # Left edges of the columns: the pair shares one colour bar, the difference has its own.
-    lefts = (LEFT, LEFT + width + 2 * GAP, LEFT + 2 * width + 3 * GAP + BAR + RIGHT)
+    phases = [relative_phase(field, zero_rad) for field in (aligned, reference)]
     top = TOP + (0.35 if title else 0.0)
     below = BOTTOM + _CURVES_HEIGHT + GAP
-    figure = Figure(
-        figsize=(lefts[2] + width + GAP + BAR + RIGHT, below + BOTTOM + 2 * height + 2 * GAP + top)
+    figure, rows = image_page(
+        reference.shape, 3.3, (False, True, True), rows=2, below=below, top=top
     )
-    bottoms = (below + BOTTOM + height + 2 * GAP, below + BOTTOM)
-    rows = (
-        (amplitudes, amplitudes[0] - amplitudes[1], amplitude_limits, _AMPLITUDE_MAP, "amplitude"),
-        (phases, np.angle(aligned * reference.conj()), phase_limits, phase_map, "phase (rad)"),
-    )
-    for bottom, (images, difference, limits, colour_map, label) in zip(bottoms, rows, strict=True):
-        bound = _robust_bound(difference)
-        panels = (
-            (images[0], limits, colour_map, None),
-            (images[1], limits, colour_map, label),
-            (difference, (-bound, bound), _DIFFERENCE_MAP, f"difference of {label}"),
-        )
-        names = ("reconstruction", "reference", "reconstruction \u2212 reference")
-        for left, name, (image, colour_limits, panel_map, bar_label) in zip(
-            lefts, names, panels, strict=True
-        ):
-            ax = add_axes(figure, left, bottom, width, height)
-            shown = show(ax, image, (y0, x0), colour_limits, panel_map)
-            if bar_label is not None:
-                # The pair's bar serves both of its images: its ends tell of pixels beyond the
-                # limits in either.
-                values = difference if image is difference else np.stack(images)
-                bar_ax = add_axes(figure, left + width + GAP, bottom, BAR, height)
-                colour_bar(figure, bar_ax, shown, values, bar_label)
-            if bottom == bottoms[0]:
-                ax.set_title(name, fontsize=11)
-                ax.tick_params(labelbottom=False)
-            else:
-                ax.set_xlabel("x (px)", fontsize=10)
-            if left == LEFT:
-                ax.set_ylabel("y (px)", fontsize=10)
-            else:
-                ax.tick_params(labelleft=False)
-    add_scale_bar(figure.axes[0], x1 - x0)
-    _plot_ring_correlations(
-        add_axes(figure, LEFT, BOTTOM, lefts[2] + width - LEFT, _CURVES_HEIGHT), ring_correlations
-    )
+    for panel, name in zip(
+        rows[0], ("reconstruction", "reference", "reconstruction \u2212 reference"), strict=True
+    ):
+        panel.ax.set_title(name, fontsize=11)
+    # The reference alone sets the limits, so they are the same for all reconstructions of it.
+    limits = robust_limits(np.where(both, amplitudes[1], np.nan))
+    difference = amplitudes[0] - amplitudes[1]
+    _show_row(rows[0], amplitudes, difference, (y0, x0), limits, _AMPLITUDE_MAP, "amplitude")
+    limits, colour_map = _phase_scale(np.where(both, phases[1], np.nan))
+    difference = np.angle(aligned * reference.conj())
+    _show_row(rows[1], phases, difference, (y0, x0), limits, colour_map, "phase (rad)")
+    add_scale_bar(rows[0][0].ax, reference.shape[1])
+    right = rows[1][2].ax.get_position().x1 * figure.get_figwidth()
+    curves_ax = add_axes(figure, LEFT, BOTTOM, right - LEFT, _CURVES_HEIGHT)
+    _plot_ring_correlations(curves_ax, ring_correlations)
     if title:
         figure.suptitle(title, fontsize=12, y=1 - 0.12 / figure.get_figheight(), va="top")
     write_png(figure, path)
 
 
+def _show_row(
+    panels: list[Panel],
+    pair: list[NDArray[np.floating]],
+    difference: NDArray[np.floating],
+    origin_yx: tuple[int, int],
+    limits: tuple[float, float],
+    colour_map: str,
+    label: str,
+) -> None:
+    """Show two images with one colour bar, and their difference with symmetric limits."""
+    for panel, image in zip(panels, pair, strict=False):
+        shown = show(panel.ax, image, origin_yx, limits, colour_map)
+    colour_bar(panels[1].bar_ax, shown, np.stack(pair), label)
+    finite = np.abs(difference[np.isfinite(difference)])
+    # Equal images get small limits, so that rounding does not look like an error.
+    bound = max(float(np.percentile(finite, LIMIT_PERCENTILES[1])), 1e-3)
+    shown = show(panels[2].ax, difference, origin_yx, (-bound, bound), _DIFFERENCE_MAP)
+    colour_bar(panels[2].bar_ax, shown, difference, f"difference of {label}")
+
+
 def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelation]) -> None:
-    """Plot curves, each with its 1/2-bit threshold in the same colour, and say the periods at which
-    they fall below."""
+    """Plot curves, each with its 1/2-bit threshold in the same colour; the legend names the periods
+    at which they fall below the thresholds."""
     for number, (name, curve) in enumerate(curves.items()):
         periods = [curve.resolution_px(threshold) for threshold in (curve.half_bit, 0.5)]
         half_bit, half = (
             f"{period:.2f} px" if math.isfinite(period) else "none" for period in periods
         )
-        ax.plot(
-            curve.frequency_cycles_per_px,
-            curve.correlation,
-            f"C{number}",
-            label=f"{name}: {half_bit} at 1/2 bit, {half} at 0.5",
-        )
-        ax.plot(
-            curve.frequency_cycles_per_px, curve.half_bit, f"C{number}", linestyle=":", linewidth=1
-        )
+        label = f"{name}: {half_bit} at 1/2 bit, {half} at 0.5"
+        frequency, colour = curve.frequency_cycles_per_px, f"C{number}"
+        ax.plot(frequency, curve.correlation, colour, label=label)
+        ax.plot(frequency, curve.half_bit, colour, linestyle=":", linewidth=1)
     ax.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
     ax.plot([], [], color="0.4", linestyle=":", linewidth=1, label="1/2-bit thresholds")
     ax.set_xlim(0, 0.5)
     ax.set_ylim(min(-0.1, *(curve.correlation.min() for curve in curves.values())), 1.05)
-    ax.grid(color="0.9")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
+    finish_curves(ax)
     ax.set_xlabel("spatial frequency (cycles / px)", fontsize=10)
     ax.set_ylabel("Fourier ring correlation", fontsize=10)
     ax.legend(
@@ -257,48 +213,35 @@ def _plot_ring_correlations(ax: Axes, curves: Mapping[str, FourierRingCorrelatio
     )
 
 
-def _checked_object(
+def _drawable(
     object_: ArrayLike, origin_px: ArrayLike, valid: ArrayLike
 ) -> tuple[NDArray[np.complexfloating], NDArray[np.bool_], tuple[float, float]]:
-    field, mask, origin = (
-        np.asarray(object_),
-        np.asarray(valid),
-        np.asarray(origin_px, dtype=np.float64),
-    )
-    if field.ndim != 2 or field.dtype.kind != "c":
-        raise ValueError(
-            f"the object is {field.dtype} {field.shape}; expected a complex array (rows, columns)"
-        )
-    if mask.dtype != np.bool_ or mask.shape != field.shape:
-        raise ValueError(
-            f"the valid mask is {mask.dtype} {mask.shape}; expected bool {field.shape}, as the "
-            "object"
-        )
-    if origin.shape != (2,) or not np.isfinite(origin).all():
-        raise ValueError(f"origin_px is {origin.tolist()}; expected two finite numbers (y, x)")
+    field, mask, (y, x) = checked_object(object_, origin_px, valid)
     if not mask.any():
         raise ValueError("no pixel of the object is valid; expected at least one to draw")
-    bad = np.count_nonzero(~np.isfinite(field[mask]))
-    if bad:
+    return field, mask, (float(y), float(x))
+
+
+def _checked_pair(
+    aligned: NDArray, reference: NDArray, box_px: tuple[int, int, int, int]
+) -> NDArray[np.bool_]:
+    """Return the pixels, bool, that are finite in both."""
+    y0, y1, x0, x1 = box_px
+    if not aligned.shape == reference.shape == (y1 - y0, x1 - x0):
         raise ValueError(
-            f"the object holds NaN or infinity at {bad} of {mask.sum()} valid pixels; expected "
-            "numbers"
+            f"aligned is {aligned.shape} and the reference {reference.shape}; "
+            f"expected {(y1 - y0, x1 - x0)} for the box (y0, y1, x0, x1) = {tuple(box_px)}"
         )
-    return field, mask, (float(origin[0]), float(origin[1]))
-
-
-def _robust_bound(difference: NDArray[np.floating]) -> float:
-    """Symmetric colour limit; equal images get a small one, so that rounding is not blown up to
-    look like an error."""
-    return max(
-        float(np.percentile(np.abs(difference[np.isfinite(difference)]), LIMIT_PERCENTILES[1])),
-        1e-3,
-    )
+    both: NDArray[np.bool_] = np.isfinite(aligned) & np.isfinite(reference)
+    if not both.any():
+        raise ValueError(
+            "no pixel is finite in both the reconstruction and the reference; expected at least one"
+        )
+    return both
 
 
 def _phase_scale(phase: NDArray[np.floating]) -> tuple[tuple[float, float], str]:
-    """Colour limits and map for a phase: cyclic, over all of -pi to pi, where it spreads that
-    wide."""
+    """Return colour limits and map of a phase: cyclic, -pi to pi, if it spreads that wide."""
     low, high = robust_limits(phase)
     if high - low > _CYCLIC_ABOVE_RAD:
         return (-math.pi, math.pi), CYCLIC_PHASE_MAP
@@ -316,26 +259,11 @@ def _draw_image(
 ) -> None:
     headline, _, note = title.partition("\n")
     top = TOP + (0.2 if note else 0.0)
-    width, height = image_size_in(image.shape, 5.0)
-    figure = Figure(figsize=(LEFT + width + GAP + BAR + RIGHT, BOTTOM + height + top))
-    ax = add_axes(figure, LEFT, BOTTOM, width, height)
-    shown = show(ax, image, origin_yx, limits, colour_map)
-    colour_bar(
-        figure, add_axes(figure, LEFT + width + GAP, BOTTOM, BAR, height), shown, image, label
-    )
-    add_scale_bar(ax, image.shape[1])
-    ax.set_xlabel("x (px)", fontsize=11)
-    ax.set_ylabel("y (px)", fontsize=11)
-    ax.set_title(headline, fontsize=13, pad=20 if note else 6)
-    if note:
-        ax.annotate(
-            note,
-            (0.5, 1),
-            (0, 6),
-            "axes fraction",
-            "offset points",
-            ha="center",
-            fontsize=9,
-            color="0.35",
-        )
+    figure, ((panel,),) = image_page(image.shape, 5.0, (True,), top=top)
+    shown = show(panel.ax, image, origin_yx, limits, colour_map)
+    colour_bar(panel.bar_ax, shown, image, label)
+    add_scale_bar(panel.ax, image.shape[1])
+    panel.ax.set_title(headline, fontsize=13, pad=20 if note else 6)
+    above = (0.5, 1), (0, 6), "axes fraction", "offset points"
+    panel.ax.annotate(note, *above, ha="center", fontsize=9, color="0.35")
     write_png(figure, path)

@@ -1,7 +1,7 @@
-"""A run or a reconstruction on one page: `report.html`, a single file that needs no server, no
+"""`report.html`: a run or a reconstruction on one page, a single file that needs no server, no
 network and no script.
 
-Everything that is text goes through Jinja's autoescape: paths and configurations may hold anything.
+All text goes through Jinja's autoescape: paths and configurations may hold anything.
 """
 
 from __future__ import annotations
@@ -25,56 +25,54 @@ from ptycho_dist.atomic_file import replacing
 from ptycho_dist.report.curve_figures import draw_refinement_curve, draw_training_curve
 from ptycho_dist.report.object_figures import draw_amplitude, draw_phase
 from ptycho_dist.report.probe_figure import draw_probe
-from ptycho_dist.report.scale_audit import ScaleRecord
 from ptycho_dist.report.scan_figures import draw_mean_patterns, draw_scan
+from ptycho_dist.scale.calibration import Calibration
 
 LARGEST_PICTURE_BYTES = 1 << 19
-"""A PNG of more bytes is full of fine grain. Reduced to 256 colours it has a third of them, and the
-page can still be mailed."""
+"""Larger PNGs are full of fine grain. They are reduced to 256 colours, a third of the bytes, so
+that the page can be mailed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What the page shows.
+    """Content of the page.
 
     Attributes
     ----------
     title
         Headline.
     run
-        What was run, fact by fact.
-    scale
-        Of the bundle.
+        Facts of the run by name.
+    calibration, gain
+        The bundle's.
     summary
-        What `summary.json` holds.
+        Content of `summary.json`.
     object, origin_px, valid
         The object as in `reconstruction.npz`: complex (H, W), (2,) as (y, x), bool (H, W).
     positions_px
         (n, 2) as (y, x).
     mean_measured_pattern, mean_predicted_pattern
-        Counts a pixel, (N, N).
+        Counts per pixel, (N, N).
     pattern_deviance_per_pixel
         (n,).
     probe
         complex (modes, N, N), any units.
     config
-        Of the training run.
+        Configuration of the training run.
     versions
-        Of the software that trained.
+        Versions of the software that trained.
     refined_probe
-        The probe after its refinement, where it was refined.
-    refinement_deviance_per_pixel
-        Of the whole scan, before a refinement of the object and after each of its iterations; empty
-        where there was none.
+        The probe after its refinement, if it was refined.
     metrics
         Rows of `metrics.csv`; none for a reconstruction.
     note
-        One sentence on what is shown, where it is not the whole scan.
+        One sentence that says what is shown, if it is not the whole scan.
     """
 
     title: str
     run: Mapping[str, Any]
-    scale: ScaleRecord
+    calibration: Calibration
+    gain: float
     summary: Mapping[str, Any]
     object: np.ndarray
     origin_px: np.ndarray
@@ -87,39 +85,38 @@ class Report:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     refined_probe: np.ndarray | None = None
-    refinement_deviance_per_pixel: Sequence[float] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     note: str | None = None
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the page; a file that stood there is replaced once the new one is whole.
-
-    Raises
-    ------
-    ValueError
-        Something in it can't be drawn.
-    """
+    """Write the page, or replace it once the new one is whole; raises a `ValueError` if an array
+    can't be drawn."""
     page = _template().render(
         report=report,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        checks=report.scale.checks(),
+        checks=report.calibration.checks(),
         deviance=report.summary["deviance_per_pixel"],
         measured=report.summary["mean_measured_photons"],
         predicted=report.summary["mean_predicted_photons"],
         worst=_worst_pattern(report),
-        last=_last_metrics(report.metrics),
+        last={
+            name: float(value)
+            for row in report.metrics
+            for name, value in row.items()
+            if value not in (None, "")
+        },
         figures=_figures(report),
         config=yaml.safe_dump(dict(report.config), sort_keys=False, allow_unicode=True),
         summary=json.dumps(report.summary, indent=2, ensure_ascii=False),
     )
     with replacing(path) as temporary:
-        # A path may hold bytes that are no text; they are shown, not lost.
+        # A path may hold bytes that are not UTF-8; they are shown escaped.
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
 def _figures(report: Report) -> dict[str, str]:
-    """The pictures by name, as data URIs."""
+    """Return the pictures as data URIs by name."""
     field = (report.object, report.origin_px, report.valid)
     figures = {
         "amplitude": _inline(draw_amplitude, *field, title="Amplitude\ntransparent: 1"),
@@ -132,47 +129,28 @@ def _figures(report: Report) -> dict[str, str]:
     }
     if report.metrics:
         figures["training"] = _inline(draw_training_curve, report.metrics)
-    if report.refinement_deviance_per_pixel:
-        figures["refinement"] = _inline(draw_refinement_curve, report.refinement_deviance_per_pixel)
+    if refinement := report.summary.get("refinement"):
+        figures["refinement"] = _inline(draw_refinement_curve, refinement["deviance_per_pixel"])
     return figures
 
 
 def _inline(draw: Callable[..., None], *what: Any, **options: Any) -> str:
-    """A picture as a data URI."""
+    """Return a picture as a data URI."""
     stream = io.BytesIO()
     draw(*what, stream, **options)
-    png = stream.getvalue()
-    if len(png) > LARGEST_PICTURE_BYTES:
-        png = _of_256_colours(png)
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _of_256_colours(png: bytes) -> bytes:
-    stream = io.BytesIO()
-    colours = (
-        Image.open(io.BytesIO(png))
-        .convert("RGB")
-        .quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    )
-    colours.save(stream, "PNG")
-    return stream.getvalue()
+    if stream.tell() > LARGEST_PICTURE_BYTES:
+        picture = Image.open(stream).convert("RGB")
+        stream = io.BytesIO()
+        picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+            stream, "PNG"
+        )
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _worst_pattern(report: Report) -> dict[str, Any]:
     number = int(np.argmax(np.nan_to_num(report.pattern_deviance_per_pixel, nan=math.inf)))
-    y, x = report.positions_px[number]
-    return {
-        "deviance": float(report.pattern_deviance_per_pixel[number]),
-        "y": float(y),
-        "x": float(x),
-    }
-
-
-def _last_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of each column of `metrics.csv`, the last value that there is."""
-    return {
-        name: float(value) for row in rows for name, value in row.items() if value not in (None, "")
-    }
+    y, x = report.positions_px[number].tolist()
+    return {"deviance": float(report.pattern_deviance_per_pixel[number]), "y": y, "x": x}
 
 
 def _template() -> Any:

@@ -10,23 +10,27 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
-from ptycho_dist.data.normalization import derive_rms_normalization, normalize
 
-from ptycho_dist import derive_intensity_scale, read_scan, save_bundle
-from ptycho_dist.bundle import Bundle
-from ptycho_dist.config import Config, DataConfig, ModelConfig
+from ptycho_dist import read_scan, save_bundle
+from ptycho_dist.config import DataConfig
 from ptycho_dist.data.scan import ScanError
-from ptycho_dist.inference import reconstruct as reconstruct_module
-from ptycho_dist.inference.reconstruct import Reconstruction, infer
-from ptycho_dist.model.autoencoder import PtychoAutoencoder
+from ptycho_dist.inference import infer as infer_module
+from ptycho_dist.inference.infer import infer
+from ptycho_dist.inference.records import Reconstruction
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, simulate
 from tests.data.readers.test_ptychodus import write_patterns, write_product
+from tests.inference.bundles import SIZE, untrained_bundle
 
-SIZE = 16
 GEOMETRY = {"energy_eV": 8765.0, "detector_distance_m": 1.9, "detector_pixel_m": 75e-6}
 KEPT = np.array([5, 0, 29, 7, 8, 9, 10, 1, 22, 13])
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what a test of the product need not wait for."""
+    monkeypatch.setattr(infer_module, "write_pictures", lambda *_: None)
+    monkeypatch.setattr(infer_module, "report_reconstruction", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -57,34 +61,14 @@ HDF5 = {"diffraction": "counts", "positions": "positions", "positions_unit": "m"
 HDF5 |= {"energy_eV": "energy_eV", "distance_m": "distance_m", "detector_pixel_m": "pixel_m"}
 
 
-def bundle_of(
-    amplitude: np.ndarray, probe: np.ndarray, nphotons: float, *, gain: float = 1.0
-) -> Bundle:
-    """An untrained network, with weights that make its patches differ from one."""
-    rms = derive_rms_normalization([amplitude], SIZE)
-    torch.manual_seed(0)
-    network = PtychoAutoencoder(pattern_size=SIZE, base_width=4)
-    for parameter in network.head.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return Bundle(
-        config=Config(data=DataConfig(measurement="counts"), model=ModelConfig(base_width=4)),
-        scale=derive_intensity_scale(normalize(amplitude, rms.factor), nphotons),
-        nphotons_source="config",
-        gain=gain,
-        rms_factor=rms.factor,
-        subset_fingerprint="0" * 64,
-        probe=probe.astype(np.complex64),
-        weights=network.state_dict(),
-        versions={},
-    )
-
-
 @pytest.fixture
 def bundle(truth: FarField, tmp_path: Path) -> Path:
     counts = truth.counts.astype(float)
+    amplitude = np.sqrt(counts).astype(np.float32)
+    nphotons = counts.sum(axis=(1, 2)).mean()
     save_bundle(
         tmp_path / "bundle.zip",
-        bundle_of(np.sqrt(counts).astype(np.float32), truth.probe, counts.sum(axis=(1, 2)).mean()),
+        untrained_bundle(amplitude, truth.probe, nphotons, measurement="counts"),
     )
     return tmp_path / "bundle.zip"
 
@@ -204,7 +188,7 @@ def test_product_of_a_scan_in_metres(
     # a probe in float32
     assert (np.abs(product.probe) ** 2).sum(dtype=float) == pytest.approx(product.photons, rel=1e-6)
     require_explains(product, result)
-    assert product.losses == list(enumerate(result.summary["refinement"]["deviance_per_pixel"]))
+    assert product.losses == list(enumerate(result.summary.refinement.deviance_per_pixel))
     assert len(product.losses) == 3
 
 
@@ -266,10 +250,8 @@ def test_scan_in_pixels_with_its_geometry_given(
     """Subpixel positions, a trained gain, and a scan of three times the dose: the product predicts
     what inference predicts."""
     arrays = small_scan_arrays()
-    save_bundle(
-        tmp_path / "bundle.zip",
-        bundle_of(arrays["diffraction"], arrays["probeGuess"][None], 1e6, gain=1.25),
-    )
+    trained = untrained_bundle(arrays["diffraction"], arrays["probeGuess"][None], 1e6)
+    save_bundle(tmp_path / "bundle.zip", dataclasses.replace(trained, gain=1.25))
     # no pixel of the object lies at (0, 0) by chance
     arrays["ycoords"], arrays["xcoords"] = arrays["ycoords"] + 7, arrays["xcoords"] - 4
     bright = write_scan(arrays=arrays, diffraction=np.sqrt(3) * arrays["diffraction"])
@@ -294,7 +276,7 @@ def test_scan_in_pixels_with_its_geometry_given(
     assert product.photons == pytest.approx(1.25**2 * dose, rel=1e-6)
     assert (np.abs(product.probe) ** 2).sum(dtype=float) == pytest.approx(product.photons, rel=1e-6)
     require_explains(product, result)
-    assert product.losses == list(enumerate(result.summary["corrections"]["deviance_per_pixel"]))
+    assert product.losses == list(enumerate(result.summary.corrections.deviance_per_pixel))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +295,7 @@ def test_missing_geometry_is_named_before_anything_is_computed(
     missing: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconstruct_module, "reconstruct", None)
+    monkeypatch.setattr(infer_module, "reconstruct", None)
     with pytest.raises(ScanError) as caught:
         infer(
             bundle,

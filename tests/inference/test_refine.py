@@ -15,6 +15,7 @@ from ptycho_dist import load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference import refine as refine_module
+from ptycho_dist.inference.records import Units
 from ptycho_dist.inference.refine import Refinement, refine
 from ptycho_dist.inference.stitch import StitchedObject
 from ptycho_dist.model.loss import RATE_FLOOR
@@ -45,18 +46,32 @@ class KnownScan:
     true_object: torch.Tensor
     photons_per_intensity: float
     batch_patterns: int = 16
-    mask: np.ndarray | None = None
+    mask: torch.Tensor | None = None
 
     def stitched(self, object_: torch.Tensor, probe: torch.Tensor) -> StitchedObject:
         start = StitchedObject(self.positions_px, probe)
         start.replace(object_, probe, torch.from_numpy(self.positions_px))
         return start
 
-    def photons(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    @property
+    def num_patterns(self) -> int:
+        return len(self.counts)
+
+    @property
+    def units(self) -> Units:
+        """Patterns are in sqrt(counts)."""
+        return Units(
+            predicted_amplitude=np.sqrt(self.photons_per_intensity),
+            measured_photons=1.0,
+            brightness=1.0,
+        )
+
+    def batches(self, order: None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        counts = self.counts if self.mask is None else self.counts * self.mask.numpy()
         for first in range(0, len(self.counts), self.batch_patterns):
             batch = slice(first, first + self.batch_patterns)
-            counts = self.counts[batch] if self.mask is None else self.counts[batch] * self.mask
-            yield torch.from_numpy(self.positions_px[batch]), torch.from_numpy(counts)
+            x_norm = torch.from_numpy(np.sqrt(counts[batch]))
+            yield torch.from_numpy(self.positions_px[batch]), x_norm
 
     def refined(
         self,
@@ -66,18 +81,11 @@ class KnownScan:
         *,
         refine_probe: bool = False,
     ) -> Refinement:
-        return refine(
-            self.stitched(object_, probe),
-            self.photons,
-            num_patterns=len(self.counts),
-            photons_per_intensity=self.photons_per_intensity,
-            iterations=iterations,
-            refine_probe=refine_probe,
-            mask=None if self.mask is None else torch.from_numpy(self.mask),
-        )
+        start = self.stitched(object_, probe)
+        return refine(start, self, self.units, iterations=iterations, refine_probe=refine_probe)
 
     def deviance(self, object_: torch.Tensor, probe: torch.Tensor) -> float:
-        return self.refined(object_, probe, 0).summary["deviance_per_pixel"][0]
+        return self.refined(object_, probe, 0).deviance_per_pixel[0]
 
 
 def simulate(*, modes: int = 1, defocus_rad: float = 4.0) -> KnownScan:
@@ -145,14 +153,14 @@ def float64_deviance(scan: KnownScan, object_: np.ndarray, probe: np.ndarray) ->
     lit, counts = np.maximum(rate, RATE_FLOOR), scan.counts
     at_floor = lit - counts - counts * np.log(lit / np.where(counts > 0, counts, 1))
     d = at_floor + (rate - lit) * (1 - counts / lit)
-    return float(np.sum(d if scan.mask is None else d[:, scan.mask]))
+    return float(np.sum(d if scan.mask is None else d[:, scan.mask.numpy()]))
 
 
 def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
     of_truth = scan.deviance(scan.true_object, scan.true_probe)
     start = spoilt(scan.true_object)
     refined = scan.refined(start, scan.true_probe, 20)
-    first, *_, last = refined.summary["deviance_per_pixel"]
+    first, *_, last = refined.deviance_per_pixel
     assert first > 5 * of_truth
     assert last < of_truth  # the truth is not the maximum of the likelihood: noise is fitted too
     lit = scan.stitched(start, scan.true_probe).light[0] > 20
@@ -167,15 +175,11 @@ def test_object_comes_back_from_a_spoilt_one(scan: KnownScan) -> None:
 @pytest.mark.parametrize("modes", [1, 3])
 def test_deviance_and_gradient_are_those_of_float64_numpy(modes: int, is_masked: bool) -> None:
     scan = simulate(modes=modes)
-    scan.mask = dead_pixels(0, pattern_size=SIZE) if is_masked else None
+    scan.mask = torch.from_numpy(dead_pixels(0, pattern_size=SIZE)) if is_masked else None
     object_, probe = spoilt(scan.true_object), defocused(scan.true_probe, rad=0.3)
     stitched = scan.stitched(object_, probe)
     total, gradients = refine_module._deviance_and_gradient(
-        [object_, probe],
-        stitched,
-        scan.photons,
-        scan.photons_per_intensity,
-        None if scan.mask is None else torch.from_numpy(scan.mask),
+        [object_, probe], stitched, scan, scan.units, scan.mask
     )
     arrays = [object_.numpy().astype(complex), probe.numpy().astype(complex)]
     assert total == pytest.approx(float64_deviance(scan, *arrays), rel=1e-5)  # float32 transforms
@@ -197,16 +201,16 @@ def test_deviance_and_gradient_are_those_of_float64_numpy(modes: int, is_masked:
 def test_object_comes_back_behind_a_mask(scan: KnownScan) -> None:
     """A tenth of the pixels, two columns and the beam's centre are not seen; the deviance is that
     of a pixel that counts."""
-    masked = dataclasses.replace(scan, mask=dead_pixels(0, pattern_size=SIZE))
+    masked = dataclasses.replace(scan, mask=torch.from_numpy(dead_pixels(0, pattern_size=SIZE)))
     start = spoilt(scan.true_object)
     refined = masked.refined(start, scan.true_probe, 20)
-    first, *_, last = refined.summary["deviance_per_pixel"]
+    first, *_, last = refined.deviance_per_pixel
     expected = 2 * float64_deviance(
         masked, start.numpy().astype(complex), scan.true_probe.numpy().astype(complex)
     )
     # float32 transforms
     assert first == pytest.approx(
-        expected / len(scan.counts) / np.count_nonzero(masked.mask), rel=1e-5
+        expected / len(scan.counts) / np.count_nonzero(masked.mask.numpy()), rel=1e-5
     )
     assert last < masked.deviance(scan.true_object, scan.true_probe)
     lit = scan.stitched(start, scan.true_probe).light[0] > 20
@@ -224,7 +228,7 @@ def test_wrong_probe_comes_right(modes: int) -> None:
     kept = scan.refined(empty, wrong, 40)
     refined = scan.refined(empty, wrong, 40, refine_probe=True)
     assert torch.equal(kept.probe, wrong)
-    assert refined.summary["deviance_per_pixel"][-1] < kept.summary["deviance_per_pixel"][-1] / 4
+    assert refined.deviance_per_pixel[-1] < kept.deviance_per_pixel[-1] / 4
     assert float(refined.probe.abs().square().sum()) == pytest.approx((SIZE / 2) ** 2, rel=1e-5)
     overlaps = [overlap(probe, scan.true_probe) for probe in (wrong, refined.probe)]
     assert overlaps[1] > overlaps[0]
@@ -242,7 +246,7 @@ def overlap(probe: torch.Tensor, other: torch.Tensor) -> float:
 def test_deviance_never_rises_and_every_value_is_true(scan: KnownScan) -> None:
     wrong = defocused(scan.true_probe, rad=3.0)
     refined = scan.refined(torch.ones_like(scan.true_object), wrong, 15, refine_probe=True)
-    history = refined.summary["deviance_per_pixel"]
+    history = refined.deviance_per_pixel
     assert len(history) == 16
     assert np.all(np.diff(history) <= 0)
     assert scan.deviance(refined.object, refined.probe) == history[-1]
@@ -263,7 +267,7 @@ def test_a_step_that_diverges_is_never_returned(
     monkeypatch.setattr(refine_module, "_moved", go_astray)
     start = spoilt(scan.true_object)
     refined = scan.refined(start, scan.true_probe, 4, refine_probe=True)
-    history = refined.summary["deviance_per_pixel"]
+    history = refined.deviance_per_pixel
     assert np.isfinite(history).all()
     assert max(history) == history[0]
     assert torch.isfinite(refined.object.abs()).all()
@@ -279,9 +283,7 @@ def test_a_step_taken_back_is_tried_again_shorter(
 ) -> None:
     # far too little: the step is far too long
     monkeypatch.setattr(refine_module, "_rough_curvature", lambda *_: [torch.tensor(20.0)])
-    history = scan.refined(spoilt(scan.true_object), scan.true_probe, 12).summary[
-        "deviance_per_pixel"
-    ]
+    history = scan.refined(spoilt(scan.true_object), scan.true_probe, 12).deviance_per_pixel
     assert history[1] == history[0]
     assert history[-1] < history[0] / 4
 
@@ -293,7 +295,7 @@ def test_dark_patterns_and_an_opaque_object_stay_finite(scan: KnownScan) -> None
     )
     for start in (torch.zeros_like(scan.true_object), torch.full_like(scan.true_object, 1e-12)):
         refined = dark.refined(start, scan.true_probe, 5, refine_probe=True)
-        history = refined.summary["deviance_per_pixel"]
+        history = refined.deviance_per_pixel
         assert np.isfinite(history).all()
         assert history[-1] <= history[0]
         assert torch.isfinite(refined.object.abs()).all()
@@ -308,13 +310,7 @@ def test_regions_without_light_keep_what_they_had(scan: KnownScan) -> None:
     stitched = whole.stitched(start, probe)
     stitched.light += 1e-3  # so that the dark has a value of its own
     stitched.hold(start)
-    result = refine(
-        stitched,
-        whole.photons,
-        num_patterns=len(scan.counts),
-        photons_per_intensity=scan.photons_per_intensity,
-        iterations=3,
-    )
+    result = refine(stitched, whole, whole.units, iterations=3)
     moved = (result.object - start).abs()
     assert moved[:4].max() < 1e-5  # transforms leave some rounding where the probe is dark
     assert moved[-4:].max() < 1e-5
@@ -325,15 +321,7 @@ def test_same_bits_twice_and_start_left_alone(scan: KnownScan) -> None:
     stitched = scan.stitched(spoilt(scan.true_object), scan.true_probe)
     before, probe_before = stitched.object(), stitched.probe.clone()
     results = [
-        refine(
-            stitched,
-            scan.photons,
-            num_patterns=len(scan.counts),
-            photons_per_intensity=scan.photons_per_intensity,
-            iterations=3,
-            refine_probe=True,
-        )
-        for _ in range(2)
+        refine(stitched, scan, scan.units, iterations=3, refine_probe=True) for _ in range(2)
     ]
     assert torch.equal(results[0].object, results[1].object)
     assert torch.equal(results[0].probe, results[1].probe)
@@ -346,7 +334,7 @@ def test_batches_do_not_matter(scan: KnownScan) -> None:
     one, other = (
         dataclasses.replace(scan, batch_patterns=batch)
         .refined(start, scan.true_probe, 3)
-        .summary["deviance_per_pixel"]
+        .deviance_per_pixel
         for batch in (5, 72)
     )
     assert one == pytest.approx(other, rel=1e-4)  # float32 sums in another order
@@ -371,14 +359,14 @@ def test_measured_scan_reaches_what_epie_left_and_sooner_than_from_an_empty_obje
     scan = read_scan(path, "amplitude")
 
     result = reconstruct(bundle, scan, refine_iterations=10)
-    from_network = result.summary["refinement"]["deviance_per_pixel"]
-    assert result.summary["deviance_per_pixel"] == pytest.approx(from_network[-1], rel=1e-5)
+    from_network = result.summary.refinement.deviance_per_pixel
+    assert result.summary.deviance_per_pixel == pytest.approx(from_network[-1], rel=1e-5)
     untrained = dataclasses.replace(
         bundle, weights={name: 0 * weight for name, weight in bundle.weights.items()}
     )
-    from_empty = reconstruct(untrained, scan, refine_iterations=10).summary["refinement"][
-        "deviance_per_pixel"
-    ]
+    from_empty = reconstruct(
+        untrained, scan, refine_iterations=10
+    ).summary.refinement.deviance_per_pixel
 
     epie = deviance_of_the_files_own_object(scan)
     reached = [int(np.argmax(np.array(history) <= epie)) for history in (from_network, from_empty)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ptycho_dist.report.page import Report
-from ptycho_dist.report.scale_audit import ScaleRecord
+from ptycho_dist.scale.calibration import Calibration
 
 HALF_SIZE = 8
 
@@ -28,9 +28,9 @@ def report() -> Report:
     return Report(
         title="Reconstruction of scan.npz",
         run={"scan": "/data/scan.npz", "device": "cpu"},
-        scale=ScaleRecord(
+        gain=1.0 + 1e-16,
+        calibration=Calibration(
             intensity_scale=math.sqrt(nphotons / mean_energy),
-            gain=1.0 + 1e-16,
             nphotons=nphotons,
             nphotons_source="metadata",
             rms_factor=0.1 + 0.2,
@@ -72,8 +72,8 @@ def hostile_report(report: Report) -> tuple[Report, str]:
             report,
             title=attack,
             run={attack: attack},
-            scale=dataclasses.replace(
-                report.scale, nphotons_source=attack, subset_fingerprint=attack
+            calibration=dataclasses.replace(
+                report.calibration, nphotons_source=attack, subset_fingerprint=attack
             ),
             summary={**report.summary, "data": attack, "versions": {attack: attack}},
             config={"data": {attack: attack}},
@@ -100,6 +100,6 @@ def full_report(report: Report) -> Report:
         report,
         metrics=rows,
         refined_probe=np.concatenate([report.probe, 0.3 * report.probe[:, ::-1]]),
-        refinement_deviance_per_pixel=[5.25, 4.5, 4.125],
+        summary=report.summary | {"refinement": {"deviance_per_pixel": [5.25, 4.5, 4.125]}},
         note="Shown are the 30 of 900 patterns nearest to the centre.",
     )

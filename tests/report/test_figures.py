@@ -323,7 +323,7 @@ def test_training_curve_refuses_rows_without_a_curve(tmp_path, rows, message):
         ({"origin_px": (1, 2, 3)}, "origin_px is .*expected two finite numbers"),
         (
             {"object_": np.full(SHAPE, np.nan, np.complex64)},
-            "NaN or infinity at 4800 of 4800 valid pixels",
+            "NaN or infinity at 4800 of 4800 values",
         ),
     ],
 )
@@ -370,13 +370,6 @@ def test_failed_write_keeps_the_old_figure_and_leaves_nothing_else(tmp_path, mon
         object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["amplitude.png"]
-
-
-def test_existing_figure_is_replaced(tmp_path, field):
-    path = tmp_path / "amplitude.png"
-    path.write_bytes(b"old")
-    object_figures.draw_amplitude(field, (0, 0), np.ones(SHAPE, dtype=bool), path)
-    read_rgb(path)
 
 
 @pytest.mark.parametrize(
@@ -526,7 +519,7 @@ def test_scan_shows_each_deviance_at_its_position(tmp_path, monkeypatch):
     deviance[7] = np.nan
     scan_figures.draw_scan(positions, deviance, tmp_path / "scan.png")
     read_rgb(tmp_path / "scan.png")
-    way, residual = axes[:2]
+    way, residual = axes[0], axes[2]
     (order,) = way.collections
     np.testing.assert_array_equal(order.get_offsets(), positions[:, ::-1])
     np.testing.assert_array_equal(order.get_array(), np.arange(300))

@@ -207,7 +207,7 @@ def test_noise_is_seen(metric):
         (np.ones((60, 70)), None, r"the image is \(60, 70\), the reference \(60, 71\)"),
         (np.ones((60, 71)), np.ones((60, 71)), "the mask float64"),
         (np.ones((60, 71)), np.zeros((60, 71), bool), "the mask is empty"),
-        (np.full((60, 71), np.nan), None, "the image holds NaN or infinity at 4260 of 4260 pixels"),
+        (np.full((60, 71), np.nan), None, "the image holds NaN or infinity at 4260 of 4260 values"),
     ],
 )
 @pytest.mark.parametrize("metric", ALL)

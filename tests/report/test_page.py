@@ -30,13 +30,13 @@ def written(report: Report, folder: Path) -> ReadPage:
 
 @pytest.mark.usefixtures("without_pictures")
 def test_audited_numbers_are_there_to_the_last_digit(report: Report, tmp_path: Path) -> None:
-    page, scale = written(report, tmp_path), report.scale
+    page, scale = written(report, tmp_path), report.calibration
     shown = {
         "nphotons": scale.nphotons,
         "r": scale.rms_factor,
         "mean energy": scale.mean_energy,
         "s (intensity_scale)": scale.intensity_scale,
-        "g (gain)": scale.gain,
+        "g (gain)": report.gain,
         "patterns counted": scale.num_patterns,
     }
     assert {name: float(page.value(name)) for name in shown} == shown
@@ -56,7 +56,7 @@ def test_headline_facts(report: Report, tmp_path: Path) -> None:
     # 438056.39 / 440557.10 = 0.99432; the thousands are kept together by narrow spaces, which
     # split() has made plain ones
     assert (
-        "It predicts 438 056 photons a pattern where 440 557 were measured: 0.57 % fewer." in text
+        "It predicts 438 056 photons per pattern where 440 557 were measured: 0.57 % fewer." in text
     )
     largest = f"{report.pattern_deviance_per_pixel.max():.4g}"
     y, x = report.positions_px[report.pattern_deviance_per_pixel.argmax()]
@@ -78,8 +78,8 @@ def test_more_photons_than_measured(report: Report, tmp_path: Path) -> None:
 def test_closed_form_is_an_audit_line(report: Report, tmp_path: Path) -> None:
     page = written(report, tmp_path)
     found, expected = page.value("closed form: s = √nphotons / (N/2)").split("\n")
-    assert float(found) == report.scale.intensity_scale
-    assert float(expected) == math.sqrt(report.scale.nphotons) / 8
+    assert float(found) == report.calibration.intensity_scale
+    assert float(expected) == math.sqrt(report.calibration.nphotons) / 8
     assert "passes both checks" in page.text
     assert "does not hold" not in page.text
 
@@ -98,10 +98,10 @@ def test_a_scale_that_can_not_be_right_is_told(
     report: Report, tmp_path: Path, changes: dict[str, float], failing: set[str]
 ) -> None:
     wrong = dataclasses.replace(
-        report.scale,
-        **{name: getattr(report.scale, name) * factor for name, factor in changes.items()},
+        report.calibration,
+        **{name: getattr(report.calibration, name) * factor for name, factor in changes.items()},
     )
-    page = written(dataclasses.replace(report, scale=wrong), tmp_path)
+    page = written(dataclasses.replace(report, calibration=wrong), tmp_path)
     assert "fails a check" in page.text
     assert {
         row[0].split(":")[0] for row in page.rows if row[-1].startswith("does not hold")
@@ -190,13 +190,11 @@ def test_a_network_that_adds_nothing_is_told_of_first(report: Report, tmp_path: 
     for helped in (True, False):
         summary = {**report.summary, "corrections": {"helped": helped}}
         text = written(dataclasses.replace(report, summary=summary), tmp_path).text
-        assert ("adds nothing to the first estimate" in text) is not helped
+        assert ("does not improve the first estimate" in text) is not helped
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_masked_pixels_are_told(report: Report, tmp_path: Path) -> None:
     masked = dataclasses.replace(report, summary={**report.summary, "masked_pixels": 57})
-    assert "Grey: the 57 pixels that the mask leaves out" in " ".join(
-        written(masked, tmp_path).text.split()
-    )
+    assert "Grey: the 57 masked pixels" in " ".join(written(masked, tmp_path).text.split())
     assert "Grey" not in written(report, tmp_path).text

@@ -48,7 +48,7 @@ def test_page_is_shown_whole_and_asks_for_nothing(
     assert len(sizes) == 7
     assert min(min(size) for size in sizes) > 100
     text = browser.evaluate("document.body.innerText")  # as shown: what style hides is not in it
-    scale = full_report.scale
+    scale = full_report.calibration
     for value in (
         scale.intensity_scale,
         scale.nphotons,

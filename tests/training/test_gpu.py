@@ -29,7 +29,7 @@ def test_training_and_inference(
     )
     assert all(weight.device.type == "cpu" for weight in bundle.weights.values())
     result = reconstruct(bundle, read_scan(scan, "amplitude"))
-    assert result.summary["device"].startswith("cuda")
+    assert result.summary.device.startswith("cuda")
     assert np.isfinite(result.object).all()
 
 

@@ -13,7 +13,7 @@ from ptycho_dist import read_scan, train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inference.evaluate import evaluate
-from ptycho_dist.inference.reconstruct import infer
+from ptycho_dist.inference.infer import infer
 from tests.conftest import write_simulated_scan
 
 DEFAULT = Path(__file__).parents[2] / "configs/default.yaml"
@@ -40,7 +40,7 @@ def deviance_after(epochs: int, scan_path: Path, out: Path, **data: object) -> f
     recipe["data"] |= {"path": str(scan_path), **data}
     recipe["train"] |= {"run_dir": str(out / "run"), "epochs": epochs}
     bundle = train(parse_mapping(recipe))
-    return infer(bundle, scan_path, out / "reconstruction").summary["deviance_per_pixel"]
+    return infer(bundle, scan_path, out / "reconstruction").summary.deviance_per_pixel
 
 
 @pytest.mark.slow

@@ -96,11 +96,11 @@ def test_each_scan_is_reconstructed_with_its_own_probe(
             else normalize_probe_of(scan.probe)
         )
         np.testing.assert_array_equal(found.probe, normalize_probe_of(own))
-        assert found.summary["probe"]["of_this_scan"]
+        assert found.summary.probe.of_this_scan
         assert np.isfinite(found.object).all()
         # However weak its light: one epoch is enough for about as many photons as were measured.
-        assert found.summary["mean_predicted_photons"] == pytest.approx(
-            found.summary["mean_measured_photons"], rel=0.2
+        assert found.summary.mean_predicted_photons == pytest.approx(
+            found.summary.mean_measured_photons, rel=0.2
         )
     if probe_trainable:
         probes = list(alone.refined_probes.values())

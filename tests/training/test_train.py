@@ -345,7 +345,7 @@ def test_what_masked_pixels_hold_changes_no_bit_of_a_run(
             bundle.rms_factor,
             bundle.intensity_scale,
             bundle.scale.nphotons,
-            result.summary["deviance_per_pixel"],
+            result.summary.deviance_per_pixel,
         ]
         weights = [bundle.weights[name] for name in sorted(bundle.weights)]
         found.append(
@@ -372,7 +372,7 @@ def test_masked_training_on_ranks(
             column(run_dir, "train_deviance_per_pixel") + column(run_dir, "val_deviance_per_pixel")
         )
         assert (
-            f"the {int((~dead_pixels(0)).sum())} pixels that the mask leaves out"
+            f"the {int((~dead_pixels(0)).sum())} masked pixels"
             in (run_dir / "report.html").read_text()
         )
     # float32 convolutions of other batch sizes, through ten steps of Adam
