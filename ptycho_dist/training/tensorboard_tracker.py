@@ -17,17 +17,6 @@ from ptycho_dist.training.metrics import METRICS
 
 logger = logging.getLogger(__name__)
 
-SCALE = (
-    "nphotons",
-    "nphotons_source",
-    "normalization.factor",
-    "mean_energy",
-    "num_patterns",
-    "intensity_scale",
-    "subset_fingerprint",
-)
-"""Hyperparameters that say how the photon scale was found."""
-
 _HPARAMS_METRICS = ("train_deviance_per_pixel", "val_deviance_per_pixel", "val_nll")
 
 
@@ -59,7 +48,12 @@ class TensorBoardTracker:
     def log_hyperparams(self, values: Mapping[str, Any]) -> None:
         if self._writer is None:
             return
-        table = "\n".join(f"| {key} | {values[key]} |" for key in SCALE)
+        # the audit of the scale: nphotons and its source, r, s, the subset and its size
+        table = "\n".join(
+            f"| {key} | {value} |"
+            for key, value in values.items()
+            if not key.startswith(("config.", "versions."))
+        )
         self._writer.add_text("scale", f"| | |\n|---|---|\n{table}", 0)
         plain = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
