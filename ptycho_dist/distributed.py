@@ -12,7 +12,6 @@ import contextlib
 import os
 import socket
 import time
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -418,6 +417,6 @@ def describe(error: BaseException) -> str:
         return "lost the connection to another rank: its process was killed, or its node failed"
     return (
         str(error)
-        if isinstance(error, ValueError | OSError | Interrupted | ArgumentError)
+        if isinstance(error, ValueError | OSError | Interrupted)
         else f"{type(error).__name__}: {error}"
     )
