@@ -27,8 +27,7 @@ def make_parser(description: str, *, config: bool = True) -> Parser:
 
     `read_config` returns the configuration that its arguments describe.
     """
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = Parser(description=description, formatter_class=formatter, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.set_defaults(given={}, print_config=False)
     versions = f"{parser.prog} {version('ptycho_dist')} (torch {version('torch')})"
     parser.add_argument("--version", action="version", version=versions, help="show the version")
@@ -80,6 +79,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return f"{action.help} (required)" if action.required else super()._get_help_string(action)
 
 
 class _ReadFile(argparse.Action):
