@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import time
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -417,6 +418,6 @@ def describe(error: BaseException) -> str:
         return "lost the connection to another rank: its process was killed, or its node failed"
     return (
         str(error)
-        if isinstance(error, ValueError | OSError | Interrupted)
+        if isinstance(error, ValueError | OSError | Interrupted | ArgumentError)
         else f"{type(error).__name__}: {error}"
     )
