@@ -43,8 +43,8 @@ def require(condition: bool, key: str, found: object, expected: str) -> None:
 
 def _number(value: object) -> object:
     """Return the float that `1e6` stands for, which YAML 1.1 takes for text."""
-    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value)
-    return float(value) if is_number else value  # type: ignore[arg-type]
+    exponent_form = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"
+    return float(value) if isinstance(value, str) and re.fullmatch(exponent_form, value) else value
 
 
 # The text in each type is what errors, --help and the documentation call it.
