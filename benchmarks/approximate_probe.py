@@ -133,7 +133,7 @@ def deviance_after(
             f"infer {name}",
             "infer.py",
             f"--bundle={bundle}",
-            f"--data={scan}",
+            str(scan),
             f"--out={summary.parent}",
         )
     return json.loads(summary.read_text())["deviance_per_pixel"], cpu_seconds(out)[f"train {name}"]

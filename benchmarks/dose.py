@@ -109,8 +109,7 @@ def make_table(
     out: Path, config_file: Path = ROOT / "configs/default.yaml"
 ) -> list[dict[str, Any]]:
     """Make every row, print the table, and write `dose.json` and `dose.png`."""
-    parser = make_parser("")
-    config = read_config(parser, parser.parse_args([f"--config={config_file}"]))
+    config = read_config(make_parser("").parse_args([f"--config={config_file}"]))
     rows = []
     for dose, variant, seed in trainings():
         scan_file = simulate(out, dose, seed)

@@ -123,7 +123,7 @@ def reconstruct(
             f"infer {name}",
             "infer.py",
             f"--bundle={bundle}",
-            f"--data={scan}",
+            str(scan),
             f"--out={folder}",
             *arguments,
         )

@@ -134,14 +134,13 @@ def simulate_and_train(out: Path) -> tuple[Path, Path]:
             nphotons=scan.nphotons,
             settings=settings,
         )
-        parser = make_parser("")
         told = [
             f"--config={CONFIG}",
             f"--data.path={data}",
             f"--train.run_dir={run_dir}",
             "--train.epochs=1",
         ]
-        train(read_config(parser, parser.parse_args(told)))
+        train(read_config(make_parser("").parse_args(told)))
     return run_dir / "bundle.zip", data
 
 

@@ -155,8 +155,8 @@ def turns_of_rank(scan: Path, arguments: argparse.Namespace) -> dict[str, list[T
 
 
 def default_config(scan: Path) -> Config:
-    parser = make_parser("")
-    return read_config(parser, parser.parse_args([f"--config={CONFIG}", f"--data.path={scan}"]))
+    arguments = [f"--config={CONFIG}", f"--data.path={scan}"]
+    return read_config(make_parser("").parse_args(arguments))
 
 
 class Rank:

@@ -94,12 +94,7 @@ def prepare(folder: Path, num_ranks: int) -> dict[str, list[str]]:
         "--model.base_width=4",
         "--train.precision=32",
     ]
-    infer = [
-        str(LAUNCH / "infer.py"),
-        f"--bundle={run / 'bundle.zip'}",
-        f"--data={scan}",
-        f"--out={out}",
-    ]
+    infer = [str(LAUNCH / "infer.py"), f"--bundle={run / 'bundle.zip'}", str(scan), f"--out={out}"]
     evaluate = [
         str(LAUNCH / "evaluate.py"),
         f"--reconstruction={out / 'reconstruction.npz'}",

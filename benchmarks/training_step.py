@@ -257,8 +257,7 @@ def default_module(device: torch.device) -> CountingModule:
 
 
 def default_config() -> Config:
-    parser = make_parser("")
-    return read_config(parser, parser.parse_args([f"--config={CONFIG}"]))
+    return read_config(make_parser("").parse_args([f"--config={CONFIG}"]))
 
 
 class CountingModule(PtychographyModule):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Reconstruct a scan with a trained network: python launch/infer.py --bundle RUN/bundle.zip --data
-scan.npz --out DIR"""
+"""Reconstruct a scan with a trained network: python launch/infer.py scan.npz --bundle
+RUN/bundle.zip --out DIR"""
 
 from ptycho_dist.commands.infer import main
 

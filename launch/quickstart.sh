@@ -15,7 +15,7 @@ if [ ! -f $out/run/bundle.zip ]; then
   OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 launch/train.py --config $config --data.path $out/scan.npz --train.run_dir $out/run --train.resume auto
 fi
 echo "== reconstructing with the bundle"
-$python launch/infer.py --bundle $out/run/bundle.zip --data $out/scan.npz --out $out/reconstruction
+$python launch/infer.py $out/scan.npz --bundle $out/run/bundle.zip --out $out/reconstruction
 echo "== comparing with the truth"
 $python launch/evaluate.py --reconstruction $out/reconstruction/reconstruction.npz --reference $out/scan.npz --out $out/reconstruction
 

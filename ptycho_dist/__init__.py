@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptycho_dist.bundle import Bundle, load_bundle, save_bundle
+    from ptycho_dist.config import Config
     from ptycho_dist.data.readers import read_scan
     from ptycho_dist.inference.reconstruct import reconstruct
     from ptycho_dist.model.loss import ScaledPoissonLoss
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle",
     "Calibration",
+    "Config",
     "IntensityScale",
     "ScaledPoissonLoss",
     "derive_intensity_scale",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "ptycho_dist.bundle": ("Bundle", "load_bundle", "save_bundle"),
+    "ptycho_dist.config": ("Config",),
     "ptycho_dist.data.readers": ("read_scan",),
     "ptycho_dist.inference.reconstruct": ("reconstruct",),
     "ptycho_dist.model.loss": ("ScaledPoissonLoss",),
@@ -41,8 +44,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for (PEP 562): whoever needs the scale alone does not
-    wait for Lightning and Matplotlib."""
+    """Import a public name on first use (PEP 562), so that using the scale alone does not wait for
+    Lightning and Matplotlib."""
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)

@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.config import Config, parse_mapping, require_plain_yaml
+from ptycho_dist.config import Config, parse_mapping, read_yaml
 from ptycho_dist.model.network import build_network
 from ptycho_dist.scale.calibration import Calibration
 
@@ -271,8 +271,7 @@ def _read_record(content: bytes) -> dict[str, Any]:
             f"{_RECORD} has {len(content)} bytes, expected at most {_LARGEST_RECORD_BYTES}"
         )
     try:
-        require_plain_yaml(text := content.decode())
-        record = yaml.safe_load(text)
+        record = read_yaml(content.decode())
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8; no such date
         raise ValueError(f"{_RECORD} is not YAML ({error})") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
@@ -349,7 +348,7 @@ def _network_record(bundle: Bundle) -> dict[str, Any]:
     try:
         # A copy of each value: YAML would write the second occurrence of a list as an alias.
         plain = json.loads(json.dumps(given, allow_nan=False))
-        require_plain_yaml(yaml.safe_dump({"hyperparameters": plain}))
+        read_yaml(yaml.safe_dump({"hyperparameters": plain}))
     except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(
             f"hyperparameters: {error}; expected text, finite numbers, booleans, None, lists and "

@@ -1,4 +1,4 @@
-"""What every command shares: the log, and an error that a person can act on."""
+"""What every command shares: the log on stderr, and errors that a person can act on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import time
-from argparse import ArgumentError
 from collections.abc import Callable
 
 from ptycho_dist.config import ConfigError
@@ -19,18 +18,13 @@ SECONDS_TO_HEAR_RANK_ZERO = 10.0
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Let `run` call a `main` that is called as it is: by a script that pip makes, say."""
+    """Make `main` a command that ends as `run` does, also where a script made by pip calls it."""
     return functools.wraps(main)(functools.partial(run, main))
 
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; turn an error into one message on stderr and exit status 1. With `--debug`, let
-    the traceback through.
-
-    Where several ranks stop, all of them name the one that was stopped first and its cause; rank 0
-    says it, and the rank that met it, which alone writes it to the log: the launcher ends the other
-    ranks once one is gone, so no other is sure to come to it.
-    """
+    the traceback through."""
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     show_log_on_stderr(rank)
     if "--debug" in sys.argv:
@@ -46,13 +40,12 @@ def run(main: Callable[[], None]) -> None:
         end_after(error, rank)
 
 
-# What follows imports `distributed`, and so PyTorch, where it is needed: --help, and commands that
-# do without, don't wait for it.
+# Below, `distributed` and with it PyTorch is imported where it is needed: --help, and commands that
+# do without PyTorch, do not wait for it.
 
 
 def leave() -> None:
-    """End the process group, if there is one: none is where nobody has loaded what could make
-    it."""
+    """End the process group, if anything was imported that could have made one."""
     if "ptycho_dist.distributed" in sys.modules:
         from ptycho_dist.distributed import leave_together
 
@@ -60,7 +53,12 @@ def leave() -> None:
 
 
 def end_after(error: Exception, rank: int) -> None:
-    """Say what went wrong, or let another rank say it, and end this process."""
+    """Report an error once for all ranks, and end this process.
+
+    The launcher ends all ranks as soon as one is gone, so the rank that knows must speak before any
+    leaves. Torchrun's own reports (`record`) are per rank and absent under srun, and two ranks can
+    fail by themselves at once: `first_failure` decides whose cause is told.
+    """
     from ptycho_dist.distributed import (
         FailedTogether,
         Interrupted,
@@ -70,68 +68,49 @@ def end_after(error: Exception, rank: int) -> None:
         world_size,
     )
 
-    if isinstance(error, FailedTogether | Interrupted):  # every rank has the same one
+    message = describe(error)
+    if isinstance(error, FailedTogether | Interrupted):  # every rank has this error
         if rank == 0:
-            say(error, describe(error))
-        wait_for_all()  # the launcher ends all ranks once one is gone, so rank 0 speaks first
-    elif isinstance(
-        error, ArgumentError | ConfigError
-    ):  # every rank should have the same one, but none has met the others yet
-        if rank > 0:
-            # in which the launcher ends this process, if rank 0 has it too
-            time.sleep(SECONDS_TO_HEAR_RANK_ZERO)
-        say(error, describe(error) if rank == 0 else f"rank {rank} alone: {describe(error)}")
-    elif world_size() == 1:
-        say(error, describe(error))  # alone, or not yet met the others: nobody else may know
+            report(error, message)
+        wait_for_all()
+    elif isinstance(error, ConfigError) and rank > 0:
+        # Probably all ranks have it, and rank 0's exit ends this process; they have not met yet.
+        time.sleep(SECONDS_TO_HEAR_RANK_ZERO)
+        report(error, f"rank {rank} alone: {message}")
+    elif isinstance(error, ConfigError) or world_size() == 1:
+        report(error, message)
     else:
-        own = f"rank {rank}: {describe(error)}"
-        message = first_failure(own)
-        if message == own:
-            say(error, message)
-        elif rank == 0:
-            show(error, message)
-    exit_now(error.exit_status if isinstance(error, Interrupted) else 1)
-
-
-def say(error: Exception, message: str) -> None:
-    """The message, for `train.log` and for a person on stderr."""
-    with contextlib.suppress(OSError):  # a node that does not see the run directory
-        logger.error("%s", message)
-    show(error, message)
-
-
-def show(error: Exception, message: str) -> None:
-    """The message, for a person on stderr."""
-    from ptycho_dist.distributed import Interrupted
-
-    print(f"error: {message}", file=sys.stderr)
-    if not isinstance(error, ValueError | OSError | ArgumentError | Interrupted):
-        print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
-
-
-def exit_now(status: int) -> None:
-    """End this process. Where a process group is up not by unwinding: its threads could keep the
-    process, and so the others, waiting."""
-    from ptycho_dist.distributed import world_size
-
+        own = f"rank {rank}: {message}"
+        first = first_failure(own)
+        if rank == 0 or first == own:
+            report(error, first, in_log=first == own)
     sys.stdout.flush()
     sys.stderr.flush()
+    status = error.exit_status if isinstance(error, Interrupted) else 1
     if world_size() > 1:
-        os._exit(status)
+        os._exit(status)  # threads of the process group could keep the process alive
     sys.exit(status)
+
+
+def report(error: Exception, message: str, *, in_log: bool = True) -> None:
+    """Write an error's message to `train.log`, and to stderr for a person."""
+    from ptycho_dist.distributed import Interrupted
+
+    if in_log:
+        with contextlib.suppress(OSError):  # a node that does not see the run directory
+            logger.error("%s", message)
+    print(f"error: {message}", file=sys.stderr)
+    if not isinstance(error, ValueError | OSError | Interrupted):
+        print("This was not foreseen; --debug shows where it happened.", file=sys.stderr)
 
 
 def show_log_on_stderr(rank: int) -> None:
     """Log INFO lines of rank 0 and warnings of every rank to stderr."""
+    prefix = "" if rank == 0 else f"[rank {rank}] "
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s",
-            "%H:%M:%S",
-        )
-    )
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # `run` says errors
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # `report` prints errors
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

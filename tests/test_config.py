@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import ArgumentError
 
 from ptycho_dist.config import (
     Config,
@@ -26,12 +26,11 @@ from ptycho_dist.config import (
     read_config,
 )
 
-CONCERNS = [DataConfig, Hdf5Config, ModelConfig, TrainConfig, SimulationConfig]
+CONCERNS = [Config, DataConfig, Hdf5Config, ModelConfig, TrainConfig, SimulationConfig]
 
 
 def from_command_line(*arguments: str) -> Config:
-    parser = make_parser("test")
-    return read_config(parser, parser.parse_args(list(arguments)))
+    return read_config(make_parser("test").parse_args(list(arguments)))
 
 
 @pytest.fixture
@@ -58,10 +57,13 @@ def test_missing_path_is_named_when_it_is_needed() -> None:
 
 
 UNKNOWN = {
-    "key": ("data: {pathh: scan.npz}", "pathh"),
-    "concern": ("dato: {path: scan.npz}", "dato"),
+    "key": ("data: {pathh: scan.npz}", "data: 'pathh' is not accepted; did you mean 'path'?"),
+    "concern": ("dato: {path: scan.npz}", "'dato' is not accepted; did you mean 'data'?"),
     "key of another concern": ("train: {subset_size: 5}", "subset_size"),
-    "key at the top": ("epochs: 5", "epochs"),
+    "key at the top": (
+        "epochs: 5",
+        "'epochs' is not accepted; expected data, model, train, simulation",
+    ),
     "concern without keys": ("dato: null", "dato"),
     "key of a concern within": ("data: {hdf5: {difraction: /data}}", "difraction"),
 }
@@ -71,30 +73,14 @@ UNKNOWN = {
 def test_unknown_key_in_yaml_is_refused_by_name(
     from_yaml: Callable[..., Config], text: str, named: str
 ) -> None:
-    with pytest.raises((ArgumentError, ConfigError), match=named):
+    with pytest.raises(ConfigError, match=re.escape(named)):
         from_yaml(text)
 
 
 @pytest.mark.parametrize(("text", "named"), UNKNOWN.values(), ids=UNKNOWN)
 def test_unknown_key_in_a_mapping_is_refused_by_name(text: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match=re.escape(named)):
         parse_mapping(yaml.safe_load(text))
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        "--data.pathh",
-        "--dato.path",
-        "--epochs",
-        "--train.subset_size",
-        "--train.epoch",
-        "--train.learning",
-    ],
-)
-def test_unknown_or_abbreviated_option_is_refused_by_name(option: str) -> None:
-    with pytest.raises(ArgumentError, match=f"unrecognized arguments: {option}"):
-        from_command_line(option, "1")
 
 
 WRONG = {
@@ -146,23 +132,18 @@ WRONG = {
     "simulation.pattern_size": [None, 7, 0],
     "simulation.nphotons": [None, 0, "measured"],
 }
-CASES = [(key, value) for key, values in WRONG.items() for value in values]
 
 
-@pytest.mark.parametrize(("key", "value"), CASES)
-def test_wrong_type_or_range_in_a_mapping_is_refused_by_name(key: str, value: Any) -> None:
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_type_or_range_is_refused_by_name(from_yaml: Callable[..., Config], key: str) -> None:
+    """In a mapping, in a YAML file, and on the command line, unless that takes it for text."""
     concern, name = key.split(".")
-    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
-        parse_mapping({concern: {name: value}})
-
-
-@pytest.mark.parametrize(("key", "value"), CASES)
-def test_wrong_type_or_range_in_yaml_is_refused_by_name(
-    from_yaml: Callable[..., Config], key: str, value: Any
-) -> None:
-    concern, name = key.split(".")
-    with pytest.raises((ArgumentError, ConfigError), match=key.replace(".", r"\.")):
-        from_yaml(yaml.safe_dump({concern: {name: value}}))
+    for value in WRONG[key]:
+        told = {concern: {name: value}}
+        with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+            parse_mapping(told)
+        with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+            from_yaml(yaml.safe_dump(told))
 
 
 def test_every_key_is_tried_with_a_wrong_value() -> None:
@@ -180,9 +161,8 @@ def test_every_key_is_tried_with_a_wrong_value() -> None:
 def test_concern_that_is_no_mapping_is_refused_by_name(
     from_yaml: Callable[..., Config], concern: str, value: Any
 ) -> None:
-    with pytest.raises((ArgumentError, ConfigError), match=concern) as refused:
+    with pytest.raises(ConfigError, match=concern):
         from_yaml(yaml.safe_dump({concern: value}))
-    assert "functools" not in str(refused.value)
     with pytest.raises(ConfigError, match=concern):
         parse_mapping({concern: value})
 
@@ -196,7 +176,7 @@ def test_patterns_of_one_product_are_not_those_of_several() -> None:
 
 @pytest.mark.parametrize("content", [[1], "x", None, 3])
 def test_mapping_that_is_none_is_refused(content: Any) -> None:
-    with pytest.raises(ConfigError, match=f"found {type(content).__name__}, expected a mapping"):
+    with pytest.raises(ConfigError, match=r"config: the configuration is .*, expected a mapping"):
         parse_mapping(content)
 
 
@@ -204,12 +184,55 @@ def test_mapping_that_is_none_is_refused(content: Any) -> None:
 def test_file_that_is_no_yaml_mapping_is_refused(
     from_yaml: Callable[..., Config], text: str
 ) -> None:
-    with pytest.raises(ArgumentError, match="config"):
+    with pytest.raises(ConfigError, match="config"):
         from_yaml(text)
 
 
+@pytest.mark.parametrize(
+    ("option", "near"),
+    [
+        ("--data.pathh=x", "; did you mean --data.path?"),
+        ("--train.epoch", "; did you mean --train.epochs?"),
+        ("--dato.path", "; did you mean --data.path?"),
+        ("--train.learning", "; did you mean --train.learning_rate?"),
+        ("--zzz", ""),
+    ],
+)
+def test_unknown_option_is_refused_with_the_nearest_one(option: str, near: str) -> None:
+    with pytest.raises(
+        ConfigError, match=re.escape(f"unrecognized arguments: {option}{near}") + "$"
+    ):
+        from_command_line(option)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--train.run_dir=2026", "2026"),
+        ("--train.run_dir=run #1", "run #1"),
+        ("--train.run_dir=null", "null"),
+        ("--train.resume=null", None),
+        ("--train.resume=[a", "[a"),
+        ("--train.init='x'", "'x'"),
+        ("--train.logger=[csv, mlflow]", ["csv", "mlflow"]),
+        ("--train.seed=7", 7),
+        ("--train.learning_rate=1e-3", 1e-3),
+    ],
+)
+def test_option_is_yaml_where_the_key_takes_it_else_text(option: str, value: object) -> None:
+    name = option.partition("=")[0].removeprefix("--train.")
+    assert getattr(from_command_line(option).train, name) == value
+
+
+def test_option_for_a_key_of_what_is_no_mapping_does_not_hide_it(
+    from_yaml: Callable[..., Config],
+) -> None:
+    with pytest.raises(ConfigError, match="data is 5, expected a mapping of its keys"):
+        from_yaml("data: 5", "--data.group_size=1")
+
+
 def test_missing_file_is_named() -> None:
-    with pytest.raises(ArgumentError, match=r"/no/such/file\.yaml"):
+    with pytest.raises(ConfigError, match=r"/no/such/file\.yaml"):
         from_command_line("--config", "/no/such/file.yaml")
 
 
@@ -229,7 +252,7 @@ def test_python_tags_are_refused_and_not_run(
     if "open" in tag:  # the attack is a live one: a loader that trusts its input runs it
         yaml.unsafe_load(text)["data"]["path"].close()
         witness.unlink()
-    with pytest.raises(ArgumentError, match="python"):
+    with pytest.raises(ConfigError, match="python"):
         from_yaml(text)
     assert not witness.exists()
 
@@ -457,7 +480,7 @@ def test_unusual_config_differs_from_the_defaults_in_every_key_but_the_simulatio
         assert same == (list(OTHER_SAMPLING) if concern == "data" else [])
 
 
-@pytest.mark.parametrize("concern", [*CONCERNS, Config])
+@pytest.mark.parametrize("concern", CONCERNS)
 def test_dataclasses_are_frozen_and_keyword_only(concern: type) -> None:
     first = dataclasses.fields(concern)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -466,27 +489,13 @@ def test_dataclasses_are_frozen_and_keyword_only(concern: type) -> None:
         concern(getattr(concern(), first))
 
 
-@pytest.mark.parametrize("concern", CONCERNS)
-def test_every_key_is_explained(concern: type) -> None:
-    described = {
-        name.strip()
-        for kind in concern.__mro__
-        for line in (kind.__doc__ or "").splitlines()
-        if line.startswith("    ")
-        for name in line.split(",")
-    }
-    assert {field.name for field in dataclasses.fields(concern)} <= described
-
-
 @pytest.mark.parametrize(
     ("name", "global_batch_size"), [("default", 8), ("8gpu", 8 * 8), ("8x8gpu", 8 * 64)]
 )
 def test_configurations_for_many_gpus_are_one_recipe(name: str, global_batch_size: int) -> None:
     configs = Path(__file__).parents[1] / "configs"
-    parser = make_parser("test")
     read = {
-        each: read_config(parser, parser.parse_args([f"--config={configs / each}.yaml"]))
-        for each in ("default", name)
+        each: from_command_line(f"--config={configs / each}.yaml") for each in ("default", name)
     }
     assert read[name].train.global_batch_size == global_batch_size
     same = {
@@ -501,11 +510,8 @@ def test_configurations_for_many_gpus_are_one_recipe(name: str, global_batch_siz
 
 def test_without_a_file_the_recipe_is_that_of_the_default_one() -> None:
     """An installed package has no configs/ beside it."""
-    parser = make_parser("test")
     default = Path(__file__).parents[1] / "configs/default.yaml"
-    assert read_config(parser, parser.parse_args([])) == read_config(
-        parser, parser.parse_args([f"--config={default}"])
-    )
+    assert from_command_line() == from_command_line(f"--config={default}")
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,37 @@
 """`ptycho-evaluate`: compare a reconstruction with a reference."""
 
+from pathlib import Path
+
 from ptycho_dist.command_line import command
-from ptycho_dist.config import Directory, File, make_parser
+from ptycho_dist.config import DataConfig, add_scan_keys, given_scan_keys, make_parser
 
 
 @command
 def main() -> None:
     parser = make_parser("Compare a reconstruction with the object in a scan file.", config=False)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--reconstruction",
-        type=File,
+        type=Path,
         required=True,
+        metavar="FILE",
         help="reconstruction.npz, as ptycho-infer writes it",
     )
-    parser.add_argument(
+    add(
         "--reference",
-        type=File,
+        type=Path,
         required=True,
-        help="scan file with an object: a simulation's truth, say",
+        metavar="SCAN",
+        help="scan file with an object, for instance a simulation's ground truth",
     )
-    parser.add_argument(
-        "--out", type=Directory, required=True, help="directory to write to; made if missing"
-    )
+    add("--out", type=Path, required=True, metavar="DIR", help="directory to write to")
+    add_scan_keys(parser)
     arguments = parser.parse_args()
-    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
+    options = DataConfig.from_mapping(given_scan_keys(arguments))
+    # Imported only now, so that --help and mistakes in the command do not wait for PyTorch.
     from ptycho_dist.inference.evaluate import evaluate
 
-    evaluate(arguments.reconstruction, arguments.reference, arguments.out)
+    evaluate(arguments.reconstruction, arguments.reference, arguments.out, options=options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_dist.command_line import command
-from ptycho_dist.config import File, make_parser, read_config
+from ptycho_dist.config import make_parser, read_config
 from ptycho_dist.data.npz_writer import write_npz_scan
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
 from ptycho_dist.physics.simulation import simulate_scan
@@ -21,17 +21,17 @@ logger = logging.getLogger("ptycho_dist.simulate")
 
 @command
 def main() -> None:
-    """Parse, simulate, write, and say what was written."""
+    """Simulate a scan, write it, and log what was written."""
     parser = make_parser("Simulate a ptychographic scan.")
     parser.add_argument(
         "--out",
-        type=File,
+        type=Path,
         required=True,
         metavar="FILE.npz",
         help="scan file to write; an existing one is replaced",
     )
     arguments = parser.parse_args()
-    settings = read_config(parser, arguments).simulation
+    settings = read_config(arguments).simulation
     out: Path = arguments.out
     if out.suffix != ".npz":
         raise ValueError(f"--out is {str(out)!r}, expected a name that ends in .npz")
@@ -60,7 +60,7 @@ def main() -> None:
     )
     logger.info("%d patterns of %d x %d px, object of %d x %d px", count, size, size, rows, columns)
     logger.info(
-        f"mean photons a pattern: {measured:,.1f} measured, {simulation.nphotons:,.1f} before the "
+        f"mean photons per pattern: {measured:,.1f} measured, {simulation.nphotons:,.1f} without "
         "noise"
     )
     logger.info(

@@ -1,56 +1,36 @@
 """`ptycho-stage`: copy scans to the disk of this node, once and checked."""
 
 import socket
+from pathlib import Path
 
 from ptycho_dist.command_line import command
-from ptycho_dist.config import (
-    DataConfig,
-    Directory,
-    File,
-    Hdf5Config,
-    add_scan_keys,
-    given_scan_keys,
-    make_parser,
-)
+from ptycho_dist.config import DataConfig, add_scan_keys, given_scan_keys, make_parser
 
 
 @command
 def main() -> None:
     parser = make_parser(
-        "Copy scan files to a directory on this node's disk, unless the same content lies there "
+        "Copy scan files to a directory on this node's disk, unless the same content is there "
         "already.",
         config=False,
     )
-    parser.add_argument("scans", type=File, nargs="+", metavar="SCAN", help="scan file")
-    parser.add_argument(
-        "--to",
-        type=Directory,
-        required=True,
-        metavar="DIR",
-        help="directory to copy to; made if missing",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("scans", type=Path, nargs="+", metavar="SCAN", help="scan file")
+    add("--to", type=Path, required=True, metavar="DIR", help="directory to copy to")
+    add(
         "--repack",
         action="store_true",
-        help="write DIR/NAME.npz instead, whose patterns are read in place, one by one",
+        help="write DIR/NAME.npz instead, whose patterns are read in place, one by one; the "
+        "--data.KEY apply to it",
     )
-    parser.add_argument(
-        "--measurement",
-        choices=["amplitude", "counts"],
-        help="to repack a file that does not say what it holds",
-    )
-    add_scan_keys(parser, "read")
+    add_scan_keys(parser)
     arguments = parser.parse_args()
-    given = given_scan_keys(parser, arguments, "read")
-    options = DataConfig(
-        measurement=arguments.measurement, **{**given, "hdf5": Hdf5Config(**given.get("hdf5", {}))}
-    )
-    # Only now: --help, and a mistake in the command, don't wait for PyTorch.
+    options = DataConfig.from_mapping(given_scan_keys(arguments))
+    # Imported only now, so that --help and mistakes in the command do not wait for PyTorch.
     from ptycho_dist.data.staging import stage_scans
 
-    for copy in stage_scans(
-        arguments.scans, arguments.to, repack=options if arguments.repack else None
-    ):
+    repack = options if arguments.repack else None
+    for copy in stage_scans(arguments.scans, arguments.to, repack=repack):
         print(f"{socket.gethostname()}: {copy}")
 
 

@@ -15,8 +15,8 @@ def main() -> None:
         help="show as a table what would make the run fail, and train nothing",
     )
     arguments = parser.parse_args()
-    config = read_config(parser, arguments)
-    # Only now: --help, and a mistake in the command, don't wait for PyTorch and Lightning.
+    config = read_config(arguments)
+    # Imported only now, so that --help and mistakes in the command do not wait for PyTorch.
     if arguments.check:
         from ptycho_dist.preflight.check import check
 

@@ -12,23 +12,32 @@ from typing import Any
 import numpy as np
 
 from ptycho_dist.atomic_file import replacing
+from ptycho_dist.config import DataConfig
 from ptycho_dist.data.readers import read_object
 from ptycho_dist.report.comparison import compare_with_reference
 from ptycho_dist.report.object_figures import draw_comparison
 
 logger = logging.getLogger(__name__)
 
+_NO_OPTIONS = DataConfig()
 _KEYS = ("object", "origin_px", "positions_px", "valid", "illumination")
 
 
-def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> dict[str, Any]:
+def evaluate(
+    reconstruction_path: Path,
+    reference_path: Path,
+    out_dir: Path,
+    *,
+    options: DataConfig = _NO_OPTIONS,
+) -> dict[str, Any]:
     """Compare `reconstruction.npz` with the object in a scan file; write `metrics.json` and
     `comparison.png`.
 
     The ambiguities of ptychography are fitted first: see `compare_with_reference`. The deviance is
     that of the object against all measured patterns. Inference found it with the bundle's photon
     scale and left it in `summary.json` beside the reconstruction; the reference's file need not
-    hold these patterns, and does not hold that scale.
+    hold these patterns, and does not hold that scale. `options` give what the reference's file does
+    not say of itself, such as `data.hdf5.object`.
 
     Raises
     ------
@@ -42,7 +51,7 @@ def evaluate(reconstruction_path: Path, reference_path: Path, out_dir: Path) -> 
         valid=arrays["valid"],
         illumination=arrays["illumination"],
         positions_px=arrays["positions_px"],
-        reference=read_object(reference_path),
+        reference=read_object(reference_path, options=options),
     )
     numbers = {
         "reconstruction": str(reconstruction_path),

@@ -23,7 +23,7 @@ def require_geometry(scan: Scan) -> None:
     options that give what is missing."""
     if scan.geometry is None:
         missing = ", ".join(f"no {name}" for name in scan.missing_geometry)
-        options = " ".join(f"--read.{name} NUMBER" for name in scan.missing_geometry)
+        options = " ".join(f"--data.{name} NUMBER" for name in scan.missing_geometry)
         raise ScanError(
             scan.path,
             "geometry",

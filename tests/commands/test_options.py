@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from ptycho_dist.config import Config, ScanConfig, flat_keys, parse_mapping
+from ptycho_dist.config import Config, ScanConfig, flat_keys, keys, parse_mapping
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -69,26 +69,26 @@ def test_help_explains_each_key_with_unit_and_default(say: Say, name: str) -> No
     expected = flat_keys(Config().to_dict()) if name in WITH_CONFIG else {}
     assert expected.keys() <= found.keys()
     for key, text in found.items():
-        if (
-            key in ("-h", "version", "config", "print_config")
-            or text == "Path to a configuration file."
-        ):
+        if key in ("-h", "version", "config", "print_config"):
             continue
         said = re.fullmatch(r"(.{8,}) \((required.*|(?:type: .*, )?default: .*)\)", text)
         assert said, f"{key}: {text}"
         for ending, unit in UNITS.items():
             assert not key.endswith(ending) or unit in said[1], f"{key}: {text}"
         if key in expected and not isinstance(expected[key], list):
-            default = {None: "null"}.get(expected[key], str(expected[key]))
+            default = str(expected[key])
+            default = {"None": "null", "True": "true", "False": "false"}.get(default, default)
             assert said[2].endswith(f"default: {default}"), f"{key}: {text}"
 
 
-@pytest.mark.parametrize("name", ["infer", "stage"])
-def test_help_explains_how_a_scan_is_read(say: Say, name: str) -> None:
-    read = {
-        key.removeprefix("read.") for key in options(say(name, "--help")) if key.startswith("read.")
-    }
-    assert read >= {field for field in ScanConfig.__dataclass_fields__ if field != "hdf5"}
+@pytest.mark.parametrize("name", ["evaluate", "infer", "stage"])
+def test_commands_on_given_scans_take_the_keys_that_say_how_a_scan_is_read(
+    say: Say, name: str
+) -> None:
+    """The same as training's, and none of those that say which patterns are used."""
+    found = {key for key in options(say(name, "--help")) if key.startswith("data.")}
+    assert found == {key.name for key in keys(ScanConfig)}
+    assert found < {key.name for key in keys(Config)}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -49,7 +49,7 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = Reader(project)
     for command in (
         f"python launch/train.py --data.path {folder}/scan.npz --train.run_dir {folder}/RUN",
-        f"python launch/infer.py --bundle {folder}/RUN/bundle.zip --data {folder}/scan.npz --out "
+        f"python launch/infer.py {folder}/scan.npz --bundle {folder}/RUN/bundle.zip --out "
         f"{folder}/DIR",
     ):
         first.run(

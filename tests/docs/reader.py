@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import torch
 import yaml
 
+from ptycho_dist.config import Parser
 from tests.docs.blocks import ROOT, Code, Command
 
 SMALLER = {
@@ -198,7 +198,7 @@ def _script(words: list[str], folder: Path, output: Path, parse_only: bool) -> N
     os.dup2(descriptor, 2)
     torch.set_num_threads(1)
     if parse_only:
-        for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
+        for parser in (argparse.ArgumentParser, Parser):
             _only_parse(parser)
     sys.argv = list(words)
     sys.path.insert(0, str(Path(words[0]).parent.resolve()))

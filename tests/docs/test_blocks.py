@@ -138,8 +138,7 @@ def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
     for block in blocks(page):
         if block.language == "yaml":
             (tmp_path / "block.yaml").write_text(block.text)
-            parser = make_parser("")
-            read_config(parser, parser.parse_args(["--config", str(tmp_path / "block.yaml")]))
+            read_config(make_parser("").parse_args(["--config", str(tmp_path / "block.yaml")]))
 
 
 @pytest.mark.slow

@@ -69,11 +69,11 @@ def named_options(page: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages())
 def test_options_exist(page: str, options: set[str]) -> None:
-    """`--read.KEY` stands for any key."""
+    """`--data.KEY` stands for any key."""
     unknown = [
         f"{page}:{line} {word}"
         for line, word in named_options(page)
-        if word not in {*options, *OPTIONS_OF_OTHERS, "--read.KEY"}
+        if word not in {*options, *OPTIONS_OF_OTHERS, "--data.KEY"}
     ]
     assert not unknown
 

@@ -306,7 +306,7 @@ def test_missing_geometry_is_named_before_anything_is_computed(
             product=True,
         )
     said = ", ".join(f"no {name}" for name in missing)
-    options = " ".join(f"--read.{name} NUMBER" for name in missing)
+    options = " ".join(f"--data.{name} NUMBER" for name in missing)
     expected = f"the numbers that give a ptychodus product its metres: {options}"
     assert (
         str(caught.value) == f"{tmp_path / 'scan.npz'}: geometry: found {said}, expected {expected}"

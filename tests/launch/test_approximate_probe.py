@@ -50,7 +50,7 @@ def test_gaussian_becomes_a_probe_that_explains_the_scan(
         inferred = launch(
             "infer.py",
             f"--bundle={run_dir / 'bundle.zip'}",
-            f"--data={tmp_path / 'scan.npz'}",
+            tmp_path / "scan.npz",
             f"--out={run_dir / 'out'}",
         )
         assert inferred.returncode == 0, inferred.stdout

@@ -20,13 +20,13 @@ rank = int(os.environ["RANK"])
 """
 
 SLOW_RANK_ZERO_AFTER_MEETING = """
-say = command_line.say
+report = command_line.report
 
-def slowly(*arguments):
+def slowly(*arguments, **options):
     time.sleep(2)  # torchrun looks every 0.1 s whether a rank has gone
-    say(*arguments)
+    report(*arguments, **options)
 
-command_line.say = slowly
+command_line.report = slowly
 
 def main():
     Processes.of_launcher().join()

@@ -39,13 +39,7 @@ def test_cxi_scan_to_bundle_and_reconstruction(launch: Launch, tmp_path: Path) -
     trained = launch("train.py", *arguments)
     assert trained.returncode == 0, trained.stdout
     inferred = launch(
-        "infer.py",
-        "--bundle",
-        tmp_path / "run" / "bundle.zip",
-        "--data",
-        scan,
-        "--out",
-        tmp_path / "out",
+        "infer.py", "--bundle", tmp_path / "run" / "bundle.zip", scan, "--out", tmp_path / "out"
     )
     assert inferred.returncode == 0, inferred.stdout
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_patterns"] == 30
@@ -55,7 +49,7 @@ def test_plain_hdf5_with_a_crop_is_reconstructed_as_it_was_trained(
     launch: Launch, tmp_path: Path
 ) -> None:
     """The bundle's own `data` says how to read the next scan; a product of ptychodus says otherwise
-    with `--read`, and has a reference."""
+    with `--data.KEY`, and has a reference."""
     truth = simulate()
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         detector = np.zeros((30, 30, 40), dtype=np.uint32)
@@ -91,18 +85,16 @@ def test_plain_hdf5_with_a_crop_is_reconstructed_as_it_was_trained(
     trained = launch("train.py", *options, *TRAINING, "--train.run_dir", tmp_path / "run")
     assert trained.returncode == 0, trained.stdout
     bundle = ("--bundle", tmp_path / "run" / "bundle.zip")
-    inferred = launch(
-        "infer.py", *bundle, "--data", tmp_path / "scan.h5", "--out", tmp_path / "out"
-    )
+    inferred = launch("infer.py", *bundle, tmp_path / "scan.h5", "--out", tmp_path / "out")
     assert inferred.returncode == 0, inferred.stdout
 
     product = write_product(tmp_path / "product_para.hdf5", truth)
     write_patterns(tmp_path / "product_dp.hdf5", truth.counts)
-    refused = launch("infer.py", *bundle, "--data", product, "--out", tmp_path / "second")
+    refused = launch("infer.py", *bundle, product, "--out", tmp_path / "second")
     assert refused.returncode == 1
     assert "/y: found no such dataset" in refused.stdout
-    read = ("--read.hdf5.diffraction", "null", "--read.centre_px", "[8, 8]")
-    inferred = launch("infer.py", *bundle, "--data", product, *read, "--out", tmp_path / "second")
+    read = ("--data.hdf5.diffraction", "null", "--data.centre_px", "[8, 8]")
+    inferred = launch("infer.py", *bundle, product, *read, "--out", tmp_path / "second")
     assert inferred.returncode == 0, inferred.stdout
     compared = launch(
         "evaluate.py",

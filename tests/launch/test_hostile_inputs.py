@@ -268,11 +268,11 @@ def is_told(option: str, message: str) -> Row:
 
 
 def infers(make: Make, message: str) -> Row:
-    return Row("infer.py", "bundle.zip", make, ("--bundle={}", "--data=good.npz"), message)
+    return Row("infer.py", "bundle.zip", make, ("--bundle={}", "good.npz"), message)
 
 
 def infers_from(make: Make, message: str, *more: str) -> Row:
-    return Row("infer.py", "scan.npz", make, ("--bundle=good.zip", "--data={}", *more), message)
+    return Row("infer.py", "scan.npz", make, ("--bundle=good.zip", "{}", *more), message)
 
 
 def evaluates(make: Make, message: str) -> Row:
@@ -526,8 +526,8 @@ ROWS: dict[str, Row] = {
             "-1e6": POSITIVE,
             ".nan": POSITIVE,
             ".inf": POSITIVE,
-            "true": "float.*true",
-            "many": "float.*many",
+            "true": "True" + POSITIVE,
+            "many": "'many'" + POSITIVE,
         }.items()
     },
     "more patterns than there are": is_told(
@@ -546,17 +546,21 @@ ROWS: dict[str, Row] = {
     "an unknown key": configures("data: {pathh: x}", "pathh"),
     "an unknown concern": configures("dato: {path: x}", "dato"),
     "a key at the top": configures("epochs: 3", "epochs"),
-    "text for a number": configures("train: {epochs: many}", r"(?s)train\.epochs.*int.*many"),
+    "text for a number": configures(
+        "train: {epochs: many}", "train.epochs is 'many', expected an integer"
+    ),
     "a fraction for a whole number": configures(
-        "train: {epochs: 2.5}", r"(?s)train\.epochs.*int.*2\.5"
+        "train: {epochs: 2.5}", "train.epochs is 2.5, expected an integer"
     ),
     "a boolean for a number": configures(
-        "data: {nphotons: true}", r"(?s)data\.nphotons.*float.*True"
+        "data: {nphotons: true}", "data.nphotons is True" + POSITIVE
     ),
     "nothing for a number": configures(
-        "train: {epochs: null}", r"train\.epochs is None, expected a value"
+        "train: {epochs: null}", "train.epochs is None, expected an integer"
     ),
-    "a mapping for a path": configures("data: {path: {a: 1}}", r"(?s)data\.path.*str.*'a': 1"),
+    "a mapping for a path": configures(
+        "data: {path: {a: 1}}", "data.path is {'a': 1}, expected a list of text, text or null"
+    ),
     "a list for a concern": configures("data: [1, 2]", "data"),
     "aliases that stand for 2^60 strings": configures(
         BOMB + "data: {path: *a59}", r"line 2: found the alias '\*a0', expected YAML without"
@@ -587,8 +591,12 @@ ROWS: dict[str, Row] = {
     "code in a YAML tag on the command line": is_told(
         "--data.nphotons=!!python/object/apply:os.abort []", r"data\.nphotons"
     ),
-    "YAML that is no mapping": configures("- 1\n- 2\n", "(?i)config.*- 1"),
-    "an empty YAML file": configures("", "(?i)unexpected config"),
+    "YAML that is no mapping": configures(
+        "- 1\n- 2\n", "--config FILE: config: the configuration is .*, expected a mapping"
+    ),
+    "an empty YAML file": configures(
+        "", "--config FILE: config: the configuration is None, expected a mapping"
+    ),
     "broken YAML": configures("data: {path: [x", "(?is)config.*line 1"),
     "YAML that is not UTF-8": configures(b"data: {path: \xff\xfe}", "(?i)utf-?8"),
     "no YAML file": Row(
@@ -728,7 +736,7 @@ ROWS: dict[str, Row] = {
     ),
     # Scans for inference
     "NaN for inference": infers_from(
-        pixel(np.nan), "FILE: diffraction: found nan" + NOT_FINITE, "--measurement=amplitude"
+        pixel(np.nan), "FILE: diffraction: found nan" + NOT_FINITE, "--data.measurement=amplitude"
     ),
     "patterns of another size": infers_from(
         scan(
@@ -743,7 +751,7 @@ ROWS: dict[str, Row] = {
         scan(diffraction=np.zeros((37, 16, 16))),
         "all 37 patterns are zero",
         "--normalization=scan",
-        "--measurement=amplitude",
+        "--data.measurement=amplitude",
     ),
     # Reconstructions to evaluate
     "no reconstruction": evaluates(
@@ -857,14 +865,10 @@ ROWS: dict[str, Row] = {
         "FILE",
     ),
     "a file for the directory of a reconstruction": Row(
-        "infer.py", "taken", text("x"), ("--bundle=good.zip", "--data=good.npz", "--out={}"), "FILE"
+        "infer.py", "taken", text("x"), ("--bundle=good.zip", "good.npz", "--out={}"), "FILE"
     ),
     "a directory in a file": Row(
-        "infer.py",
-        "taken",
-        text("x"),
-        ("--bundle=good.zip", "--data=good.npz", "--out={}/below"),
-        "FILE",
+        "infer.py", "taken", text("x"), ("--bundle=good.zip", "good.npz", "--out={}/below"), "FILE"
     ),
     "a file for the directory of a comparison": Row(
         "evaluate.py",
@@ -997,7 +1001,7 @@ def test_one_message_status_1_and_no_result(
 
 def test_good_inputs_pass(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     """The table's rows fail by what is hostile in them, and by nothing else."""
-    assert run_here("infer.py", ["--bundle=good.zip", "--data=good.npz"], monkeypatch) == 0, (
+    assert run_here("infer.py", ["--bundle=good.zip", "good.npz"], monkeypatch) == 0, (
         capfd.readouterr().err
     )
     assert (

@@ -87,10 +87,7 @@ def test_one_scale_everywhere_on_any_number_of_ranks(
         log = (run_dir / "train.log").read_text()
         assert f"nphotons: {nphotons!r} (source: {source})" in log
         inferred = launch(
-            "infer.py",
-            f"--bundle={run_dir / 'bundle.zip'}",
-            f"--data={scan}",
-            f"--out={run_dir / 'out'}",
+            "infer.py", f"--bundle={run_dir / 'bundle.zip'}", scan, f"--out={run_dir / 'out'}"
         )
         assert inferred.returncode == 0, inferred.stdout
         scales |= {
@@ -123,9 +120,7 @@ def test_phase_of_the_reconstruction_shows_the_star(
     assert trained.returncode == 0, trained.stdout
     out = tmp_path / "out"
     assert (
-        launch(
-            "infer.py", f"--bundle={tmp_path / 'bundle.zip'}", f"--data={scan}", f"--out={out}"
-        ).returncode
+        launch("infer.py", f"--bundle={tmp_path / 'bundle.zip'}", scan, f"--out={out}").returncode
         == 0
     )
     evaluated = launch(
@@ -175,7 +170,7 @@ def test_simulated_scan_to_reconstruction(launch: Launch, tmp_path: Path) -> Non
     inferred = launch(
         "infer.py",
         f"--bundle={run_dir / 'bundle.zip'}",
-        f"--data={scan}",
+        scan,
         f"--out={out}",
         "--normalization=scan",
     )

@@ -58,7 +58,7 @@ def test_tiny_job(new_environment: Path, tmp_path: Path) -> None:
     torchrun = ("torchrun", "--standalone", "--nproc_per_node=2")
     assert "world size 2" in run(*torchrun, "-m", "ptycho_dist.commands.train", *TINY, "--check")
     assert "on 2 rank(s)" in run(*torchrun, "--no-python", "ptycho-train", *TINY)
-    run("ptycho-infer", "--bundle=run/bundle.zip", "--data=scan.npz", "--out=out")
+    run("ptycho-infer", "scan.npz", "--bundle=run/bundle.zip", "--out=out")
     run(
         "ptycho-evaluate",
         "--reconstruction=out/reconstruction.npz",
