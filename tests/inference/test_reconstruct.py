@@ -466,14 +466,11 @@ def test_refined_probe_is_kept_and_shown(
 ) -> None:
     monkeypatch.setattr(infer_module, "report_reconstruction", lambda *_, **__: None)
     save_bundle(tmp_path / "bundle.zip", bundle)
-    infer(tmp_path / "bundle.zip", write_scan(), tmp_path / "plain")
-    infer(
-        tmp_path / "bundle.zip",
-        write_scan(),
-        tmp_path / "refined",
-        refine_iterations=3,
-        refine_probe=True,
-    )
+    # another dose than in training: the probe that is kept has the energy (N/2)^2 all the same
+    bright = write_scan(diffraction=1.5 * small_scan_arrays()["diffraction"])
+    paths = (tmp_path / "bundle.zip", bright)
+    infer(*paths, tmp_path / "plain")
+    infer(*paths, tmp_path / "refined", refine_iterations=3, refine_probe=True)
     probes = [
         np.load(tmp_path / name / "reconstruction.npz")["probe"] for name in ("plain", "refined")
     ]
@@ -595,6 +592,10 @@ def test_files_that_inference_leaves(
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["intensity_scale"] == bundle.intensity_scale
     assert summary["num_patterns"] == 37
+    assert {"bundle", "data", "corrections", "probe", "versions"} <= set(summary)
+    assert "refinement" not in summary
+    stages = ["read", "normalize", "network_and_stitching", "photons", "write"]
+    assert list(summary["seconds"]) == stages
     with np.load(tmp_path / "out" / "reconstruction.npz", allow_pickle=False) as arrays:
         assert arrays["object"].dtype == np.complex64
         assert arrays["object"].shape == arrays["valid"].shape == arrays["illumination"].shape

@@ -10,6 +10,7 @@ from scipy import ndimage
 from ptycho_dist.physics import simulated_objects
 from ptycho_dist.report.alignment import fit_phase_ramp, remove_phase_ramp
 from ptycho_dist.report.comparison import compare_with_reference
+from ptycho_dist.report.metrics import structural_similarity
 
 SHAPE = (90, 100)
 # Rounding of complex64 is 6e-8 of a value, and some 1e-6 of the contrast, which is a tenth of the
@@ -111,6 +112,16 @@ def test_unrelated_object_scores_near_zero(positions):
     # The best of 3300 ramps explains about log(3300)/3300 = 0.25 % of the energy, 0.12 % of the
     # error.
     assert 0.99 < result.complex_error <= 1
+
+
+def test_similarity_of_phases_is_relative_to_the_least_of_the_reference(positions):
+    reference = random_object(1)
+    result = compare(
+        (reference + 0.1 * random_object(7)).astype(np.complex64), positions, reference
+    )
+    image, phase = (np.angle(field) for field in (result.aligned, result.reference))
+    expected = structural_similarity(image - phase.min(), phase - phase.min(), np.ptp(phase))
+    assert result.phase.ssim == pytest.approx(expected, abs=ROUNDING)
 
 
 def test_noise_lowers_every_score(positions):
