@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import ptycho_dist.data.readers.npz as npz_reader
 from ptycho_dist.data.pattern_file import PatternFile
 from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.readers.npz import NpzPatterns
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.distributed import FailedTogether, rank
 from tests.conftest import small_scan_arrays
@@ -166,13 +167,13 @@ def test_compressed_and_uncompressed_give_the_same_scan(write_scan: WriteScan) -
 def _read_and_list_temporary_files(path: Path, folder: Path) -> dict[str, Any]:
     tempfile.tempdir = str(folder)
     while_opened: list[list[str]] = []
-    open_patterns = npz_reader._open_patterns
+    open_patterns = NpzPatterns.open
 
     def listing(*arguments: Any) -> PatternFile:
         while_opened.append(sorted(os.listdir(folder)))
         return open_patterns(*arguments)
 
-    npz_reader._open_patterns = listing  # this process ends with the test
+    NpzPatterns.open = listing  # type: ignore[method-assign]  # this process ends with the test
     scan = read_scan(path, "amplitude")
     return {
         "while opened": while_opened,
@@ -218,9 +219,7 @@ def test_no_room_for_the_copy_is_said(
     temporary_folder: Path,
     form: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    monkeypatch.setattr(
-        npz_reader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})
-    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(ScanError, match=r"and 1000 free in .*set TMPDIR"):
         read_scan(
             write_scan(
@@ -773,14 +772,14 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "odd N": (
         saved(diffraction=PATTERNS[:, :15, :15]),
         "diffraction",
-        "shape (37, 15, 15)",
-        "square patterns of an even size",
+        "patterns of 15 x 15",
+        "square ones of an even size",
     ),
     "not square": (
         saved(diffraction=PATTERNS[:, :, :14]),
         "diffraction",
-        "shape (37, 16, 14)",
-        "square patterns",
+        "patterns of 16 x 14",
+        "square ones",
     ),
     "2-d": (saved(diffraction=PATTERNS[0]), "diffraction", "shape (16, 16)", "(n, N, N)"),
     "4-d": (saved(diffraction=PATTERNS[None]), "diffraction", "shape (1, 37, 16, 16)", "(n, N, N)"),
@@ -816,8 +815,8 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     ),
     "coordinates of other lengths": (
         saved(xcoords=np.ones(36)),
-        "xcoords, ycoords",
-        "36 and 37 values",
+        "ycoords, xcoords",
+        "37 and 36 values",
         "as many of one",
     ),
     "fewer positions": (
@@ -829,8 +828,8 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "mask of another size": (
         saved(mask=np.ones((8, 8), bool)),
         "mask",
-        "bool (8, 8)",
-        "bool (16, 16)",
+        "shape (8, 8)",
+        "the detector's, (16, 16)",
     ),
     "mask of other numbers": (
         saved(mask=np.full((16, 16), 2)),
@@ -842,13 +841,13 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
         saved(xcoords=np.ones((37, 1))),
         "xcoords",
         "shape (37, 1)",
-        "one real number a pattern",
+        "one real number per pattern",
     ),
     "complex coordinates": (
         saved(ycoords=np.ones(37, complex)),
         "ycoords",
         "complex128",
-        "one real number a pattern",
+        "one real number per pattern",
     ),
     "NaN position": (
         changed("xcoords", 5, np.nan),
@@ -890,7 +889,7 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
         saved(probeGuess=np.ones((32, 32), complex)),
         "probe",
         "shape (1, 32, 32)",
-        "(modes, 16, 16)",
+        "the patterns' size, 16 x 16",
     ),
     "1-d probe": (
         saved(probeGuess=np.ones(16, complex)),

@@ -131,7 +131,7 @@ def test_plain_file_of_matlab_needs_to_be_told(tmp_path: Path, truth: FarField) 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"ppX": np.ones(3)}, r"ppX, ppY: found 3 and 30 values, expected as many"),
+        ({"ppX": np.ones(3)}, r"ppY, ppX: found 30 and 3 values, expected as many"),
         (
             {"det_pixel_mask": np.full((16, 16), 2)},
             r"det_pixel_mask: found .* values \[2\], expected .* 1 where a pixel counts",

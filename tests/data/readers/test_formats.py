@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_dist.config import DataConfig
+from ptycho_dist.config import DataConfig, Hdf5Config
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import ScanError
@@ -93,12 +93,24 @@ def test_object_is_asked_for_where_there_is_none(tmp_path: Path, truth: FarField
         read_object(write_cxi(tmp_path / "scan.cxi", truth))
 
 
-def test_keys_for_hdf5_are_refused_for_npz(write_scan: WriteScan) -> None:
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"transpose": True}, r"data\.transpose"),
+        (
+            {"hdf5": Hdf5Config(diffraction="dp"), "transpose": False},
+            r"data\.transpose and data\.hdf5",
+        ),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(
+    write_scan: WriteScan, options: dict[str, Any], keys: str
+) -> None:
     with pytest.raises(
         ScanError,
-        match=r"format: found PtychoPINN's NPZ, expected an HDF5 file for data\.transpose",
+        match=rf"format: found NPZ, PtychoPINN's keys, expected another format for {keys},",
     ):
-        read_scan(write_scan(), "amplitude", options=DataConfig(transpose=True))
+        read_scan(write_scan(), "amplitude", options=DataConfig(**options))
 
 
 @pytest.mark.parametrize("seed", range(4))

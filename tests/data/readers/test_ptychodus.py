@@ -276,7 +276,7 @@ def test_npz_product_with_a_pickle_is_refused(tmp_path: Path, truth: FarField) -
     path = write_npz_product(
         tmp_path / "product.npz", truth, KEPT, probe=np.array({"a": 1}, dtype=object)
     )
-    with pytest.raises(ScanError, match=r"product\.npz: file: found no plain arrays"):
+    with pytest.raises(ScanError, match=r"product\.npz: probe: found shape \(\), type object"):
         read_scan(path, options=DataConfig(diffraction="patterns.h5"))
 
 
@@ -287,5 +287,5 @@ def test_npz_product_that_unpacks_to_a_thousandfold_is_refused(
     with np.load(path) as stored:
         arrays = {**stored, "object": np.zeros((1, 3000, 3000), dtype=complex)}
     np.savez_compressed(path, **arrays)
-    with pytest.raises(ScanError, match=r"object\.npy: found 144000128 bytes once unpacked"):
+    with pytest.raises(ScanError, match=r"object: found 144000000 bytes, expected at most"):
         read_scan(path, options=DataConfig(diffraction="patterns.h5"))
