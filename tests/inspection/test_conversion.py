@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ptycho_dist.config import DataConfig, Hdf5Config
-from ptycho_dist.data import hdf5_writer, npz_writer
+from ptycho_dist.data import pieces
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inspection.conversion import convert
@@ -125,8 +125,7 @@ def test_what_is_read_back_is_the_same(
     output: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hdf5_writer, "COPIED_PIXELS", 1500)  # pieces, the last one smaller
-    monkeypatch.setattr(npz_writer, "COPIED_PIXELS", 1500)
+    monkeypatch.setattr(pieces, "COPIED_PIXELS", 1500)  # pieces, the last one smaller
     truth = simulate(modes=2)
     np.save("probe.npy", truth.probe)
     write_patterns(tmp_path / "patterns.h5", truth.counts)

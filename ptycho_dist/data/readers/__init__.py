@@ -23,8 +23,7 @@ from ptycho_dist.data.readers import (
 )
 from ptycho_dist.data.readers.completion import to_scan
 from ptycho_dist.data.readers.content import PackedPatterns, Reader, ScanContent
-from ptycho_dist.data.readers.hdf5_file import Hdf5File, linked_files
-from ptycho_dist.data.readers.pairs import companion
+from ptycho_dist.data.readers.hdf5_file import Hdf5File
 from ptycho_dist.data.scan import Measurement, Patterns, Scan, ScanError, resolve_measurement
 from ptycho_dist.distributed import run_once_a_node, run_together
 
@@ -130,17 +129,6 @@ def format_name(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> str:
     return reader.name if reader else "HDF5 of no known format"
 
 
-def other_files(path: str | Path) -> list[Path]:
-    """Return the files that a scan file can't be read without: the other file of its pair, and what
-    their links lead to."""
-    path = Path(path)
-    beside = companion(path)
-    if beside is None:
-        return linked_files(path)
-    found = [beside.resolve(), *linked_files(path), *linked_files(beside)]
-    return [other for other in dict.fromkeys(found) if other != path.resolve()]
-
-
 def _open_together(diffraction: Patterns | PackedPatterns) -> Patterns:
     """Return the patterns, unpacked once a node where they must be. A collective."""
     packed = diffraction if isinstance(diffraction, PackedPatterns) else None
@@ -167,9 +155,8 @@ def _reader_of(path: Path, options: DataConfig) -> Reader:
 
 
 def _find_reader(path: Path, options: DataConfig) -> Reader | None:
-    if not path.is_file():
-        found = "no such file" if not path.exists() else "not a file"
-        raise ScanError(path, "file", found, "a scan file")
+    if not path.exists():
+        raise ScanError(path, "file", "no such file", "a scan file")
     return next((reader for reader in READERS if reader.recognises(path, options)), None)
 
 
@@ -179,6 +166,8 @@ def _unrecognised(path: Path) -> ScanError:
     if h5py.is_hdf5(path):
         with Hdf5File(path) as file:
             return ScanError(path, "format", f"HDF5 with {file.names()[:12]}", needs)
+    if not path.is_file():
+        return ScanError(path, "file", "not a file", "a scan file")
     with path.open("rb") as stream:
         start = stream.read(8)
     if start.startswith(b"MATLAB"):

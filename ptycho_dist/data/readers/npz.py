@@ -121,6 +121,8 @@ def _unpack(array: NpzArray, source: IO[bytes], target: IO[bytes]) -> None:
 
 
 def _is_zip(path: Path, options: ScanConfig) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as stream:
         return stream.read(2) == b"PK"
 

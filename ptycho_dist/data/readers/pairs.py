@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from ptycho_dist.config import ScanConfig
 from ptycho_dist.data.readers.array_file import split_dataset
-from ptycho_dist.data.readers.hdf5_file import Hdf5File
+from ptycho_dist.data.readers.hdf5_file import Hdf5File, linked_files
 from ptycho_dist.data.readers.hdf5_patterns import Hdf5Patterns, SomePatterns, open_patterns
 from ptycho_dist.data.scan import Patterns, ScanError
 
@@ -29,6 +30,16 @@ def companion(path: Path) -> Path | None:
             beside = path.with_name(path.stem.removesuffix(own) + other + path.suffix)
             return beside if beside.is_file() else None
     return None
+
+
+def other_files(path: Path) -> list[Path]:
+    """Return the files that an HDF5 scan can't be read without: the other file of its pair, and
+    what their links lead to."""
+    if not h5py.is_hdf5(path):
+        return []
+    named = [one for one in (path, companion(path)) if one is not None]
+    found = [other for one in named for other in (one.resolve(), *linked_files(one))]
+    return [other for other in dict.fromkeys(found) if other != path.resolve()]
 
 
 def open_diffraction(path: Path, options: ScanConfig) -> Hdf5Patterns:
