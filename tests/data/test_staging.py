@@ -23,8 +23,7 @@ from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.staging import StagingError, stage_scans
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import require_read, simulate
-from tests.data.readers.test_cxi import DETECTOR, write_cxi
-from tests.data.readers.test_ptychodus import write_patterns
+from tests.data.readers.writers import DETECTOR, write_cxi, write_patterns
 
 CONTENT = bytes(range(256)) * 100
 

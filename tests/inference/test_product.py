@@ -22,7 +22,7 @@ from ptycho_dist.inference.reconstruct import Reconstruction, infer
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, simulate
-from tests.data.readers.test_ptychodus import write_patterns, write_product
+from tests.data.readers.writers import write_patterns, write_product
 
 SIZE = 16
 GEOMETRY = {"energy_eV": 8765.0, "detector_distance_m": 1.9, "detector_pixel_m": 75e-6}

@@ -19,11 +19,17 @@ from ptycho_dist.data.scan import Scan
 from ptycho_dist.inspection.conversion import convert
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, require_read, simulate
-from tests.data.readers.test_cxi import DETECTOR, write_cxi
-from tests.data.readers.test_fold_slice import positions_of
-from tests.data.readers.test_fold_slice import write as write_datasets
-from tests.data.readers.test_ptychodus import KEPT, write_npz_product, write_patterns, write_product
-from tests.data.readers.test_ptyd import write_ptyd
+from tests.data.readers.writers import (
+    DETECTOR,
+    KEPT,
+    positions_of,
+    write_cxi,
+    write_datasets,
+    write_npz_product,
+    write_patterns,
+    write_product,
+    write_ptyd,
+)
 
 WriteScan = Callable[..., Path]
 OUTPUTS = pytest.mark.parametrize("output", ["out.npz", "out.h5", "out.hdf5"])

@@ -19,9 +19,13 @@ from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import FailedTogether, rank
 from tests.data.readers.far_field import FarField, require_read, simulate
-from tests.data.readers.test_cxi import write_cxi
-from tests.data.readers.test_ptychodus import write_npz_product, write_patterns, write_product
-from tests.data.readers.test_ptyd import write_ptyd
+from tests.data.readers.writers import (
+    write_cxi,
+    write_npz_product,
+    write_patterns,
+    write_product,
+    write_ptyd,
+)
 
 OnRanks = Callable[..., list[Any]]
 WriteScan = Callable[..., Path]
