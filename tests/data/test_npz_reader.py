@@ -327,6 +327,7 @@ PROBES = {
     "(1, N, N)": (lambda modes: modes[:1], 1),
     "(P, N, N)": (lambda modes: modes, 3),
     "(P, N, N) Fortran": (np.asfortranarray, 3),
+    "(variations, P, N, N)": (lambda modes: np.stack([modes, modes[::-1]]), 3),
     "complex128": (lambda modes: modes.astype(np.complex128), 3),
 }
 
@@ -893,15 +894,15 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     ),
     "1-d probe": (
         saved(probeGuess=np.ones(16, complex)),
-        "probe",
+        "probeGuess",
         "shape (16,)",
-        "(modes, 16, 16)",
+        "(modes, N, N)",
     ),
-    "4-d probe": (
-        saved(probeGuess=np.ones((1, 2, 16, 16), complex)),
-        "probe",
-        "shape (1, 2, 16, 16)",
-        "(modes, 16, 16)",
+    "5-d probe": (
+        saved(probeGuess=np.ones((1, 1, 2, 16, 16), complex)),
+        "probeGuess",
+        "shape (1, 1, 2, 16, 16)",
+        "(modes, N, N)",
     ),
     "integer probe": (
         saved(probeGuess=np.ones((16, 16), int)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_dist.data.readers.arrays import as_mask, as_modes
+from ptycho_dist.data.readers.arrays import as_complex64, as_mask, modes_first
 from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
 from ptycho_dist.data.readers.npz_file import read_npz_headers
 from ptycho_dist.data.scan import ScanError
@@ -25,13 +25,16 @@ def split_dataset(name: str) -> tuple[Path, str | None]:
 
 def read_probe_file(name: str) -> np.ndarray:
     """Return the probe of `data.probe`: complex64 (modes, N, N)."""
-    probe = as_modes(
-        Path(name),
-        "data.probe",
-        _read_array(name, "data.probe", _PROBE_KEYS, "c", "complex numbers"),
-    )
-    assert probe is not None
-    return probe
+    return as_complex64(_read_probe(name, "data.probe", "c", "complex numbers"))
+
+
+def read_simulation_probe(name: str) -> np.ndarray:
+    """Return the probe of `simulation.probe`: real or complex (modes, N, N), as it is stored."""
+    return _read_probe(name, "simulation.probe", "cf", "real or complex numbers")
+
+
+def _read_probe(name: str, key: str, kinds: str, expected: str) -> np.ndarray:
+    return modes_first(Path(name), key, _read_array(name, key, _PROBE_KEYS, kinds, expected))
 
 
 def read_mask_file(name: str) -> np.ndarray:

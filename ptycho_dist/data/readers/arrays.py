@@ -14,19 +14,22 @@ def as_complex64(array: np.ndarray) -> np.ndarray:
         return array.astype(np.complex64)
 
 
-def as_modes(path: Path, key: str, probe: np.ndarray | None) -> np.ndarray | None:
+def modes_first(path: Path, key: str, probe: np.ndarray) -> np.ndarray:
     """Return a probe (N, N), (N, N, 1), (modes, N, N), or (variations, modes, N, N), whose first
-    variation is the mean probe, as complex64 (modes, N, N)."""
-    if probe is None:
-        return None
+    variation is the mean probe, as (modes, N, N)."""
     if probe.ndim == 3 and probe.shape[2] == 1:
         probe = probe[..., 0]
     if probe.ndim == 4:
         probe = probe[0]
-    if probe.ndim not in (2, 3) or probe.shape[-1] != probe.shape[-2] or probe.dtype.kind != "c":
+    if probe.ndim not in (2, 3) or probe.shape[-1] != probe.shape[-2]:
         found = f"shape {probe.shape} of {probe.dtype}"
         raise ScanError(path, key, found, "a complex probe, (N, N) or (modes, N, N)")
-    return as_complex64(probe.reshape(-1, *probe.shape[-2:]))
+    return probe.reshape(-1, *probe.shape[-2:])
+
+
+def as_modes(path: Path, key: str, probe: np.ndarray | None) -> np.ndarray | None:
+    """Return a probe as complex64 (modes, N, N)."""
+    return None if probe is None else as_complex64(modes_first(path, key, probe))
 
 
 def as_mask(path: Path, key: str, mask: np.ndarray | None) -> np.ndarray | None:

@@ -24,7 +24,7 @@ import numpy as np
 from ptycho_dist.config import ScanConfig
 from ptycho_dist.data.geometry import Geometry
 from ptycho_dist.data.pattern_file import PatternFile, bring_patterns_first
-from ptycho_dist.data.readers.arrays import as_complex64, as_mask, as_positions
+from ptycho_dist.data.readers.arrays import as_complex64, as_mask, as_modes, as_positions
 from ptycho_dist.data.readers.content import PackedPatterns, Reader, ScanContent
 from ptycho_dist.data.readers.npz_file import NpzArray, read_npz_headers
 from ptycho_dist.data.scan import ScanError
@@ -152,7 +152,11 @@ def _read(path: Path, options: ScanConfig) -> ScanContent:
         positions_px=as_positions(path, "ycoords, xcoords", rows, columns),
         object_pixel_of=patterns.shape[1] if patterns.shape[1] == patterns.shape[2] else None,
         # where data.probe replaces the file's own, the file needs none
-        probe=_probe(_require(path, arrays, "probeGuess"), largest_bytes)
+        probe=as_modes(
+            path,
+            "probeGuess",
+            _require(path, arrays, "probeGuess").read("cf", largest_bytes, "complex numbers"),
+        )
         if options.probe is None
         else None,
         object_guess=_object(arrays["objectGuess"]) if "objectGuess" in arrays else None,
@@ -189,13 +193,6 @@ def _fingerprint(arrays: dict[str, NpzArray]) -> str:
         (key, array.info.file_size, array.info.CRC) for key, array in sorted(arrays.items())
     ]
     return hashlib.sha256(repr(checksums).encode()).hexdigest()
-
-
-def _probe(array: NpzArray, largest_bytes: int) -> np.ndarray:
-    probe = as_complex64(array.read("cf", largest_bytes, "complex numbers"))
-    if probe.ndim == 3 and probe.shape[2] == 1:
-        probe = probe[..., 0]
-    return probe[None] if probe.ndim == 2 else probe
 
 
 def _object(array: NpzArray) -> np.ndarray:
