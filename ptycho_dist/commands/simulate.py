@@ -38,11 +38,11 @@ def main() -> None:
 
     start = time.monotonic()
     probe: str | np.ndarray = settings.probe
-    if probe not in DRAWN_PROBES:
+    if settings.probe not in DRAWN_PROBES:
         # Only now: this imports PyTorch.
         from ptycho_dist.data.readers.array_file import read_simulation_probe
 
-        probe = read_simulation_probe(probe)
+        probe = read_simulation_probe(settings.probe)
     simulation = simulate_scan(
         **{**dataclasses.asdict(settings), "probe": probe}, report_progress=Progress("simulating")
     )

@@ -30,6 +30,10 @@ def read_probe_file(name: str) -> np.ndarray:
 
 def read_simulation_probe(name: str) -> np.ndarray:
     """Return the probe of `simulation.probe`: real or complex (modes, N, N), as it is stored."""
+    if not split_dataset(name)[0].is_file():
+        raise ValueError(
+            f"probe: {name!r} is neither 'disk' nor 'defocused' nor a file that exists"
+        )
     return _read_probe(name, "simulation.probe", "cf", "real or complex numbers")
 
 

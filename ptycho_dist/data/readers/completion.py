@@ -14,7 +14,7 @@ from ptycho_dist.data.geometry import Geometry
 from ptycho_dist.data.readers.array_file import read_mask_file, read_probe_file
 from ptycho_dist.data.readers.content import ScanContent
 from ptycho_dist.data.readers.hdf5_patterns import window_of
-from ptycho_dist.data.scan import Patterns, Scan, ScanError
+from ptycho_dist.data.scan import Patterns, Scan
 from ptycho_dist.distributed import rank
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,7 @@ def to_scan(content: ScanContent, patterns: Patterns, options: ScanConfig) -> Sc
         origin_m=origin_m,
     )
     if sample is not None and rank() == 0:
-        _log(scan)
-        _warn_of(scan, sample)
+        _log(scan, sample)
     return scan
 
 
@@ -92,21 +91,16 @@ def _window(content: ScanContent, options: ScanConfig) -> tuple[slice, slice]:
     in_file = content.centre_px
     if options.crop is None:
         if options.centre_px is not None:
-            raise ScanError(content.path, "data.centre_px", options.centre_px, "data.crop with it")
+            raise content.refused("data.centre_px", options.centre_px, "data.crop with it")
         if num_rows != num_columns or num_rows % 2:
-            raise ScanError(
-                content.path,
+            raise content.refused(
                 content.key,
                 f"patterns of {num_rows} x {num_columns}",
                 "square ones of an even size: --data.crop N takes N x N pixels, --data.centre_px "
                 "'[row, column]' gives their centre",
             )
-        if (
-            in_file is not None
-            and max(abs(a - b) for a, b in zip(in_file, middle, strict=True)) > 0.5
-        ):
-            raise ScanError(
-                content.path,
+        if in_file is not None and np.abs(np.subtract(in_file, middle)).max() > 0.5:
+            raise content.refused(
                 "centre",
                 f"the direct beam at {in_file}",
                 f"it at {middle}: --data.crop N takes N x N pixels about the beam",
@@ -122,7 +116,7 @@ def _window(content: ScanContent, options: ScanConfig) -> tuple[slice, slice]:
             f"{options.crop} x {options.crop} about {centre} of a detector of {num_rows} x "
             f"{num_columns}"
         )
-        raise ScanError(content.path, "data.crop", found, "a window that lies on the detector")
+        raise content.refused("data.crop", found, "a window that lies on the detector")
     return rows, columns
 
 
@@ -150,8 +144,7 @@ def _geometry(
             f"no {name} (looked for {content.where.get(name, 'nothing: the format has none')})"
             for name in missing
         )
-        raise ScanError(
-            content.path,
+        raise content.refused(
             "geometry",
             f"positions in metres, but {found}",
             "the numbers that make pixels of them: "
@@ -169,10 +162,10 @@ def _agree_with_own_pixel(content: ScanContent, numbers: dict[str, float | None]
     pixel_m, full_size = content.object_pixel_m, content.full_size
     assert pixel_m is not None
     if not (math.isfinite(pixel_m) and pixel_m > 0):
-        raise ScanError(content.path, "object pixel", pixel_m, "a positive number")
+        raise content.refused("object pixel", pixel_m, "a positive number")
     if full_size is None:
         found = f"a pixel of the object and patterns of {content.diffraction.shape[1:]}"
-        raise ScanError(content.path, content.key, found, "square patterns, which it belongs to")
+        raise content.refused(content.key, found, "square patterns, which it belongs to")
     energy_eV, distance_m = numbers["energy_eV"], numbers["distance_m"]
     if energy_eV is not None and distance_m is not None:
         detector_pixel_m = numbers["detector_pixel_m"]
@@ -188,7 +181,7 @@ def _agree_with_own_pixel(content: ScanContent, numbers: dict[str, float | None]
                 f"{pixel_m:.6g} in the file but {computed_m:.6g} from energy, distance, detector "
                 f"pixel and {full_size} pixels"
             )
-            raise ScanError(content.path, "object pixel", found, "one answer")
+            raise content.refused("object pixel", found, "one answer")
     return pixel_m * full_size
 
 
@@ -198,10 +191,10 @@ def _agreed(content: ScanContent, name: str, configured: float | None) -> float 
     if in_file is None:
         return configured
     if not (math.isfinite(in_file) and in_file > 0):
-        raise ScanError(content.path, content.where.get(name, name), in_file, "a positive number")
+        raise content.refused(content.where.get(name, name), in_file, "a positive number")
     if configured is not None and abs(in_file / configured - 1) > _SAME:
         found = f"{in_file:.6g} in the file but {configured:.6g} in data.{_OPTIONS[name]}"
-        raise ScanError(content.path, name, found, "one answer")
+        raise content.refused(name, found, "one answer")
     return in_file
 
 
@@ -217,10 +210,10 @@ def _positions_px(
     count = content.diffraction.shape[0]
     if positions_m.shape != (count, 2):
         expected = f"{count}, one a pattern of {content.key}"
-        raise ScanError(content.path, "positions", f"{len(positions_m)} positions", expected)
+        raise content.refused("positions", f"{len(positions_m)} positions", expected)
     is_finite = np.isfinite(positions_m).all(axis=1)
     if not is_finite.all():
-        raise ScanError(content.path, "positions", positions_m[~is_finite][0], "finite numbers")
+        raise content.refused("positions", positions_m[~is_finite][0], "finite numbers")
     if content.object_corner_m is not None:
         corner = np.array(content.object_corner_m)
     elif content.object_guess is not None:
@@ -243,9 +236,7 @@ def _probe(content: ScanContent, options: ScanConfig, size: int) -> np.ndarray:
     sizes = " or ".join(f"{one} x {one}" for one in dict.fromkeys((size, full_size)) if one)
     hint = "" if options.crop else "; or --data.crop N"
     where = options.probe or content.where.get("probe", "probe")
-    raise ScanError(
-        content.path, where, f"shape {probe.shape}", f"the patterns' size, {sizes}{hint}"
-    )
+    raise content.refused(where, f"shape {probe.shape}", f"the patterns' size, {sizes}{hint}")
 
 
 def _band_limited(probe: np.ndarray, size: int) -> np.ndarray:
@@ -269,11 +260,8 @@ def _mask(
     window = (rows.stop - rows.start, columns.stop - columns.start)
     whole = content.diffraction.shape[1:]
     counts = np.ones(window, dtype=bool)
-    given = [
-        ("mask", content.mask),
-        ("data.mask", None if options.mask is None else read_mask_file(options.mask)),
-    ]
-    for name, mask in given:
+    configured = None if options.mask is None else read_mask_file(options.mask)
+    for name, mask in (("mask", content.mask), ("data.mask", configured)):
         if mask is None:
             continue
         if mask.shape == whole:
@@ -281,8 +269,7 @@ def _mask(
         elif mask.shape == window:
             counts &= mask
         else:
-            raise ScanError(
-                content.path,
+            raise content.refused(
                 name,
                 f"shape {mask.shape}",
                 f"the detector's, {whole}" + (f", or {window}" if window != whole else ""),
@@ -318,8 +305,7 @@ def _require_marked_pixels_are_masked(
             f"{sample[0, row, column]} at pixel [{row}, {column}] of every pattern looked at, "
             f"and at {is_marked.sum() - 1} others"
         )
-        raise ScanError(
-            content.path,
+        raise content.refused(
             content.key,
             found,
             "counts; say which pixels have none: --data.mask FILE (1 where a pixel counts)",
@@ -347,7 +333,8 @@ def _fingerprint_of_sample(
     return digest.hexdigest()
 
 
-def _log(scan: Scan) -> None:
+def _log(scan: Scan, sample: np.ndarray) -> None:
+    size = scan.pattern_size
     if scan.geometry is not None:
         logger.info(
             "%s: %.6g eV, %.6g m to the detector, its pixels %.6g m: pixels of the object %.6g m",
@@ -355,16 +342,11 @@ def _log(scan: Scan) -> None:
             scan.geometry.energy_eV,
             scan.geometry.distance_m,
             scan.geometry.detector_pixel_m,
-            scan.geometry.object_pixel_m(scan.pattern_size),
+            scan.geometry.object_pixel_m(size),
         )
     if scan.mask is not None:
         num_masked = scan.mask.size - scan.num_counted
         logger.info("%s: mask: %d of %d pixels do not count", scan.path, num_masked, scan.mask.size)
-
-
-def _warn_of(scan: Scan, sample: np.ndarray) -> None:
-    """Warn of what a scan may have and rarely should."""
-    size = scan.pattern_size
     if len(scan.probe) == 0:
         logger.warning(
             "%s: no probe in it and no data.probe: it can be looked at, not trained on", scan.path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_dist.config import ScanConfig
-from ptycho_dist.data.scan import Measurement, Patterns
+from ptycho_dist.data.scan import Measurement, Patterns, ScanError
 
 
 class PackedPatterns:
@@ -94,6 +94,9 @@ class ScanContent:
     nphotons: float | None = None
     fingerprint: str | None = None
     files: tuple[Path, ...] = ()
+
+    def refused(self, key: str, found: object, expected: str) -> ScanError:
+        return ScanError(self.path, key, found, expected)
 
     @property
     def full_size(self) -> int | None:

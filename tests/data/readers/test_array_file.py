@@ -42,11 +42,7 @@ def test_only_a_simulation_takes_real_probes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "arrays", "message"),
     [
-        (
-            "missing.npz",
-            None,
-            r"missing\.npz: simulation\.probe: found no such file, expected a \.npy,",
-        ),
+        ("missing.npz", None, r"missing\.npz' is neither 'disk' nor 'defocused' nor a file that"),
         ("empty.npz", b"", r"empty\.npz: .*not a readable HDF5 file"),
         ("cut.npz", b"PK\x03\x04 and no more", "found not a readable NPZ archive"),
         ("cut.npy", b"\x93NUMPY and no more", r"found not a readable \.npy file"),
@@ -73,5 +69,5 @@ def test_bad_probe_files_are_refused(
         path.write_bytes(arrays)
     elif arrays is not None:
         np.savez(path, **arrays)  # type: ignore[arg-type]
-    with pytest.raises(ScanError, match=message):
+    with pytest.raises(ValueError, match=message):
         read_simulation_probe(str(path))
