@@ -117,7 +117,7 @@ def test_options_that_do_not_apply_are_refused(
         read_scan(write_scan(), "amplitude", options=DataConfig(**options))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_truncated_and_altered_files_are_refused_by_name_or_read(
     tmp_path: Path, truth: FarField, seed: int
 ) -> None:
@@ -126,7 +126,7 @@ def test_truncated_and_altered_files_are_refused_by_name_or_read(
     content = write_cxi(tmp_path / "scan.cxi", truth).read_bytes()
     dice = random.Random(seed)
     broken = tmp_path / "broken.cxi"
-    for attempt in range(40):
+    for attempt in range(32):
         altered = bytearray(content)
         if attempt % 4 == 0:
             altered = altered[: dice.randrange(len(altered))]
