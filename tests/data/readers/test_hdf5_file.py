@@ -144,6 +144,21 @@ def test_virtual_dataset_over_other_files(folder: Path, source: str) -> None:
         assert file.files == (path.resolve(), (folder / source).resolve())
 
 
+def test_sources_of_a_virtual_dataset_count_in_their_order(folder: Path) -> None:
+    """Their sizes enter the fingerprint, which all ranks must agree on."""
+    names = [f"part{number}.h5" for number in (3, 1, 4, 2, 0)]
+    layout = h5py.VirtualLayout(shape=(5, 8, 8), dtype=COUNTS.dtype)
+    for number, name in enumerate(names):
+        with h5py.File(folder / name, "w") as file:
+            file["data"] = COUNTS[:1]
+        layout[number : number + 1] = h5py.VirtualSource(name, "data", shape=(1, 8, 8))
+    with h5py.File(folder / "scan.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    with Hdf5File(folder / "scan.h5") as opened:
+        opened.dataset("data")
+        assert [path.name for path in opened.files] == ["scan.h5", *names]
+
+
 @pytest.mark.parametrize(
     ("source", "key", "message"),
     [
