@@ -35,8 +35,9 @@ import torch
 from ptycho_dist import load_bundle, read_scan, train
 from ptycho_dist.config import SimulationConfig, make_parser, read_config
 from ptycho_dist.data import placement
-from ptycho_dist.data.npz_writer import rewrite_scan, write_npz_scan
+from ptycho_dist.data.npz_writer import write_npz_scan
 from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.scan_writer import write_scan
 from ptycho_dist.inference.alignment import AlignedPatches
 from ptycho_dist.inference.infer import infer
 from ptycho_dist.inference.passes import corrected_object, deviance_of_scan, first_estimate_of_scan
@@ -169,7 +170,7 @@ def tile(bundle: Path, data: Path, num_patterns: int, path: Path) -> Path:
         scan, diffraction=Repeated(scan, num_patterns), positions_px=positions_px, object_guess=None
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    rewrite_scan(tiled, path)
+    write_scan(tiled, path)
     return path
 
 

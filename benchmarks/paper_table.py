@@ -38,7 +38,7 @@ from paper_protocol import (
 from ptycho_dist.bundle import software_versions
 from ptycho_dist.command_line import run
 from ptycho_dist.config import make_parser
-from ptycho_dist.data.readers.npz import read_npz_object
+from ptycho_dist.data.readers import read_object
 from ptycho_dist.inference.infer import infer
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def make_row(
     of_objects, images = [], []
     for seed in TEST_OBJECTS:
         reconstruction = infer(folder / "run/bundle.zip", scans[seed], folder / f"object_{seed}")
-        images.append(compared(reconstruction, read_npz_object(scans[seed])))
+        images.append(compared(reconstruction, read_object(scans[seed])))
         of_objects.append(
             {**scores(*images[-1]), "deviance_per_pixel": reconstruction.summary.deviance_per_pixel}
         )

@@ -12,7 +12,7 @@ import numpy as np
 from ptycho_dist.command_line import command
 from ptycho_dist.config import make_parser, read_config
 from ptycho_dist.data.npz_writer import write_npz_scan
-from ptycho_dist.physics.simulated_probes import beam_diameter_px
+from ptycho_dist.physics.simulated_probes import DRAWN_PROBES, beam_diameter_px
 from ptycho_dist.physics.simulation import simulate_scan
 from ptycho_dist.progress import Progress
 
@@ -37,8 +37,14 @@ def main() -> None:
         raise ValueError(f"--out is {str(out)!r}, expected a name that ends in .npz")
 
     start = time.monotonic()
+    probe: str | np.ndarray = settings.probe
+    if settings.probe not in DRAWN_PROBES:
+        # Only now: this imports PyTorch.
+        from ptycho_dist.data.readers.array_file import read_simulation_probe
+
+        probe = read_simulation_probe(settings.probe)
     simulation = simulate_scan(
-        **dataclasses.asdict(settings), report_progress=Progress("simulating")
+        **{**dataclasses.asdict(settings), "probe": probe}, report_progress=Progress("simulating")
     )
     write_npz_scan(
         out,

@@ -9,6 +9,11 @@ PLANCK_TIMES_LIGHT_EV_M = 6.62607015e-34 * 299_792_458 / 1.602176634e-19
 """h c in eV m, exact in the SI of 2019."""
 
 
+def photon_energy_eV(wavelength_m: float | None) -> float | None:
+    """Return the energy of photons of a wavelength; None where this is not known, or 0."""
+    return PLANCK_TIMES_LIGHT_EV_M / wavelength_m if wavelength_m else None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:
     """A far-field experiment.
@@ -44,8 +49,7 @@ class Geometry:
 
     @property
     def field_of_view_m(self) -> float:
-        """Side of the area that a pattern can tell of: wavelength * distance / detector pixel,
-        whatever the number of pixels."""
+        """Side of the area that a pattern resolves: wavelength * distance / detector pixel."""
         return self.wavelength_m * self.distance_m / self.detector_pixel_m
 
     def object_pixel_m(self, pattern_size: int) -> float:

@@ -1,16 +1,18 @@
 """Write a scan as HDF5, compressed and self-describing, for archives and for other programs::
 
-    /                    attributes: format = "ptycho_dist scan", version = 1, measurement,
-    nphotons, software /diffraction         (n, N, N), in its own type: amplitude or counts, as
-    `measurement` says; zero frequency at [N // 2, N // 2] /positions           (n, 2) float64 as
-    (y, x) = (row, column), units = "px" of the object; origin_m: where (0, 0) lies, metres /probe
-    (modes, N, N) complex64 /mask                (N, N) bool, true where a pixel counts /object
-    (rows, columns) complex64: a reference, on whose pixel [0, 0] the position (0, 0) lies
-    /energy_eV, /distance_m, /detector_pixel_m         one number each, with its unit
+    /                 attributes format = "ptycho_dist scan", version = 1, measurement, nphotons, software
+    /diffraction      (n, N, N) in its own type: amplitude or counts, as `measurement` says;
+                      zero frequency at [N // 2, N // 2]
+    /positions        (n, 2) float64 as (y, x) = (row, column), units = "px" of the object;
+                      origin_m: where (0, 0) lies, metres
+    /probe            (modes, N, N) complex64
+    /mask             (N, N) bool, False at masked pixels
+    /object           (rows, columns) complex64: a reference; its pixel [0, 0] has the position (0, 0)
+    /energy_eV, /distance_m, /detector_pixel_m    one number each, with its unit
 
-What a scan does not have is not there. `read_scan` reads it without options. The names are those of
+What a scan does not have is left out. `read_scan` needs no options. The names are those of
 `data.hdf5`.
-"""
+"""  # noqa: E501  a table
 
 from __future__ import annotations
 
@@ -18,9 +20,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
-from ptycho_dist.data.pieces import COPIED_PIXELS, pieces
+from ptycho_dist.data.pieces import stored_pieces
 from ptycho_dist.data.scan import Scan
 
 FORMAT = "ptycho_dist scan"
@@ -28,20 +28,11 @@ VERSION = 1
 _UNITS = {"energy_eV": "eV", "distance_m": "m", "detector_pixel_m": "m"}
 
 
-def write_hdf5_scan(scan: Scan, path: Path) -> None:
-    """Write a scan that was read; patterns in pieces, in their own type, unlooked at.
-    `readers.own_hdf5` reads it back to the bit.
-
-    Raises
-    ------
-    ScanError
-        The patterns can't be read.
-    OSError
-        The file can't be written.
-    """
+def write_hdf5(scan: Scan, path: Path) -> None:
+    """Write a scan that was read, in pieces, in its own type; `readers.own_hdf5` reads it back to
+    the bit. The patterns are not looked at."""
     import h5py
 
-    shape = scan.diffraction.shape
     with h5py.File(path, "w") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, "measurement": scan.measurement})
         file.attrs["software"] = f"ptycho_dist {version('ptycho_dist')}"
@@ -55,13 +46,13 @@ def write_hdf5_scan(scan: Scan, path: Path) -> None:
             for name, value in asdict(scan.geometry).items():
                 file[name] = value
                 file[name].attrs["units"] = _UNITS[name]
-        if len(scan.probe):
-            file["probe"] = scan.probe
-        for name, array in (("mask", scan.mask), ("object", scan.object_guess)):
+        probe = scan.probe if len(scan.probe) else None
+        for name, array in (("probe", probe), ("mask", scan.mask), ("object", scan.object_guess)):
             if array is not None:
                 file[name] = array
-        # A pattern a chunk: any of them is unpacked alone. Level 1 is nearly as small as 9 on
-        # counts, and several times faster.
+        # One pattern per chunk: each is unpacked alone. Level 1 is nearly as small as 9 on counts,
+        # and several times faster.
+        shape = scan.diffraction.shape
         diffraction = file.create_dataset(
             "diffraction",
             shape,
@@ -71,6 +62,5 @@ def write_hdf5_scan(scan: Scan, path: Path) -> None:
             compression_opts=1,
             shuffle=True,
         )
-        what = f"writing {path.suffix.removeprefix('.')} of {scan.path.name}"
-        for patterns in pieces(np.arange(shape[0]), shape[-1], COPIED_PIXELS, what):
-            diffraction[patterns[0] : patterns[-1] + 1] = scan.diffraction[patterns]
+        for where, patterns in stored_pieces(scan):
+            diffraction[where] = patterns

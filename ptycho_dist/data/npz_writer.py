@@ -1,5 +1,5 @@
-"""Write a scan as PtychoPINN's NPZ, so that its users and ours can exchange files, and patterns can
-be read in place."""
+"""Write PtychoPINN's NPZ, uncompressed: its users and ours exchange files, and patterns are read in
+place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ptycho_dist.atomic_file import replacing
-from ptycho_dist.data.pieces import COPIED_PIXELS, pieces
-from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.pieces import stored_pieces
+from ptycho_dist.data.scan import Scan, ScanError
 
 
 def write_npz_scan(
@@ -29,8 +29,7 @@ def write_npz_scan(
     nphotons: float,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write a simulated scan to one uncompressed `.npz` (which is read in place), whole or not at
-    all.
+    """Write a simulated scan, whole or not at all.
 
     Parameters
     ----------
@@ -47,15 +46,14 @@ def write_npz_scan(
     transmission
         (rows, columns): the object. Stored as complex64 `objectGuess`.
     nphotons
-        Mean photons a pattern; stands in `_metadata` under `physics_parameters`.
+        Mean photons per pattern, in `_metadata` under `physics_parameters`.
     settings
-        What the simulation was told, as JSON can write it; stands in `_metadata` under
-        `simulation`.
+        Settings of the simulation, as JSON can write them, in `_metadata` under `simulation`.
 
     Raises
     ------
     ValueError
-        The arrays don't belong together, hold values that are not finite, or `path` doesn't end in
+        The arrays don't belong together, hold NaN or infinite values, or `path` doesn't end in
         `.npz`.
     OSError
         The file can't be written.
@@ -63,119 +61,78 @@ def write_npz_scan(
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"scan file: {path} ends in {path.suffix!r}, expected .npz")
-    arrays = _arrays(
-        np.asarray(diffraction),
-        np.asarray(positions_px),
-        np.asarray(probe),
-        np.asarray(transmission),
+    stored = np.asarray(transmission).astype(np.complex64)
+    if stored.ndim != 2:
+        raise ScanError(path, "object", f"shape {stored.shape}", "(rows, columns)")
+    modes = np.asarray(probe).astype(np.complex64)
+    amplitude = np.asarray(diffraction).astype(np.float32, copy=False)
+    scan = Scan(
+        path=path,
+        key="diffraction",
+        diffraction=amplitude,
+        measurement="amplitude",
+        positions_px=np.array(positions_px, dtype=np.float64),
+        probe=modes[None] if modes.ndim == 2 else modes,
+        object_guess=stored,
+        nphotons=float(nphotons),
+        fingerprint="",
     )
-    described = {
-        "physics_parameters": {"nphotons": float(nphotons)},
-        "measurement": "amplitude",
-        "software": f"ptycho_dist {version('ptycho_dist')}",
+    for key, array in (("diffraction", amplitude), ("object", stored)):
+        if not np.isfinite(array).all():
+            raise ScanError(path, key, "NaN or infinite values", "finite ones")
+    metadata = {
+        "physics_parameters": {"nphotons": scan.nphotons},
+        "measurement": scan.measurement,
+        "software": _software(),
         "simulation": dict(settings),
     }
-    # A str array, not an object array: that would be a pickle, which no careful reader opens.
-    arrays["_metadata"] = np.array(json.dumps(described, allow_nan=False))
     with replacing(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stub takes any keyword for allow_pickle
+        _write(scan, temporary, json.dumps(metadata, allow_nan=False))
 
 
-def rewrite_scan(scan: Scan, path: Path) -> None:
-    """Write a scan that was read to an NPZ file that needs no unpacking: the patterns uncompressed,
-    one after the other, in their own type.
-
-    They are read and written in pieces, in their order. What they hold is not looked at, so the
-    copy has the faults of the original. What `_metadata` says, `measurement`,
-    `physics_parameters.nphotons`, `geometry` and `origin_m`, is there as far as the scan has it. A
-    scan without a probe has a `probeGuess` of no mode.
-    """
-    shape, dtype = scan.diffraction.shape, scan.diffraction.dtype
-    rows, columns = scan.positions_px.T
-    metadata: dict[str, Any] = {
-        "measurement": scan.measurement,
-        "software": f"ptycho_dist {version('ptycho_dist')}",
-    }
+def write_npz(scan: Scan, path: Path) -> None:
+    """Write a scan that was read, in pieces, in its own type. The patterns are not looked at: the
+    copy has the faults of the original. A scan without a probe has a `probeGuess` of no mode."""
+    metadata: dict[str, Any] = {"measurement": scan.measurement, "software": _software()}
     if scan.nphotons is not None:
         metadata["physics_parameters"] = {"nphotons": scan.nphotons}
     if scan.geometry is not None:
         metadata["geometry"] = asdict(scan.geometry)
     if scan.origin_m is not None:
         metadata["origin_m"] = scan.origin_m
+    _write(scan, path, json.dumps(metadata))
+
+
+def _software() -> str:
+    return f"ptycho_dist {version('ptycho_dist')}"
+
+
+def _write(scan: Scan, path: Path, metadata: str) -> None:
+    rows, columns = scan.positions_px.T
     arrays = {
-        **_coordinates(rows, columns),
-        "probeGuess": scan.probe[0] if len(scan.probe) == 1 else scan.probe,
-        "_metadata": np.array(json.dumps(metadata)),
-    }
-    if scan.object_guess is not None:
-        arrays["objectGuess"] = scan.object_guess
-    if scan.mask is not None:
-        arrays["mask"] = scan.mask
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open("diffraction.npy", "w", force_zip64=True) as stream:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(dtype),
-                "fortran_order": False,
-                "shape": shape,
-            }
-            np.lib.format.write_array_header_1_0(stream, header)
-            for patterns in pieces(
-                np.arange(shape[0]), shape[-1], COPIED_PIXELS, f"rewriting {scan.path.name}"
-            ):
-                stream.write(
-                    np.ascontiguousarray(scan.diffraction[patterns], dtype=dtype).data.cast("B")
-                )
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w") as stream:
-                np.lib.format.write_array(stream, array, allow_pickle=False)
-
-
-def _arrays(
-    diffraction: NDArray, positions_px: NDArray, probe: NDArray, transmission: NDArray
-) -> dict[str, NDArray]:
-    if (
-        diffraction.ndim != 3
-        or diffraction.shape[1] != diffraction.shape[2]
-        or len(diffraction) == 0
-    ):
-        raise ValueError(
-            f"scan file: diffraction has shape {diffraction.shape}, expected (n, N, N) with n of "
-            "at least 1"
-        )
-    count, size = diffraction.shape[:2]
-    if positions_px.shape != (count, 2):
-        raise ValueError(
-            f"scan file: positions have shape {positions_px.shape}, expected ({count}, 2) for "
-            f"{count} patterns"
-        )
-    if probe.ndim not in (2, 3) or probe.shape[-2:] != (size, size) or len(probe) == 0:
-        raise ValueError(
-            f"scan file: probe has shape {probe.shape}, expected ({size}, {size}) or (modes, "
-            f"{size}, {size})"
-        )
-    if transmission.ndim != 2:
-        raise ValueError(
-            f"scan file: object has shape {transmission.shape}, expected (rows, columns)"
-        )
-    arrays = {
-        "diffraction": diffraction.astype(np.float32, copy=False),
-        **_coordinates(*np.array(positions_px.T, dtype=np.float64)),
-        "probeGuess": (probe[0] if probe.shape[:-2] == (1,) else probe).astype(np.complex64),
-        "objectGuess": transmission.astype(np.complex64),
-    }
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"scan file: {name} holds values that are not finite")
-    return arrays
-
-
-def _coordinates(rows: NDArray, columns: NDArray) -> dict[str, NDArray]:
-    # PtychoPINN's files name the planned positions too; here there is one answer, and nothing to
-    # tell apart.
-    return {
         "xcoords": columns,
         "ycoords": rows,
+        # PtychoPINN's planned positions: the same here
         "xcoords_start": columns,
         "ycoords_start": rows,
         "scan_index": np.zeros(len(rows), dtype=np.int64),
+        "probeGuess": scan.probe[0] if len(scan.probe) == 1 else scan.probe,
+        "objectGuess": scan.object_guess,
+        "mask": scan.mask,
+        # text, not an object array: that would be a pickle, which no careful reader opens
+        "_metadata": np.array(metadata),
     }
+    header = {
+        "descr": np.lib.format.dtype_to_descr(scan.diffraction.dtype),
+        "fortran_order": False,
+        "shape": scan.diffraction.shape,
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("diffraction.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for _, patterns in stored_pieces(scan):
+                stream.write(patterns.data.cast("B"))
+        for name, array in arrays.items():
+            if array is not None:
+                with archive.open(f"{name}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)

@@ -1,8 +1,8 @@
-"""Patterns in a file, read when they are asked for.
+"""Patterns in a file, read on request.
 
 Nothing is mapped: the pages of a map that a process has touched count as its memory, and a run
-touches them all. What is read here is the caller's, and is gone with it; the page cache, which all
-processes of a node share, keeps what there is room for.
+touches them all. What is read here belongs to the caller; the page cache, which all processes of a
+node share, keeps what there is room for.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from ptycho_dist.data.scan import ScanError
 from ptycho_dist.progress import Progress
 
 BLOCK_BYTES = 1 << 27
-"""How much is held at a time while patterns are brought into their order."""
+"""Memory in use while patterns are brought into their order."""
 
 
 class PatternFile:
-    """Patterns (n, N, N) that lie one after the other in a file.
-
-    The file stays open, so its name may be taken away.
+    """Patterns (n, N, N) that lie one after the other in a file, which stays open: its name may be
+    removed.
 
     Parameters
     ----------
@@ -32,11 +31,11 @@ class PatternFile:
     offset
         Where the first pattern begins, bytes.
     shape, dtype
-        Of all patterns; of any byte order.
+        Of all patterns; any byte order.
     pixels_transposed
-        Whether the file holds each pattern column after column.
+        True where the file holds each pattern column after column.
     scan_path, key
-        What to name in an error: the scan, and the array in it.
+        For messages: the scan, and the array in it.
     """
 
     def __init__(
@@ -59,13 +58,13 @@ class PatternFile:
         self._key = key
 
     def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
-        """Patterns by number, int64 (k,), in any order and also repeated: (k, N, N). Each is read
-        once, neighbours together.
+        """Return patterns by number, int64 (k,), in any order and also repeated: (k, N, N). Each is
+        read once, neighbours together.
 
         Raises
         ------
         ScanError
-            The file ends too early: it was cut short after it was opened.
+            The file was cut short after it was opened.
         OSError
             It can't be read any more.
         """
@@ -98,11 +97,8 @@ def bring_patterns_first(
     target: IO[bytes],
     what: str,
 ) -> None:
-    """Write an array (rows, columns, n) that lies in a file, C order, to another one as (n, rows,
-    columns).
-
-    Memory is bounded: of so many patterns at a time as fit into `BLOCK_BYTES` the pixels are
-    gathered from all over the file.
+    """Write an array (rows, columns, n) of a file, in C order, to another file as (n, rows,
+    columns). Memory is bounded: as many patterns as fit into `BLOCK_BYTES` are gathered at a time.
 
     Raises
     ------
@@ -126,7 +122,7 @@ def bring_patterns_first(
 
 
 def _read_into(stream: IO[bytes], array: np.ndarray, offset: int) -> bool:
-    """Fill a contiguous array from a place in a file; whether the file reaches so far."""
+    """Fill a contiguous array from a place in a file; return False where the file ends before."""
     target = array.reshape(-1).view(np.uint8).data
     while target:
         try:

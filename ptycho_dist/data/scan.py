@@ -25,7 +25,7 @@ class ScanError(ValueError):
 
 
 class Patterns(Protocol):
-    """Diffraction patterns that are read by number: an array, or what stays in its file."""
+    """Diffraction patterns that are read by number: an array, or patterns that stay in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -34,7 +34,7 @@ class Patterns(Protocol):
     def dtype(self) -> np.dtype: ...
 
     def __getitem__(self, patterns: np.ndarray, /) -> np.ndarray:
-        """The patterns of these numbers, int64 (k,), in any order, repeated or not: (k, rows,
+        """Return patterns by number, int64 (k,), in any order, also repeated: (k, rows,
         columns)."""
         ...
 
@@ -52,7 +52,7 @@ class Scan:
     diffraction
         (n, N, N), any real dtype, usually left on disk; zero frequency at [N // 2, N // 2].
     measurement
-        Whether `diffraction` holds amplitudes (sqrt of counts) or counts.
+        `amplitude` (sqrt of counts) or `counts`: what `diffraction` holds.
     positions_px
         (n, 2) float64 as (y, x) = (row, column): patch centres, pixels of the object grid. A larger
         y lies further down the object.
@@ -62,17 +62,16 @@ class Scan:
     object_guess
         (H, W) complex64 or None: a reference, whose pixel [0, 0] has the position (0, 0).
     nphotons
-        Mean photons a pattern by the file's metadata, or None.
+        Mean photons per pattern by the file's metadata, or None.
     fingerprint
-        Tells this content from another, at little cost: SHA-256 of the checksums that the file
-        holds of its arrays, or of a sample.
+        Distinguishes contents at little cost: SHA-256 of the checksums that the file holds of its
+        arrays, or of a sample.
     mask
-        (N, N) bool, True where a pixel counts, or None: all do. What the others hold is not read.
+        (N, N) bool, False at masked pixels, whose values are not used; or None: none is masked.
     geometry
-        Where the file or the configuration says it, else None: a file may hold pixels alone.
+        None where neither file nor configuration gives it: a file may hold pixels alone.
     missing_geometry
-        Where `geometry` is None, the keys of the configuration that would complete it; of what
-        neither it nor the file says.
+        Where `geometry` is None, the keys of the configuration that would complete it.
     object_pixel_m
         Pixel of the object by which the file's metres became `positions_px`; None where it holds
         pixels.
@@ -97,53 +96,42 @@ class Scan:
     origin_m: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        shape = self.diffraction.shape
-        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or shape[1] < 2:
-            raise ScanError(
-                self.path,
-                self.key,
-                f"shape {shape}",
-                "square patterns of an even size, (n, N, N); data.crop takes a part",
-            )
-        if self.diffraction.dtype.kind not in "fiu":
-            raise ScanError(self.path, self.key, f"type {self.diffraction.dtype}", "real numbers")
-        if shape[0] == 0:
-            raise ScanError(self.path, self.key, "no pattern", "at least one")
-        if self.positions_px.shape != (shape[0], 2):
-            raise ScanError(
-                self.path,
-                "positions",
-                f"{len(self.positions_px)} positions",
-                f"{shape[0]}, one a pattern of {self.key}",
-            )
-        if not np.isfinite(self.positions_px).all():
-            raise ScanError(self.path, "positions", "NaN or infinity", "finite pixels")
-        extent = np.ptp(self.positions_px, axis=0).max()
-        if max(extent, np.abs(self.positions_px).max()) > LARGEST_EXTENT_PX:
-            raise ScanError(
-                self.path,
-                "positions",
-                f"a scan over {extent:.3g} pixels",
-                f"pixels of the object grid, at most {LARGEST_EXTENT_PX}",
-            )
-        if self.probe.ndim != 3 or self.probe.shape[1:] != shape[1:]:
-            raise ScanError(
-                self.path,
-                "probe",
-                f"shape {self.probe.shape}",
-                f"the patterns' size, (modes, {shape[1]}, {shape[2]})",
-            )
-        if not np.isfinite(self.probe).all():
-            raise ScanError(self.path, "probe", "NaN or infinity", "finite values")
-        if len(self.probe) and not np.any(self.probe):
-            raise ScanError(self.path, "probe", "zeros only", "a probe with light in it")
-        if self.mask is not None:
-            if self.mask.shape != shape[1:] or self.mask.dtype != bool:
-                raise ScanError(
-                    self.path, "mask", f"{self.mask.dtype} {self.mask.shape}", f"bool {shape[1:]}"
-                )
-            if not self.mask.any():
-                raise ScanError(self.path, "mask", "no pixel that counts", "some")
+        shape, dtype = self.diffraction.shape, self.diffraction.dtype
+        self._require(
+            len(shape) == 3 and shape[1] == shape[2] and shape[1] % 2 == 0 and shape[1] > 0,
+            self.key,
+            f"shape {shape}",
+            "square patterns of an even size, (n, N, N); data.crop takes a part",
+        )
+        self._require(dtype.kind in "fiu", self.key, f"type {dtype}", "real numbers")
+        self._require(shape[0] > 0, self.key, "no pattern", "at least one")
+        positions, probe, mask = self.positions_px, self.probe, self.mask
+        found, expected = f"{len(positions)} positions", f"{shape[0]}, one a pattern of {self.key}"
+        self._require(positions.shape == (shape[0], 2), "positions", found, expected)
+        self._require(
+            bool(np.isfinite(positions).all()), "positions", "NaN or infinity", "finite pixels"
+        )
+        extent = np.ptp(positions, axis=0).max()
+        self._require(
+            max(extent, np.abs(positions).max()) <= LARGEST_EXTENT_PX,
+            "positions",
+            f"a scan over {extent:.3g} pixels",
+            f"pixels of the object grid, at most {LARGEST_EXTENT_PX}",
+        )
+        expected = f"the patterns' size, (modes, {shape[1]}, {shape[2]})"
+        fits = probe.ndim == 3 and probe.shape[1:] == shape[1:]
+        self._require(fits, "probe", f"shape {probe.shape}", expected)
+        self._require(bool(np.isfinite(probe).all()), "probe", "NaN or infinity", "finite values")
+        is_lit = len(probe) == 0 or bool(np.any(probe))
+        self._require(is_lit, "probe", "zeros only", "a probe with light in it")
+        if mask is not None:
+            fits = mask.shape == shape[1:] and mask.dtype == bool
+            self._require(fits, "mask", f"{mask.dtype} {mask.shape}", f"bool {shape[1:]}")
+            self._require(bool(mask.any()), "mask", "no pixel that counts", "some")
+
+    def _require(self, condition: bool, key: str, found: str, expected: str) -> None:
+        if not condition:
+            raise ScanError(self.path, key, found, expected)
 
     @property
     def num_patterns(self) -> int:
@@ -156,16 +144,16 @@ class Scan:
 
     @property
     def num_bytes(self) -> int:
-        """Of all patterns, as they are stored."""
+        """Size of all patterns as they are stored."""
         return math.prod(self.diffraction.shape) * self.diffraction.dtype.itemsize
 
     @property
     def num_counted(self) -> int:
-        """Pixels of a pattern that count."""
+        """Number of pixels that are not masked."""
         return self.pattern_size**2 if self.mask is None else int(np.count_nonzero(self.mask))
 
     def require_probe(self) -> None:
-        """Raise where there is none: nothing can be trained or reconstructed without."""
+        """Raise ScanError where there is no probe: training and reconstruction need one."""
         if len(self.probe) == 0:
             raise ScanError(
                 self.path,
@@ -175,13 +163,12 @@ class Scan:
             )
 
     def amplitude(self, patterns: np.ndarray) -> np.ndarray:
-        """Measured amplitude X of some patterns, by number: (k, N, N) float32, 0 where the mask
-        says no.
+        """Return the measured amplitude X by number: (k, N, N) float32, 0 at masked pixels.
 
         Raises
         ------
         ScanError
-            A value that counts is NaN, infinite (in float32 too) or negative.
+            An unmasked value is NaN, infinite (in float32 too) or negative.
         """
         measured = self.diffraction[patterns]
         if self.mask is not None:
@@ -205,41 +192,28 @@ class Scan:
 
 
 def stack_masks(scans: Sequence[Scan]) -> np.ndarray | None:
-    """The scans' masks, bool (scans, N, N), or None: no scan has one."""
+    """Return the scans' masks, bool (scans, N, N), or None where no scan has one."""
     if all(scan.mask is None for scan in scans):
         return None
-    return np.stack(
-        [
-            np.ones((scan.pattern_size, scan.pattern_size), dtype=bool)
-            if scan.mask is None
-            else scan.mask
-            for scan in scans
-        ]
-    )
+    size = scans[0].pattern_size
+    no_mask = np.ones((size, size), dtype=bool)
+    return np.stack([no_mask if scan.mask is None else scan.mask for scan in scans])
 
 
 def resolve_measurement(
     path: Path, in_file: object, asked: Measurement | None, default: Measurement | None = None
 ) -> Measurement:
-    """What the diffraction numbers are: the file says it, or the user; never guessed."""
+    """Return what the diffraction array holds, as the file or the user says it; never guessed."""
     if in_file and asked and in_file != asked:
-        raise ScanError(
-            path,
-            "measurement",
-            f"{in_file!r} in the file's metadata but {asked!r} in data.measurement",
-            "one answer",
-        )
+        found = f"{in_file!r} in the file's metadata but {asked!r} in data.measurement"
+        raise ScanError(path, "measurement", found, "one answer")
     measurement = in_file or asked or default
-    if measurement not in ("amplitude", "counts"):
-        found = (
-            repr(measurement)
-            if measurement
-            else "nothing in the file's metadata nor in data.measurement"
-        )
-        raise ScanError(
-            path,
-            "measurement",
-            found,
-            "amplitude (the diffraction array holds sqrt of counts) or counts",
-        )
-    return measurement
+    if measurement == "amplitude" or measurement == "counts":
+        return measurement  # type: ignore[return-value]
+    nothing = "nothing in the file's metadata nor in data.measurement"
+    raise ScanError(
+        path,
+        "measurement",
+        repr(measurement) if measurement else nothing,
+        "amplitude (the diffraction array holds sqrt of counts) or counts",
+    )

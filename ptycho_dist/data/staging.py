@@ -17,9 +17,11 @@ from typing import IO, Any
 
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import DataConfig
-from ptycho_dist.data.npz_writer import rewrite_scan
-from ptycho_dist.data.readers import other_files, read_scan
+from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.readers.array_file import split_dataset
+from ptycho_dist.data.readers.pairs import other_files
 from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.scan_writer import write_scan
 from ptycho_dist.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -35,15 +37,12 @@ class StagingError(ValueError):
 def stage_scans(
     scans: Sequence[Path], directory: Path, *, repack: DataConfig | None = None
 ) -> list[Path]:
-    """Copy scan files into `directory`, unless the same content lies there already; gives their new
-    paths.
+    """Copy scan files into `directory`, unless the same content lies there already; return their
+    new paths.
 
-    The files that an HDF5 scan links to, and the other one of a pair, are copied too, to the same
-    place relative to it.
-
-    A lock keeps a second process or job on the node from writing too: it waits, and then finds the
-    copy. The copy is read back and its SHA-256 compared with that of the bytes that were read from
-    the source.
+    The files that an HDF5 scan links to, and the other one of a pair, are copied to the same place
+    relative to it. A lock makes a second process or job on the node wait, and find the copy. The
+    copy is read back and its SHA-256 compared with that of the bytes read from the source.
 
     Parameters
     ----------
@@ -52,46 +51,61 @@ def stage_scans(
     directory
         Where to; made if missing.
     repack
-        Read the scan with these options, and write `NAME.npz` instead, whose patterns lie
-        uncompressed one after the other: to read one of many that are packed together costs the
-        reading of all of them. What the options say (measurement, window, probe, mask) is then in
-        the file. It is read back too, against the checksums that it was written with.
+        Read the scan with these options and write `NAME.npz` instead, uncompressed and pattern
+        after pattern: reading one of many that are packed together costs the reading of all. What
+        the options say (measurement, window, probe, mask) is then in the file. It is read back
+        against the checksums that it was written with.
 
     Raises
     ------
     ValueError
-        A file is missing, two have the same name, the disk has no room, the source changed
-        meanwhile, or the copy differs; or, to be repacked, it can't be read.
+        A file is missing, two have the same name, a link leads out of the scan's folder, the disk
+        has no room, the source changed meanwhile, or the copy differs; or, to be repacked, it
+        can't be read.
     """
-    others: dict[Path, Path] = {}
     copies = [directory / (f"{scan.stem}.npz" if repack else scan.name) for scan in scans]
     for scan, copy in zip(scans, copies, strict=True):
-        if not scan.is_file():
-            raise StagingError(
-                f"{scan}: found {'no file' if not scan.exists() else 'a directory'}, expected a "
-                "scan file to copy"
-            )
-        if copies.count(copy) > 1:
-            raise StagingError(
-                f"{scan}: found another scan of the same name in the list, expected names that "
-                "can lie in one directory"
-            )
-        if repack and copy.exists() and copy.samefile(scan):
-            raise StagingError(
-                f"{scan}: found that it lies in {directory} itself, expected another directory to "
-                "write to"
-            )
-        if not repack:
-            others |= {
-                other: directory / other.relative_to(scan.resolve().parent)
-                for other in other_files(scan)
-            }
+        _require_stageable(scan, copy, copies, repack=repack is not None)
+    others: dict[Path, Path] = {}
+    if not repack:
+        for scan in scans:
+            others |= _copies_of_other_files(scan, directory)
+    for scan in scans:
+        others.pop(scan.resolve(), None)
     directory.mkdir(parents=True, exist_ok=True)
     for other, copy in others.items():
-        if other not in {scan.resolve() for scan in scans}:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _stage(other, copy, repack=None)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _stage(other, copy, repack=None)
     return [_stage(scan, copy, repack=repack) for scan, copy in zip(scans, copies, strict=True)]
+
+
+def _require_stageable(scan: Path, copy: Path, copies: list[Path], *, repack: bool) -> None:
+    if not scan.is_file():
+        found = "a directory" if scan.exists() else "no file"
+        raise StagingError(f"{scan}: found {found}, expected a scan file to copy")
+    if copies.count(copy) > 1:
+        raise StagingError(
+            f"{scan}: found another scan of the same name in the list, expected names that can lie "
+            "in one directory"
+        )
+    if repack and copy.exists() and copy.samefile(scan):
+        raise StagingError(
+            f"{scan}: found that it lies in {copy.parent} itself, expected another directory to "
+            "write to"
+        )
+
+
+def _copies_of_other_files(scan: Path, directory: Path) -> dict[Path, Path]:
+    """Return where the files go that a scan can't be read without."""
+    folder, copies = scan.resolve().parent, {}
+    for other in other_files(scan):
+        if not other.is_relative_to(folder):
+            raise StagingError(
+                f"{scan}: found a link to {other}, expected links to files in {folder} or below, "
+                "which can be copied along; --repack writes all of the scan to one file"
+            )
+        copies[other] = directory / other.relative_to(folder)
+    return copies
 
 
 def _stage(path: Path, copy: Path, *, repack: DataConfig | None) -> Path:
@@ -105,11 +119,9 @@ def _stage(path: Path, copy: Path, *, repack: DataConfig | None) -> Path:
         wanted = {**source, "repacked": _record_of(path, repack)} if repack else source
         started = time.monotonic()
         if _is_whole(copy, record_path, wanted):
+            seconds = time.monotonic() - started
             logger.info(
-                "%s: found the same content at %s, SHA-256 compared in %.1f s",
-                path,
-                copy,
-                time.monotonic() - started,
+                "%s: found the same content at %s, SHA-256 compared in %.1f s", path, copy, seconds
             )
             return copy
         scan = read_scan(path, options=repack) if repack else None
@@ -125,22 +137,20 @@ def _stage(path: Path, copy: Path, *, repack: DataConfig | None) -> Path:
             size = temporary.stat().st_size
         with replacing(record_path) as temporary:
             temporary.write_text(json.dumps({**wanted, "copy_bytes": size, "sha256": digest}))
-        seconds = time.monotonic() - started
-        how = "repacked" if repack else "copied"
         logger.info(
             "%s: %.1f MB %s to %s and read back in %.1f s, SHA-256 %s",
             path,
             size / 1e6,
-            how,
+            "repacked" if repack else "copied",
             copy,
-            seconds,
+            time.monotonic() - started,
             digest,
         )
     return copy
 
 
 def _copy(path: Path, temporary: Path, copy: Path) -> str:
-    """Copy, and read back; gives the SHA-256."""
+    """Copy, read back, and return the SHA-256."""
     with path.open("rb") as reader, temporary.open("wb") as writer:
         read = _sha256(reader, f"copying {path.name}", path.stat().st_size, writer)
     written = _sha256_of(temporary, copy)
@@ -153,8 +163,8 @@ def _copy(path: Path, temporary: Path, copy: Path) -> str:
 
 
 def _repack(scan: Scan, temporary: Path, copy: Path) -> str:
-    """Write as NPZ, and read back; gives the SHA-256."""
-    rewrite_scan(scan, temporary)
+    """Write as NPZ, read back, and return the SHA-256."""
+    write_scan(scan, temporary)
     try:
         with zipfile.ZipFile(temporary) as archive:
             damaged = archive.testzip()
@@ -169,9 +179,10 @@ def _repack(scan: Scan, temporary: Path, copy: Path) -> str:
 
 
 def _record_of(path: Path, options: DataConfig) -> dict[str, Any]:
-    """The options, and which files those are that they or the scan name; as JSON gives it back."""
+    """Return the options and the identity of all files that they or the scan name, as JSON gives
+    them back."""
     named = [
-        Path(name.partition(":")[0])
+        split_dataset(name)[0]
         for name in (options.probe, options.mask, options.diffraction)
         if name is not None
     ]
@@ -189,20 +200,14 @@ def _identity(path: Path) -> dict[str, Any]:
 
 
 def _is_whole(copy: Path, record_path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the copy is that of this source, and still holds what was written."""
-    if not (copy.is_file() and record_path.is_file()):
-        return False
+    """Return True where the copy is that of this source and still holds what was written."""
     try:
-        record = json.loads(record_path.read_text())
-    except ValueError:
+        record, size = json.loads(record_path.read_text()), copy.stat().st_size
+    except (OSError, ValueError):
         return False
-    if not isinstance(record, dict) or record != {
-        **wanted,
-        "copy_bytes": copy.stat().st_size,
-        "sha256": record.get("sha256"),
-    }:
-        return False
-    return _sha256_of(copy, copy) == record["sha256"]
+    digest = record.get("sha256") if isinstance(record, dict) else None
+    expected = {**wanted, "copy_bytes": size, "sha256": digest}
+    return record == expected and _sha256_of(copy, copy) == digest
 
 
 def _require_room(scan: Path, wanted: int, copy: Path) -> None:
@@ -220,8 +225,7 @@ def _sha256_of(path: Path, copy: Path) -> str:
 
 
 def _sha256(reader: IO[bytes], what: str, total_bytes: int, writer: IO[bytes] | None = None) -> str:
-    """Hash what is read, and write it on where a writer is given; a long pass says how far it
-    is."""
+    """Return the hash of what is read, and write it on where a writer is given."""
     digest = hashlib.sha256()
     progress = Progress(what, "bytes")
     done = 0

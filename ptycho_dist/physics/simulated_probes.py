@@ -1,16 +1,17 @@
-"""Probes for synthetic scans: a disk, a defocused beam, or one from a file. The simulation scales
-them to photons."""
+"""Probes for synthetic scans: a disk, a defocused beam, or a given one.
+
+Their scale is arbitrary here; the simulation sets it in photons.
+"""
 
 from __future__ import annotations
 
 import math
-import zipfile
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfc
 
+DRAWN_PROBES = ("disk", "defocused")
 DISK_EDGE_SIGMA_PX = 1.0
 # Relative to the radius of the lens's aperture: soft enough for faint Fresnel fringes instead of
 # speckle or a long tail.
@@ -22,32 +23,34 @@ FRAME_ENERGY_LIMIT = 5e-3
 
 
 def make_probe(
-    source: str, pattern_size: int, diameter_px: float, defocus_rad: float
+    source: str | NDArray, pattern_size: int, diameter_px: float, defocus_rad: float
 ) -> NDArray[np.complex128]:
     """Return a probe, complex128 (modes, N, N); drawn ones are centred on [N//2, N//2].
 
     Parameters
     ----------
     source
-        `disk`, `defocused`, or a `.npz` file with `probeGuess` or a `.npy` file.
+        `disk`, `defocused`, or a probe (modes, N, N), real or complex.
     pattern_size
         N, pixels.
     diameter_px
         Diameter of the disk at half its amplitude, or of the area that the defocused beam
-        illuminates (see `beam_diameter_px`); a probe from a file has its own.
+        illuminates (see `beam_diameter_px`); a given probe has its own.
     defocus_rad
         Quadratic phase at the edge of the lens's aperture; for `defocused` only.
 
     Raises
     ------
     ValueError
-        The source is unknown or unreadable, or the probe does not fit into N x N pixels.
+        The source is unknown, or the probe does not fit into N x N pixels.
     """
+    if isinstance(source, np.ndarray):
+        return _given_probe(source, pattern_size)
     if source == "disk":
         return disk_probe(pattern_size, diameter_px)[None]
     if source == "defocused":
         return defocused_probe(pattern_size, diameter_px, defocus_rad)[None]
-    return read_probe(source, pattern_size)
+    raise ValueError(f"probe: found {source!r}, expected 'disk' or 'defocused', or an array")
 
 
 def disk_probe(pattern_size: int, diameter_px: float) -> NDArray[np.complex128]:
@@ -92,50 +95,15 @@ def defocused_probe(
     return _contained(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(lens), norm="ortho")), asked)
 
 
-def read_probe(path: str | Path, pattern_size: int) -> NDArray[np.complex128]:
-    """Read a probe (N, N), (N, N, 1) or (modes, N, N) from `probeGuess` of a `.npz`, or a `.npy`.
-
-    Returns
-    -------
-    NDArray
-        complex128 (modes, N, N), with the values of the file.
-
-    Raises
-    ------
-    ValueError
-        The file is missing or unreadable, or its array is no probe of N x N pixels.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"probe: {str(path)!r} is neither 'disk' nor 'defocused' nor a file that exists"
-        )
-    try:
-        with path.open("rb") as stream:
-            content = np.load(stream, allow_pickle=False)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                if "probeGuess" not in content:
-                    raise ValueError(f"it has no probeGuess, only {sorted(content.files)}")
-                content = content["probeGuess"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"probe: cannot read {path} (expected .npz with probeGuess, or .npy): {error}"
-        ) from error
+def _given_probe(probe: NDArray, pattern_size: int) -> NDArray[np.complex128]:
     expected = (pattern_size, pattern_size)
-    probe = content[..., 0] if content.shape == (*expected, 1) else content
-    if (
-        content.dtype.kind not in "fc"
-        or probe.ndim not in (2, 3)
-        or probe.shape[-2:] != expected
-        or probe.shape[0] == 0
-    ):
+    if probe.ndim != 3 or probe.shape[1:] != expected or len(probe) == 0:
         raise ValueError(
-            f"probe: {path} holds {content.dtype} {content.shape}, expected real or complex "
-            f"({pattern_size}, {pattern_size}) or (modes, {pattern_size}, {pattern_size})"
+            f"probe: found shape {probe.shape}, expected (modes, {pattern_size}, {pattern_size})"
         )
     if not np.isfinite(probe).all() or not np.any(probe):
-        raise ValueError(f"probe: {path} holds values that are not finite, or nothing but zeros")
-    return probe.reshape(-1, *expected).astype(np.complex128)
+        raise ValueError("probe: found NaN or infinite values, or nothing but zeros")
+    return probe.astype(np.complex128)
 
 
 def beam_diameter_px(probe: NDArray) -> float:

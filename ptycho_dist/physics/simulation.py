@@ -57,7 +57,7 @@ def simulate_scan(
     object: str,
     amplitude_range: tuple[float, float],
     phase_range_rad: tuple[float, float],
-    probe: str,
+    probe: str | NDArray,
     probe_diameter_px: float,
     probe_defocus_rad: float,
     pattern_size: int,

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import ptycho_dist.data.readers.npz as npz_reader
 from ptycho_dist.data.pattern_file import PatternFile
 from ptycho_dist.data.readers import read_scan
+from ptycho_dist.data.readers.npz import NpzPatterns
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.distributed import FailedTogether, rank
 from tests.conftest import small_scan_arrays
@@ -166,13 +167,13 @@ def test_compressed_and_uncompressed_give_the_same_scan(write_scan: WriteScan) -
 def _read_and_list_temporary_files(path: Path, folder: Path) -> dict[str, Any]:
     tempfile.tempdir = str(folder)
     while_opened: list[list[str]] = []
-    open_patterns = npz_reader._open_patterns
+    open_patterns = NpzPatterns.open
 
     def listing(*arguments: Any) -> PatternFile:
         while_opened.append(sorted(os.listdir(folder)))
         return open_patterns(*arguments)
 
-    npz_reader._open_patterns = listing  # this process ends with the test
+    NpzPatterns.open = listing  # type: ignore[method-assign]  # this process ends with the test
     scan = read_scan(path, "amplitude")
     return {
         "while opened": while_opened,
@@ -218,9 +219,7 @@ def test_no_room_for_the_copy_is_said(
     temporary_folder: Path,
     form: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    monkeypatch.setattr(
-        npz_reader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})
-    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(ScanError, match=r"and 1000 free in .*set TMPDIR"):
         read_scan(
             write_scan(
@@ -328,6 +327,7 @@ PROBES = {
     "(1, N, N)": (lambda modes: modes[:1], 1),
     "(P, N, N)": (lambda modes: modes, 3),
     "(P, N, N) Fortran": (np.asfortranarray, 3),
+    "(variations, P, N, N)": (lambda modes: np.stack([modes, modes[::-1]]), 3),
     "complex128": (lambda modes: modes.astype(np.complex128), 3),
 }
 
@@ -683,15 +683,11 @@ PATTERNS = small_scan_arrays()["diffraction"]
 NOT_JSON = "JSON text"
 NOT_NPZ = "a zip archive as numpy.savez writes it"
 
+# fmt: off
 BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "missing file": (lambda path: None, "file", "no such file", "a scan file"),
     "directory": (Path.mkdir, "file", "not a file", "a scan file"),
-    "empty file": (
-        lambda path: path.write_bytes(b""),
-        "format",
-        "at its beginning",
-        "an NPZ archive (PK) or an HDF5 file",
-    ),
+    "empty file": (lambda path: path.write_bytes(b""), "format", "at its beginning", "an NPZ archive (PK) or an HDF5 file"),
     "text file": (
         lambda path: path.write_text("hello\n" * 99),
         "format",
@@ -707,18 +703,8 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     "truncated": (truncated(0.6), "file", "not a readable NPZ archive", NOT_NPZ),
     "truncated by little": (truncated(0.9999), "file", "not a readable NPZ archive", NOT_NPZ),
     "damaged directory": (damaged_central_directory, "file", "not a readable NPZ archive", NOT_NPZ),
-    "other arrays": (
-        lambda path: np.savez(path, a=np.ones(3)),
-        "file",
-        "['a.npy']",
-        "diffraction, diff3d, xcoords",
-    ),
-    "empty archive": (
-        lambda path: write_members(path, {}),
-        "file",
-        "an archive of []",
-        "diffraction, diff3d, xcoords",
-    ),
+    "other arrays": (lambda path: np.savez(path, a=np.ones(3)), "file", "['a.npy']", "diffraction, diff3d, xcoords"),
+    "empty archive": (lambda path: write_members(path, {}), "file", "an archive of []", "diffraction, diff3d, xcoords"),
     "no diffraction": (
         saved(drop=("diffraction",)),
         "diffraction",
@@ -727,24 +713,14 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
     ),
     "no xcoords": (saved(drop=("xcoords",)), "xcoords", "only the keys ['diffraction'", "this key"),
     "no ycoords": (saved(drop=("ycoords",)), "ycoords", "only the keys ['diffraction'", "this key"),
-    "no probe": (
-        saved(drop=("probeGuess",)),
-        "probeGuess",
-        "only the keys ['diffraction'",
-        "this key",
-    ),
+    "no probe": (saved(drop=("probeGuess",)), "probeGuess", "only the keys ['diffraction'", "this key"),
     "misspelt probe": (
         saved(drop=("probeGuess",), probeguess=PATTERNS[0]),
         "probeGuess",
         "only the keys ['diffraction'",
         "probeGuess",
     ),
-    "no NPY header": (
-        raw(diffraction=b"hello" * 99),
-        "diffraction.npy",
-        "no NPY header",
-        "numpy.savez",
-    ),
+    "no NPY header": (raw(diffraction=b"hello" * 99), "diffraction.npy", "no NPY header", "numpy.savez"),
     "empty member": (raw(diffraction=b""), "diffraction.npy", "no NPY header", "numpy.savez"),
     "header claims more": (
         claims_more,
@@ -758,30 +734,10 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
         f"{PATTERNS.nbytes - 4} bytes",
         f"{PATTERNS.nbytes}, as its header says",
     ),
-    "corrupted patterns": (
-        corrupted_stream("diffraction"),
-        "diffraction",
-        "damaged data",
-        "an intact archive",
-    ),
-    "corrupted object": (
-        corrupted_stream("objectGuess"),
-        "objectGuess",
-        "damaged data",
-        "an intact archive",
-    ),
-    "odd N": (
-        saved(diffraction=PATTERNS[:, :15, :15]),
-        "diffraction",
-        "shape (37, 15, 15)",
-        "square patterns of an even size",
-    ),
-    "not square": (
-        saved(diffraction=PATTERNS[:, :, :14]),
-        "diffraction",
-        "shape (37, 16, 14)",
-        "square patterns",
-    ),
+    "corrupted patterns": (corrupted_stream("diffraction"), "diffraction", "damaged data", "an intact archive"),
+    "corrupted object": (corrupted_stream("objectGuess"), "objectGuess", "damaged data", "an intact archive"),
+    "odd N": (saved(diffraction=PATTERNS[:, :15, :15]), "diffraction", "patterns of 15 x 15", "square ones of an even size"),
+    "not square": (saved(diffraction=PATTERNS[:, :, :14]), "diffraction", "patterns of 16 x 14", "square ones"),
     "2-d": (saved(diffraction=PATTERNS[0]), "diffraction", "shape (16, 16)", "(n, N, N)"),
     "4-d": (saved(diffraction=PATTERNS[None]), "diffraction", "shape (1, 37, 16, 16)", "(n, N, N)"),
     "no pattern": (
@@ -790,177 +746,62 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
         "shape (0, 16, 16)",
         "diffraction patterns",
     ),
-    "objects": (
-        saved(diffraction=PATTERNS.astype(object)),
-        "diffraction",
-        "type object",
-        "real numbers",
-    ),
-    "complex patterns": (
-        saved(diffraction=PATTERNS.astype(complex)),
-        "diffraction",
-        "type complex128",
-        "real numbers",
-    ),
-    "boolean patterns": (
-        saved(diffraction=PATTERNS > 1),
-        "diffraction",
-        "type bool",
-        "real numbers",
-    ),
-    "text patterns": (
-        saved(diffraction=PATTERNS.astype(str)),
-        "diffraction",
-        "type <U",
-        "real numbers",
-    ),
-    "coordinates of other lengths": (
-        saved(xcoords=np.ones(36)),
-        "xcoords, ycoords",
-        "36 and 37 values",
-        "as many of one",
-    ),
+    "objects": (saved(diffraction=PATTERNS.astype(object)), "diffraction", "type object", "real numbers"),
+    "complex patterns": (saved(diffraction=PATTERNS.astype(complex)), "diffraction", "type complex128", "real numbers"),
+    "boolean patterns": (saved(diffraction=PATTERNS > 1), "diffraction", "type bool", "real numbers"),
+    "text patterns": (saved(diffraction=PATTERNS.astype(str)), "diffraction", "type <U", "real numbers"),
+    "coordinates of other lengths": (saved(xcoords=np.ones(36)), "ycoords, xcoords", "37 and 36 values", "as many of one"),
     "fewer positions": (
         saved(xcoords=np.ones(36), ycoords=np.ones(36)),
         "positions",
         "36 positions",
         "37, one a pattern of diffraction",
     ),
-    "mask of another size": (
-        saved(mask=np.ones((8, 8), bool)),
-        "mask",
-        "bool (8, 8)",
-        "bool (16, 16)",
-    ),
-    "mask of other numbers": (
-        saved(mask=np.full((16, 16), 2)),
-        "mask",
-        "values [2]",
-        "1 where a pixel counts",
-    ),
-    "2-d coordinates": (
-        saved(xcoords=np.ones((37, 1))),
-        "xcoords",
-        "shape (37, 1)",
-        "one real number a pattern",
-    ),
-    "complex coordinates": (
-        saved(ycoords=np.ones(37, complex)),
-        "ycoords",
-        "complex128",
-        "one real number a pattern",
-    ),
-    "NaN position": (
-        changed("xcoords", 5, np.nan),
-        "positions",
-        "NaN or infinity",
-        "finite pixels",
-    ),
-    "infinite position": (
-        changed("ycoords", 5, -np.inf),
-        "positions",
-        "NaN or infinity",
-        "finite pixels",
-    ),
-    "positions in nanometres": (
-        changed("xcoords", 5, 4e6),
-        "positions",
-        "a scan over 4e+06 pixels",
-        "pixels of the object grid",
-    ),
-    "positions far away": (
-        saved(xcoords=np.full(37, 1e7)),
-        "positions",
-        "a scan over",
-        "pixels of the object grid",
-    ),
-    "zero probe": (
-        saved(probeGuess=np.zeros((16, 16), complex)),
-        "probe",
-        "zeros only",
-        "a probe with light in it",
-    ),
-    "NaN probe": (
-        changed("probeGuess", (3, 4), np.nan),
-        "probe",
-        "NaN or infinity",
-        "finite values",
-    ),
+    "mask of another size": (saved(mask=np.ones((8, 8), bool)), "mask", "shape (8, 8)", "the detector's, (16, 16)"),
+    "mask of other numbers": (saved(mask=np.full((16, 16), 2)), "mask", "values [2]", "1 where a pixel counts"),
+    "2-d coordinates": (saved(xcoords=np.ones((37, 1))), "xcoords", "shape (37, 1)", "one real number per pattern"),
+    "complex coordinates": (saved(ycoords=np.ones(37, complex)), "ycoords", "complex128", "one real number per pattern"),
+    "NaN position": (changed("xcoords", 5, np.nan), "positions", "NaN or infinity", "finite pixels"),
+    "infinite position": (changed("ycoords", 5, -np.inf), "positions", "NaN or infinity", "finite pixels"),
+    "positions in nanometres": (changed("xcoords", 5, 4e6), "positions", "a scan over 4e+06 pixels", "pixels of the object grid"),
+    "positions far away": (saved(xcoords=np.full(37, 1e7)), "positions", "a scan over", "pixels of the object grid"),
+    "zero probe": (saved(probeGuess=np.zeros((16, 16), complex)), "probe", "zeros only", "a probe with light in it"),
+    "NaN probe": (changed("probeGuess", (3, 4), np.nan), "probe", "NaN or infinity", "finite values"),
     "probe of another size": (
         saved(probeGuess=np.ones((32, 32), complex)),
         "probe",
         "shape (1, 32, 32)",
-        "(modes, 16, 16)",
+        "the patterns' size, 16 x 16",
     ),
-    "1-d probe": (
-        saved(probeGuess=np.ones(16, complex)),
-        "probe",
-        "shape (16,)",
-        "(modes, 16, 16)",
-    ),
-    "4-d probe": (
-        saved(probeGuess=np.ones((1, 2, 16, 16), complex)),
-        "probe",
-        "shape (1, 2, 16, 16)",
-        "(modes, 16, 16)",
-    ),
-    "integer probe": (
-        saved(probeGuess=np.ones((16, 16), int)),
+    "1-d probe": (saved(probeGuess=np.ones(16, complex)), "probeGuess", "shape (16,)", "(modes, N, N)"),
+    "5-d probe": (
+        saved(probeGuess=np.ones((1, 1, 2, 16, 16), complex)),
         "probeGuess",
-        "type int64",
-        "complex numbers",
+        "shape (1, 1, 2, 16, 16)",
+        "(modes, N, N)",
     ),
-    "3-d object": (
-        saved(objectGuess=np.ones((1, 40, 40), complex)),
-        "objectGuess",
-        "shape (1, 40, 40)",
-        "(H, W)",
-    ),
-    "metadata not JSON": (
-        saved(_metadata=np.array("nphotons = 3")),
-        "_metadata",
-        "'nphotons = 3'",
-        NOT_JSON,
-    ),
+    "integer probe": (saved(probeGuess=np.ones((16, 16), int)), "probeGuess", "type int64", "complex numbers"),
+    "3-d object": (saved(objectGuess=np.ones((1, 40, 40), complex)), "objectGuess", "shape (1, 40, 40)", "(H, W)"),
+    "metadata not JSON": (saved(_metadata=np.array("nphotons = 3")), "_metadata", "'nphotons = 3'", NOT_JSON),
     "metadata not UTF-8": (saved(_metadata=np.array(b"\xff\xfe{")), "_metadata", "xff", NOT_JSON),
     "metadata a list": (saved(_metadata=np.array("[1, 2]")), "_metadata", "list", "a JSON object"),
     "metadata a number": (saved(_metadata=np.array(3.0)), "_metadata", "type float64", NOT_JSON),
-    "metadata of two": (
-        saved(_metadata=np.array(["{}", "{}"])),
-        "_metadata",
-        "shape (2,)",
-        "one JSON text",
-    ),
+    "metadata of two": (saved(_metadata=np.array(["{}", "{}"])), "_metadata", "shape (2,)", "one JSON text"),
     "metadata too long": (
         saved(_metadata=np.array("{" + " " * (1 << 20) + "}")),
         "_metadata",
         "bytes",
         "one JSON text of at most 1 MiB",
     ),
-    "metadata a pickled dict": (
-        saved(_metadata=np.array({"a": 1}, dtype=object)),
-        "_metadata",
-        "a pickled object",
-        NOT_JSON,
-    ),
+    "metadata a pickled dict": (saved(_metadata=np.array({"a": 1}, dtype=object)), "_metadata", "a pickled object", NOT_JSON),
     "metadata a broken pickle": (
         raw(_metadata=object_member(b"\x80\x04hello")),
         "_metadata",
         "an object that can't be read",
         NOT_JSON,
     ),
-    "metadata an empty pickle": (
-        raw(_metadata=object_member(b"")),
-        "_metadata",
-        "an object that can't be read",
-        NOT_JSON,
-    ),
-    "broken JSON in a pickle": (
-        raw(_metadata=object_member(pickle.dumps("{'a': 1"))),
-        "_metadata",
-        "{'a': 1",
-        NOT_JSON,
-    ),
+    "metadata an empty pickle": (raw(_metadata=object_member(b"")), "_metadata", "an object that can't be read", NOT_JSON),
+    "broken JSON in a pickle": (raw(_metadata=object_member(pickle.dumps("{'a': 1"))), "_metadata", "{'a': 1", NOT_JSON),
     "parameters no object": (
         saved(**metadata({"physics_parameters": 3})),
         "_metadata physics_parameters",
@@ -968,6 +809,7 @@ BROKEN: dict[str, tuple[Broken, str, str, str]] = {
         "a JSON object",
     ),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize(("broken", "key", "found", "expected"), BROKEN.values(), ids=BROKEN)

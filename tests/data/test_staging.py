@@ -22,6 +22,8 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.staging import StagingError, stage_scans
 from tests.conftest import small_scan_arrays
+from tests.data.readers.far_field import require_read, simulate
+from tests.data.readers.writers import DETECTOR, write_cxi, write_patterns
 
 CONTENT = bytes(range(256)) * 100
 
@@ -186,47 +188,55 @@ def test_processes_that_ask_at_once_get_one_copy(scan: Path, disk: Path) -> None
 
 
 def test_files_that_a_scan_links_to_come_along(tmp_path: Path, disk: Path) -> None:
-    """To the same place beside the copy, where the links find them; what they may not lead to
-    stays."""
+    """To the same place beside the copy, where the links find them."""
     (tmp_path / "experiment" / "raw").mkdir(parents=True)
-    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
-        file["data"] = np.zeros(3)
     layout = h5py.VirtualLayout(shape=(3,), dtype=np.float64)
     layout[:] = h5py.VirtualSource("raw/source.h5", "data", shape=(3,))
-    links = {
-        "linked": h5py.ExternalLink("raw/linked.h5", "/again"),
-        "outside": h5py.ExternalLink("../elsewhere.h5", "/data"),
-    }
     master = tmp_path / "experiment" / "scan_dp.hdf5"
     with h5py.File(master, "w") as file:
         file.create_virtual_dataset("group/virtual", layout)
         file["group/here"] = file["group"]  # a circle
-        for name, link in links.items():
-            file[name] = link
-    for name, content in {
+        file["linked"] = h5py.ExternalLink("raw/linked.h5", "/again")
+        file["gone"] = h5py.ExternalLink("raw/gone.h5", "/data")
+    contents = {
         "raw/source.h5": np.arange(3.0),
-        "raw/linked.h5": None,
+        "raw/linked.h5": h5py.ExternalLink("second.h5", "/data"),
         "raw/second.h5": np.ones(2),
         "scan_para.hdf5": 5,
-    }.items():
+    }
+    for name, content in contents.items():
         with h5py.File(tmp_path / "experiment" / name, "w") as file:
-            if content is not None:
-                file["data"] = content
-            else:
-                file["again"] = h5py.ExternalLink("second.h5", "/data")
+            file["again" if name == "raw/linked.h5" else "data"] = content
     (copy,) = stage_scans([master], disk)
     found = sorted(str(path.relative_to(disk)) for path in disk.rglob("*.h*5"))
-    assert found == [
-        "raw/linked.h5",
-        "raw/second.h5",
-        "raw/source.h5",
-        "scan_dp.hdf5",
-        "scan_para.hdf5",
-    ]
+    assert found == sorted([*contents, "scan_dp.hdf5"])
     shutil.rmtree(tmp_path / "experiment")
     with h5py.File(copy) as file:
         assert file["group/virtual"][()].tolist() == [0, 1, 2]
         assert file["linked"][()].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_link_out_of_the_folder_asks_for_repack(
+    tmp_path: Path, disk: Path, is_absolute: bool
+) -> None:
+    truth = simulate()
+    (tmp_path / "processed").mkdir()
+    (tmp_path / "raw").mkdir()
+    raw = write_patterns(tmp_path / "raw" / "data.h5", truth.counts)
+    master = write_cxi(tmp_path / "processed" / "scan.cxi", truth)
+    with h5py.File(master, "a") as file:
+        del file[f"{DETECTOR}/data"]
+        file[f"{DETECTOR}/data"] = h5py.ExternalLink(
+            str(raw) if is_absolute else "../raw/data.h5", "/dp"
+        )
+    with pytest.raises(
+        StagingError, match=rf"scan\.cxi: found a link to {raw}, expected links .*--repack"
+    ):
+        stage_scans([master], disk)
+    assert not disk.exists()
+    (copy,) = stage_scans([master], disk, repack=DataConfig())
+    require_read(read_scan(copy), truth)
 
 
 # --- Repacked
@@ -271,7 +281,7 @@ def test_scan_is_repacked_in_pieces_of_any_size(
     path = scan_of_any_layout(tmp_path / "scan.npz")
     (whole,) = stage_scans([path], disk, repack=DataConfig())
     for most_pixels in (1, 5 * 16**2):
-        monkeypatch.setattr("ptycho_dist.data.npz_writer.COPIED_PIXELS", most_pixels)
+        monkeypatch.setattr("ptycho_dist.data.pieces.COPIED_PIXELS", most_pixels)
         (copy,) = stage_scans([path], tmp_path / f"pieces of {most_pixels}", repack=DataConfig())
         with np.load(copy) as one, np.load(whole) as other:
             assert all(np.array_equal(one[key], other[key]) for key in other.files)
@@ -328,15 +338,15 @@ def test_what_the_options_say_is_in_the_repacked_scan(tmp_path: Path, disk: Path
 def test_disk_that_changes_what_is_repacked_is_found(
     tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rewrite = staging.rewrite_scan
+    write = staging.write_scan
 
     def rotten(scan: Scan, path: Path) -> None:
-        rewrite(scan, path)
+        write(scan, path)
         with path.open("r+b") as stream:
             stream.seek(2000)
             stream.write(b"rot")
 
-    monkeypatch.setattr(staging, "rewrite_scan", rotten)
+    monkeypatch.setattr(staging, "write_scan", rotten)
     with pytest.raises(
         StagingError, match=r"scan\.npz: found that diffraction\.npy is not what was written"
     ):

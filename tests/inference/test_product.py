@@ -19,7 +19,7 @@ from ptycho_dist.inference.infer import infer
 from ptycho_dist.inference.records import Reconstruction
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, simulate
-from tests.data.readers.test_ptychodus import write_patterns, write_product
+from tests.data.readers.writers import write_patterns, write_product
 from tests.inference.bundles import SIZE, untrained_bundle
 
 GEOMETRY = {"energy_eV": 8765.0, "detector_distance_m": 1.9, "detector_pixel_m": 75e-6}

@@ -13,17 +13,23 @@ import numpy as np
 import pytest
 
 from ptycho_dist.config import DataConfig, Hdf5Config
-from ptycho_dist.data import hdf5_writer, npz_writer
+from ptycho_dist.data import pieces
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.inspection.conversion import convert
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, require_read, simulate
-from tests.data.readers.test_cxi import DETECTOR, write_cxi
-from tests.data.readers.test_fold_slice import positions_of
-from tests.data.readers.test_fold_slice import write as write_datasets
-from tests.data.readers.test_ptychodus import KEPT, write_npz_product, write_patterns, write_product
-from tests.data.readers.test_ptyd import write_ptyd
+from tests.data.readers.writers import (
+    DETECTOR,
+    KEPT,
+    positions_of,
+    write_cxi,
+    write_datasets,
+    write_npz_product,
+    write_patterns,
+    write_product,
+    write_ptyd,
+)
 
 WriteScan = Callable[..., Path]
 OUTPUTS = pytest.mark.parametrize("output", ["out.npz", "out.h5", "out.hdf5"])
@@ -125,8 +131,7 @@ def test_what_is_read_back_is_the_same(
     output: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hdf5_writer, "COPIED_PIXELS", 1500)  # pieces, the last one smaller
-    monkeypatch.setattr(npz_writer, "COPIED_PIXELS", 1500)
+    monkeypatch.setattr(pieces, "COPIED_PIXELS", 1500)  # pieces, the last one smaller
     truth = simulate(modes=2)
     np.save("probe.npy", truth.probe)
     write_patterns(tmp_path / "patterns.h5", truth.counts)

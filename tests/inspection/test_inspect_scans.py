@@ -23,7 +23,7 @@ from ptycho_dist.inspection.inspect_scans import (
 )
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import simulate
-from tests.data.readers.test_cxi import write_cxi
+from tests.data.readers.writers import write_cxi
 
 WriteScan = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

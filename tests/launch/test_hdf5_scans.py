@@ -12,8 +12,7 @@ import h5py
 import numpy as np
 
 from tests.data.readers.far_field import simulate
-from tests.data.readers.test_cxi import write_cxi
-from tests.data.readers.test_ptychodus import write_patterns, write_product
+from tests.data.readers.writers import write_cxi, write_patterns, write_product
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 TRAINING = (

@@ -13,7 +13,6 @@ from ptycho_dist.physics.simulated_probes import (
     defocused_probe,
     disk_probe,
     make_probe,
-    read_probe,
 )
 from ptycho_dist.physics.simulation import (
     canvas_shape,
@@ -584,40 +583,21 @@ def test_beam_diameter_of_a_uniform_disk_is_its_own():
     assert beam_diameter_px(disk_probe(128, 60.0)) == pytest.approx(60.0 - 1.1, abs=0.3)
 
 
-def test_probe_files_keep_their_modes_and_values(tmp_path):
+def test_given_probe_is_taken_as_it_is():
     modes = complex_noise(np.random.default_rng(0), 3, 16, 16).astype(np.complex64)
-    np.savez(tmp_path / "modes.npz", probeGuess=modes, other=np.zeros(2))
-    np.savez(tmp_path / "last_axis.npz", probeGuess=modes[0][..., None])
-    np.save(tmp_path / "one.npy", modes[1])
-    np.testing.assert_array_equal(read_probe(tmp_path / "modes.npz", 16), modes)
-    np.testing.assert_array_equal(read_probe(tmp_path / "last_axis.npz", 16), modes[:1])
-    np.testing.assert_array_equal(make_probe(str(tmp_path / "one.npy"), 16, 5.0, 0.0), modes[1:2])
+    np.testing.assert_array_equal(make_probe(modes, 16, 5.0, 0.0), modes)
 
 
 @pytest.mark.parametrize(
-    ("name", "arrays", "message"),
+    ("probe", "message"),
     [
-        ("missing.npz", None, "missing.npz' is neither 'disk' nor 'defocused' nor a file"),
-        ("empty.npz", b"", "cannot read .*empty.npz"),
-        ("text.npz", b"some text", "cannot read .*text.npz"),
-        ("cut.npz", b"PK\x03\x04 and no more", "cannot read .*cut.npz"),
-        ("other.npz", {"probe": np.ones((16, 16))}, r"no probeGuess, only \['probe'\]"),
-        ("pickled.npz", {"probeGuess": np.array([{"a": 1}])}, "cannot read .*pickled.npz"),
-        (
-            "small.npz",
-            {"probeGuess": np.ones((8, 8))},
-            r"float64 \(8, 8\), expected real or complex \(16, 16\)",
-        ),
-        ("text_array.npz", {"probeGuess": np.full((16, 16), "a")}, "expected real or complex"),
-        ("no_modes.npz", {"probeGuess": np.ones((0, 16, 16))}, r"\(0, 16, 16\), expected"),
-        ("dark.npz", {"probeGuess": np.zeros((16, 16))}, "nothing but zeros"),
+        ("beam.npy", "found 'beam.npy', expected 'disk' or 'defocused'"),
+        (np.ones((1, 8, 8)), r"found shape \(1, 8, 8\), expected \(modes, 16, 16\)"),
+        (np.ones((0, 16, 16)), r"found shape \(0, 16, 16\)"),
+        (np.zeros((1, 16, 16)), "nothing but zeros"),
+        (np.full((1, 16, 16), np.nan), "NaN or infinite"),
     ],
 )
-def test_bad_probe_files_are_refused(tmp_path, name, arrays, message):
-    path = tmp_path / name
-    if isinstance(arrays, bytes):
-        path.write_bytes(arrays)
-    elif arrays is not None:
-        np.savez(path, **arrays)
+def test_given_probe_that_can_not_be_used_is_refused(probe, message):
     with pytest.raises(ValueError, match=message):
-        read_probe(path, 16)
+        make_probe(probe, 16, 5.0, 0.0)

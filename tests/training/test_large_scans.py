@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_dist.data.npz_writer import rewrite_scan
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan
+from ptycho_dist.data.scan_writer import write_scan
 from ptycho_dist.training import report
 from tests.conftest import small_scan_arrays
 from tests.training.test_train import settings, train_one
@@ -64,7 +64,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Pat
         )
         for kind in ("npz", "h5"):
             paths[kind, size] = folder / f"{size >> 20}MB.{kind}"
-        rewrite_scan(scan, paths["npz", size])
+        write_scan(scan, paths["npz", size])
         with h5py.File(paths["h5", size], "w") as file:
             stored = file.create_dataset(
                 "diffraction", shape=(count, N, N), dtype=np.float32, chunks=(1, N, N)

@@ -1,45 +1,42 @@
-"""Scan files, one module a format. What a file is, its content says, not its name."""
+"""Scan files, one module per format. `READERS` is the table: the first row that recognises a file,
+by its content and not its name, reads it. Nothing outside a format's module depends on its
+container."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
 
+import h5py
 import numpy as np
 
-from ptycho_dist.config import DataConfig, ScanConfig
+from ptycho_dist.config import DataConfig
 from ptycho_dist.data.readers import (
     cxi,
     fold_slice,
+    npz,
     own_hdf5,
     plain_hdf5,
     ptycho_vit,
     ptychodus,
     ptyd,
 )
-from ptycho_dist.data.readers.content import ScanContent, to_scan, with_options
+from ptycho_dist.data.readers.completion import to_scan
+from ptycho_dist.data.readers.content import PackedPatterns, Reader, ScanContent
 from ptycho_dist.data.readers.hdf5_file import Hdf5File
-from ptycho_dist.data.readers.npz import read_npz_object, read_npz_scan
-from ptycho_dist.data.scan import Measurement, Scan, ScanError
-from ptycho_dist.distributed import run_together
+from ptycho_dist.data.scan import Measurement, Patterns, Scan, ScanError, resolve_measurement
+from ptycho_dist.distributed import run_once_a_node, run_together
 
-T = TypeVar("T")
-
-
-class _Hdf5Format(NamedTuple):
-    recognises: Callable[[Hdf5File], bool]
-    read: Callable[[Hdf5File, ScanConfig], ScanContent]
-    needs: str
-
-
-_HDF5_FORMATS = (
-    _Hdf5Format(own_hdf5.is_own, own_hdf5.read_own, own_hdf5.NEEDS),
-    _Hdf5Format(cxi.is_cxi, cxi.read_cxi, cxi.NEEDS),
-    _Hdf5Format(ptyd.is_ptyd, ptyd.read_ptyd, ptyd.NEEDS),
-    _Hdf5Format(ptychodus.is_product, ptychodus.read_product, ptychodus.NEEDS),
-    _Hdf5Format(ptycho_vit.is_pair, ptycho_vit.read_pair, ptycho_vit.NEEDS),
-    _Hdf5Format(fold_slice.is_fold_slice, fold_slice.read_fold_slice, fold_slice.NEEDS),
+READERS: tuple[Reader, ...] = (
+    ptychodus.NPZ_READER,
+    npz.READER,
+    plain_hdf5.READER,
+    own_hdf5.READER,
+    cxi.READER,
+    ptyd.READER,
+    ptychodus.READER,
+    ptycho_vit.READER,
+    fold_slice.READER,
 )
 _NO_OPTIONS = DataConfig()
 
@@ -59,14 +56,15 @@ def read_scan(
     path
         The file: PtychoPINN's NPZ, our own HDF5, CXI, ptypy's .ptyd, a ptychodus product, a
         fold_slice or ptycho-vit file or pair, or any HDF5 file whose datasets `options.hdf5` names.
-        docs/file_formats.md tells what is read of each.
+        docs/file_formats.md lists what is read of each.
     measurement
-        Whether the diffraction array holds `amplitude` or `counts`; None: `options.measurement`,
-        else the file or its format must say it.
+        `amplitude` or `counts`, what the diffraction array holds; None: `options.measurement`, else
+        the file or its format must say it.
     options
-        What the file does not say of itself: geometry, probe, mask, window.
+        What the file does not say: geometry, probe, mask, window.
     default_measurement
-        Taken where nobody says it, e.g. what the scan that a bundle was trained on holds.
+        Used where neither file nor options say it, e.g. that of the scan which a bundle was trained
+        on.
 
     Raises
     ------
@@ -74,27 +72,26 @@ def read_scan(
         The file can't be used. With several ranks, every rank raises `FailedTogether` with the same
         message.
     """
-    path = Path(path)
-    measurement = measurement or options.measurement
-    kind = run_together(lambda: _kind(path))
-    if kind == "npz":
-        scan = read_npz_scan(
-            path, measurement, default_measurement, needs_probe=options.probe is None
+
+    def read_all_but_patterns() -> ScanContent:
+        content = _reader_of(Path(path), options).read(Path(path), options)
+        # before the patterns are unpacked, which may take minutes
+        said = resolve_measurement(
+            content.path,
+            content.measurement,
+            measurement or options.measurement,
+            default_measurement,
         )
-        return run_together(lambda: with_options(scan, options))
-    return run_together(
-        lambda: _intact(
-            path,
-            lambda: to_scan(
-                _content(path, kind, options), options, measurement, default_measurement
-            ),
-        )
-    )
+        return replace(content, measurement=said)
+
+    content = run_together(read_all_but_patterns)
+    patterns = _open_together(content.diffraction)
+    return run_together(lambda: to_scan(content, patterns, options))
 
 
 def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.ndarray:
-    """The object of a scan file, complex64 (H, W): the reference that a reconstruction is compared
-    with.
+    """Return the object of a scan file, complex64 (H, W): the reference that a reconstruction is
+    compared with.
 
     Raises
     ------
@@ -102,10 +99,12 @@ def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.nd
         The file can't be used, or has no object.
     """
     path = Path(path)
-    kind = _kind(path)
-    if kind == "npz":
-        return read_npz_object(path)
-    stored = _intact(path, lambda: _object(path, kind, options))
+    reader = _reader_of(path, options)
+    stored = (
+        reader.read_object(path, options)
+        if reader.read_object
+        else reader.read(path, options).object_guess
+    )
     if stored is None:
         raise ScanError(
             path,
@@ -116,108 +115,65 @@ def read_object(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> np.nd
     return stored
 
 
-def _object(
-    path: Path, kind: Literal["npz product", "hdf5"], options: DataConfig
-) -> np.ndarray | None:
-    if kind == "npz product":
-        return ptychodus.read_npz_product_object(path)
-    with Hdf5File(path) as file:
-        if options.hdf5.diffraction is None and ptychodus.is_product(file):
-            return ptychodus.read_product_object(file)
-    return _content(path, kind, options).object_guess
-
-
 def format_name(path: str | Path, *, options: DataConfig = _NO_OPTIONS) -> str:
-    """What `read_scan` takes a file for.
+    """Return the name of the format that `read_scan` reads a file as.
 
     Raises
     ------
     ScanError
         It is neither NPZ nor HDF5.
     """
-    path = Path(path)
-    kind = _kind(path)
-    if kind != "hdf5":
-        return "NPZ, PtychoPINN's keys" if kind == "npz" else "NPZ, a product of ptychodus"
-    if options.hdf5.diffraction is not None:
-        return "HDF5, datasets named by data.hdf5"
-    known = _intact(path, lambda: _hdf5_format(path))
-    return f"HDF5, {known.needs.partition(':')[0]}" if known else "HDF5 of no known format"
+    reader = _find_reader(Path(path), options)
+    if reader is None and not h5py.is_hdf5(path):
+        raise _unrecognised(Path(path))
+    return reader.name if reader else "HDF5 of no known format"
 
 
-def _hdf5_format(path: Path) -> _Hdf5Format | None:
-    with Hdf5File(path) as file:
-        return next((known for known in _HDF5_FORMATS if known.recognises(file)), None)
-
-
-def other_files(path: str | Path) -> list[Path]:
-    """What a scan file can't be read without: the other file of its pair, and what its links lead
-    to; all in its folder or below."""
-    import h5py
-
-    path = Path(path)
-    if not h5py.is_hdf5(path):
-        return []
-    named = [one for one in (path, ptychodus.companion(path)) if one is not None]
-    found: dict[Path, None] = dict.fromkeys(one.resolve() for one in named)
-    for one in named:
-        with Hdf5File(one) as file:
-            found |= dict.fromkeys(file.linked_files())
-    found.pop(path.resolve())
-    return list(found)
-
-
-def _intact(path: Path, read: Callable[[], T]) -> T:
-    """What h5py raises where the bytes of a file contradict each other, said as any other trouble
-    with a file."""
+def _open_together(diffraction: Patterns | PackedPatterns) -> Patterns:
+    """Return the patterns, unpacked once a node where they must be. A collective."""
+    packed = diffraction if isinstance(diffraction, PackedPatterns) else None
+    copy = run_once_a_node(lambda: packed.copy_in_order() if packed else None)
     try:
-        return read()
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
-        raise ScanError(
-            path, "file", f"HDF5 that can't be read ({error})", "an intact file"
-        ) from error
+        return run_together(lambda: packed.open(copy) if packed else diffraction)  # type: ignore[return-value]
+    finally:
+        run_once_a_node(lambda: copy.unlink() if copy else None)
 
 
-def _kind(path: Path) -> Literal["npz", "npz product", "hdf5"]:
+def _reader_of(path: Path, options: DataConfig) -> Reader:
+    reader = _find_reader(path, options)
+    if reader is None:
+        raise _unrecognised(path)
+    given = {
+        "transpose": options.transpose is not None,
+        "hdf5": options.hdf5.diffraction is not None,
+    }
+    refused = [key for key, is_given in given.items() if is_given and key not in reader.accepts]
+    if refused:
+        keys = " and ".join(f"data.{key}" for key in refused)
+        raise ScanError(path, "format", reader.name, f"another format for {keys}, or no such key")
+    return reader
+
+
+def _find_reader(path: Path, options: DataConfig) -> Reader | None:
+    if not path.exists():
+        raise ScanError(path, "file", "no such file", "a scan file")
+    return next((reader for reader in READERS if reader.recognises(path, options)), None)
+
+
+def _unrecognised(path: Path) -> ScanError:
+    """Return the error for a file that no reader recognises."""
+    needs = f"what one of the formats needs. {'; '.join(reader.needs for reader in READERS)}"
+    if h5py.is_hdf5(path):
+        with Hdf5File(path) as file:
+            return ScanError(path, "format", f"HDF5 with {file.names()[:12]}", needs)
     if not path.is_file():
-        raise ScanError(
-            path, "file", "no such file" if not path.exists() else "not a file", "a scan file"
-        )
+        return ScanError(path, "file", "not a file", "a scan file")
     with path.open("rb") as stream:
         start = stream.read(8)
-    if start.startswith(b"PK"):
-        return "npz product" if ptychodus.is_npz_product(path) else "npz"
-    import h5py
-
-    if h5py.is_hdf5(path):
-        return "hdf5"
     if start.startswith(b"MATLAB"):
-        raise ScanError(
-            path, "format", "a MATLAB file older than 7.3", "HDF5, as MATLAB's save -v7.3 writes it"
-        )
+        expected = "HDF5, as MATLAB's save -v7.3 writes it"
+        return ScanError(path, "format", "a MATLAB file older than 7.3", expected)
     if start.startswith(b"\x89HDF"):
-        raise ScanError(path, "format", "a damaged HDF5 file", "an intact one")
-    raise ScanError(
-        path,
-        "format",
-        f"{start!r} at its beginning",
-        "an NPZ archive (PK) or an HDF5 file (\\x89HDF)",
-    )
-
-
-def _content(path: Path, kind: Literal["npz product", "hdf5"], options: DataConfig) -> ScanContent:
-    if kind == "npz product":
-        return ptychodus.read_npz_product(path, options)
-    with Hdf5File(path) as file:
-        if options.hdf5.diffraction is not None:
-            return plain_hdf5.read_plain_hdf5(file, options)
-        for known in _HDF5_FORMATS:
-            if known.recognises(file):
-                return known.read(file, options)
-        needs = "; ".join([*(known.needs for known in _HDF5_FORMATS), plain_hdf5.NEEDS])
-        raise ScanError(
-            path,
-            "format",
-            f"HDF5 with {file.names()[:12]}",
-            f"what one of the formats needs. {needs}",
-        )
+        return ScanError(path, "format", "a damaged HDF5 file", "an intact one")
+    expected = "an NPZ archive (PK) or an HDF5 file (\\x89HDF)"
+    return ScanError(path, "format", f"{start!r} at its beginning", expected)

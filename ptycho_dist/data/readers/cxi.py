@@ -13,17 +13,12 @@ from __future__ import annotations
 import numpy as np
 
 from ptycho_dist.config import ScanConfig
-from ptycho_dist.data.geometry import PLANCK_TIMES_LIGHT_EV_M
-from ptycho_dist.data.readers.array_file import as_modes
+from ptycho_dist.data.geometry import photon_energy_eV
+from ptycho_dist.data.readers.arrays import as_modes, as_object, object_corner_m
 from ptycho_dist.data.readers.content import ScanContent
-from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
+from ptycho_dist.data.readers.hdf5_file import Hdf5File, hdf5_reader
 from ptycho_dist.data.readers.hdf5_patterns import frame_of_all, open_patterns
-from ptycho_dist.data.readers.ptychodus import flat_object, of_positions, open_diffraction
-
-NEEDS = (
-    "CXI: entry_1 with data_1/data and data_1/translation (or instrument_1/detector_1/data "
-    "and sample_1/geometry_1/translation)"
-)
+from ptycho_dist.data.readers.pairs import open_diffraction, patterns_of_positions
 
 _DETECTOR = "entry_1/instrument_1/detector_1"
 _SOURCE = "entry_1/instrument_1/source_1"
@@ -41,12 +36,11 @@ _LARGEST_ENERGY_J = 1e-12  # 6 MeV: what is larger was not written in joules
 _HAS_SIGNAL = 0x1000  # the one bit of a mask that says nothing bad of its pixel
 
 
-def is_cxi(file: Hdf5File) -> bool:
+def _recognises(file: Hdf5File) -> bool:
     return file.first((*_DATA, *_TRANSLATION)) is not None
 
 
-def read_cxi(file: Hdf5File, options: ScanConfig) -> ScanContent:
-    """Read `entry_1`."""
+def _read(file: Hdf5File, options: ScanConfig) -> ScanContent:
     data_key = file.first(_DATA)
     if data_key is None and options.diffraction is None:
         raise file.refused(
@@ -54,31 +48,24 @@ def read_cxi(file: Hdf5File, options: ScanConfig) -> ScanContent:
             f"entry_1 with {file.names('entry_1')}",
             "the patterns; or name their file: --data.diffraction",
         )
+    is_transposed = bool(options.transpose)
     patterns = (
-        open_patterns(file, data_key, is_transposed=bool(options.transpose))
+        open_patterns(file, data_key, is_transposed=is_transposed)
         if data_key
-        else open_diffraction(file, options)
+        else open_diffraction(file.path, options)
     )
     axes, pixel_m = _axes(file)
     positions_m = _positions_m(file, axes)
-    indexes = file.array(f"{_EXTRAS}/probe_position_indexes", kinds="iu")
+    indexes_key = f"{_EXTRAS}/probe_position_indexes"
+    indexes = file.array(indexes_key, kinds="iu")
     probe_key = next((key for key in _PROBE if _is_complex(file, key)), None)
-    probe = (
-        file.array(probe_key, kinds="c", largest_bytes=LARGEST_IMAGE_BYTES) if probe_key else None
-    )
-    corner_m = [file.number(f"{_EXTRAS}/object_center_{axis}_m") for axis in "yx"]
-    object_pixel_m = file.number(f"{_EXTRAS}/object_pixel_height_m")
-    object_guess = None
-    if None not in corner_m and object_pixel_m:
-        stored = file.array("entry_1/image_2/data", kinds="c", largest_bytes=LARGEST_IMAGE_BYTES)
-        object_guess = (
-            None if stored is None else flat_object(file.path, "entry_1/image_2/data", stored)
-        )
-    photons = file.number(f"{_EXTRAS}/probe_photon_count")
+    probe = file.image(probe_key) if probe_key else None
+    object_guess, object_corner_m = _object(file)
+    bits = frame_of_all(file, f"{_DETECTOR}/mask", is_transposed=is_transposed)
     return ScanContent(
         path=file.path,
         key=data_key or str(options.diffraction),
-        diffraction=of_positions(file, patterns, indexes),
+        diffraction=patterns_of_positions(file.path, indexes_key, patterns, indexes),
         positions_m=positions_m,
         where={
             "energy_eV": f"{_SOURCE}/energy",
@@ -89,18 +76,24 @@ def read_cxi(file: Hdf5File, options: ScanConfig) -> ScanContent:
         energy_eV=_energy_eV(file),
         distance_m=_distance_m(file),
         detector_pixel_m=pixel_m,
-        probe=None if probe is None or probe_key is None else as_modes(file.path, probe_key, probe),
-        mask=_mask(file, is_transposed=bool(options.transpose)),
+        probe=as_modes(file.path, str(probe_key), probe),
+        mask=None if bits is None else (bits == 0) | (bits == _HAS_SIGNAL),
         object_guess=object_guess,
-        object_corner_m=None
-        if object_guess is None or object_pixel_m is None
-        else tuple(
-            centre - length / 2 * object_pixel_m
-            for centre, length in zip(corner_m, object_guess.shape, strict=True)
-        ),
-        nphotons=photons or None,
+        object_corner_m=object_corner_m,
+        nphotons=file.number(f"{_EXTRAS}/probe_photon_count") or None,
         files=file.files,
     )
+
+
+def _object(file: Hdf5File) -> tuple[np.ndarray | None, tuple[float, float] | None]:
+    """Return the object as ptychodus writes it, and the place of its corner."""
+    y_m, x_m = (file.number(f"{_EXTRAS}/object_center_{axis}_m") for axis in "yx")
+    pixel_m = file.number(f"{_EXTRAS}/object_pixel_height_m")
+    if y_m is None or x_m is None or not pixel_m:
+        return None, None
+    key = "entry_1/image_2/data"
+    stored = as_object(file.path, key, file.image(key))
+    return stored, None if stored is None else object_corner_m((y_m, x_m), stored, pixel_m)
 
 
 def _energy_eV(file: Hdf5File) -> float | None:
@@ -110,8 +103,7 @@ def _energy_eV(file: Hdf5File) -> float | None:
         if energy_j > _LARGEST_ENERGY_J:
             raise file.refused(key, energy_j, "joules, as CXI has them: 8 keV is 1.28e-15")
         return energy_j / _JOULES_AN_EV
-    wavelength_m = file.number(f"{_SOURCE}/wavelength")
-    return PLANCK_TIMES_LIGHT_EV_M / wavelength_m if wavelength_m else None
+    return photon_energy_eV(file.number(f"{_SOURCE}/wavelength"))
 
 
 def _distance_m(file: Hdf5File) -> float | None:
@@ -123,7 +115,7 @@ def _distance_m(file: Hdf5File) -> float | None:
 
 
 def _axes(file: Hdf5File) -> tuple[np.ndarray, float | None]:
-    """Directions (2, 2) of the detector's rows and columns as (x, y), and its pixel."""
+    """Return the directions (2, 2) of the detector's rows and columns as (x, y), and its pixel."""
     vectors = file.array(f"{_DETECTOR}/basis_vectors", kinds="f")
     sizes = [file.number(f"{_DETECTOR}/{axis}_pixel_size") for axis in "yx"]
     if vectors is None:
@@ -161,7 +153,7 @@ def _axes(file: Hdf5File) -> tuple[np.ndarray, float | None]:
 
 
 def _positions_m(file: Hdf5File, axes: np.ndarray) -> np.ndarray:
-    """Where the light was on the object, along the detector's rows and columns."""
+    """Return where the light was on the object, along the detector's rows and columns."""
     key = file.first(_TRANSLATION)
     translation = file.array(key, kinds="fiu") if key else None
     if key is None or translation is None:
@@ -176,10 +168,14 @@ def _positions_m(file: Hdf5File, axes: np.ndarray) -> np.ndarray:
 
 
 def _is_complex(file: Hdf5File, key: str) -> bool:
-    dataset = file.dataset(key) if file.has(key) else None
+    dataset = file.dataset(key)
     return dataset is not None and dataset.dtype.kind == "c"
 
 
-def _mask(file: Hdf5File, *, is_transposed: bool) -> np.ndarray | None:
-    bits = frame_of_all(file, f"{_DETECTOR}/mask", is_transposed=is_transposed)
-    return None if bits is None else (bits == 0) | (bits == _HAS_SIGNAL)
+READER = hdf5_reader(
+    "CXI",
+    needs="entry_1 with data_1/data and data_1/translation (or instrument_1/detector_1/data and "
+    "sample_1/geometry_1/translation)",
+    recognises=_recognises,
+    read=_read,
+)

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
 
-from ptycho_dist.data.readers.hdf5_file import Hdf5File
+from ptycho_dist.data.readers.hdf5_file import DAMAGED_HDF5, Hdf5File
 from ptycho_dist.data.scan import Patterns, ScanError
-
-if TYPE_CHECKING:
-    import h5py
 
 LARGEST_PATTERN_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 26
@@ -26,8 +24,8 @@ _BLOCK_BYTES = 1 << 26
 class Hdf5Patterns:
     """A dataset (n, rows, columns), or a window of it.
 
-    Each process opens the file for itself, when it first reads: a handle that went through a fork
-    or a pickle is of no use.
+    Each process opens the file itself when it first reads: a handle does not survive a fork or a
+    pickle.
 
     Attributes
     ----------
@@ -36,13 +34,13 @@ class Hdf5Patterns:
     num_patterns, dtype
         n, and the type of a pixel.
     rows, columns
-        Window that is read, of the detector as the patterns show it.
+        Window of the detector that is read.
     is_transposed
-        Whether the file has (n, columns, rows).
+        True where the file has (n, columns, rows).
     chunk
-        Patterns that are stored together; one can't be unpacked alone.
+        Number of patterns that are stored together; one can't be unpacked alone.
     needs_plugins
-        Whether hdf5plugin unpacks them.
+        True where hdf5plugin unpacks them.
     """
 
     path: Path
@@ -67,14 +65,8 @@ class Hdf5Patterns:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __len__(self) -> int:
-        return self.num_patterns
-
     def window(self, rows: slice, columns: slice) -> Hdf5Patterns:
-        """A part of the detector, counted from this one's first pixel; nothing else is read."""
+        """Return a part of this window; nothing else is read."""
         rows, columns = (
             slice(outer.start + inner.start, outer.start + inner.stop)
             for outer, inner in ((self.rows, rows), (self.columns, columns))
@@ -82,8 +74,8 @@ class Hdf5Patterns:
         return replace(self, rows=rows, columns=columns, _opened={})
 
     def __getitem__(self, patterns: np.ndarray) -> np.ndarray:
-        """Patterns by number, in any order: what lies in one chunk or side by side is read once and
-        together."""
+        """Return patterns by number, in any order. Those in one chunk or side by side are read once
+        and together."""
         wanted, back = np.unique(np.asarray(patterns, dtype=np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.num_patterns:
             raise IndexError(f"patterns {wanted[0]} to {wanted[-1]} of {self.num_patterns}")
@@ -96,7 +88,7 @@ class Hdf5Patterns:
                 continue
             try:
                 block = self._dataset()[wanted[start] : wanted[stop - 1] + 1, parts[0], parts[1]]
-            except OSError as error:
+            except DAMAGED_HDF5 as error:
                 found = (
                     f"patterns {wanted[start]} to {wanted[stop - 1]} that can't be read ({error})"
                 )
@@ -109,8 +101,6 @@ class Hdf5Patterns:
         process = os.getpid()
         dataset = self._opened.get(process)
         if dataset is None:
-            import h5py
-
             if self.needs_plugins:
                 import hdf5plugin  # noqa: F401  registers its filters in this process
             dataset = h5py.File(self.path, "r")[self.key]
@@ -121,8 +111,7 @@ class Hdf5Patterns:
 
 @dataclass(frozen=True, kw_only=True)
 class SomePatterns:
-    """Patterns of several sources by a number of their own: pattern i is pattern `number[i]` of
-    source `source[i]`."""
+    """A selection from several sources: pattern i is pattern `number[i]` of source `source[i]`."""
 
     sources: Sequence[Patterns]
     source: np.ndarray
@@ -158,7 +147,7 @@ class SomePatterns:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowedPatterns:
-    """A part of the detector, of patterns that are read whole."""
+    """A window of patterns that are read whole."""
 
     whole: Patterns
     rows: slice
@@ -181,15 +170,15 @@ class WindowedPatterns:
 
 
 def window_of(patterns: Patterns, rows: slice, columns: slice) -> Patterns:
-    """A part of the detector; where the patterns know how, nothing else is read."""
+    """Return a window of the detector; nothing else is read where the patterns support it."""
     if isinstance(patterns, Hdf5Patterns | SomePatterns):
         return patterns.window(rows, columns)
     return WindowedPatterns(whole=patterns, rows=rows, columns=columns)
 
 
 def numbers_in_file(patterns: Patterns) -> np.ndarray:
-    """Of each pattern its number in the dataset that it is read from, int64 (n,); counted through
-    where there are several datasets."""
+    """Return the number of each pattern in the dataset that it is read from, int64 (n,); several
+    datasets are counted through."""
     if isinstance(patterns, WindowedPatterns):
         return numbers_in_file(patterns.whole)
     if isinstance(patterns, SomePatterns) and len(patterns.sources) == 1:
@@ -198,7 +187,7 @@ def numbers_in_file(patterns: Patterns) -> np.ndarray:
 
 
 def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> Hdf5Patterns:
-    """The patterns of a dataset, checked but not read.
+    """Return the patterns of a dataset, checked but not read.
 
     Raises
     ------
@@ -208,11 +197,7 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
     """
     dataset = file.dataset(key)
     if dataset is None:
-        raise file.refused(
-            key,
-            f"no such dataset; the file has {file.names()[:12]}",
-            "diffraction patterns, (n, rows, columns)",
-        )
+        raise file.missing(key, "diffraction patterns, (n, rows, columns)")
     shape: tuple[int, ...] = dataset.shape or ()
     if len(shape) != 3 or 0 in shape or dataset.dtype.kind not in "fiu":
         raise file.refused(
@@ -233,8 +218,8 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
         )
     rows, columns = (shape[2], shape[1]) if is_transposed else (shape[1], shape[2])
     return Hdf5Patterns(
-        path=Path(dataset.file.filename),
-        key=dataset.name,
+        path=file.path.resolve(),
+        key=f"/{key.strip('/')}",
         num_patterns=shape[0],
         dtype=dataset.dtype,
         rows=slice(0, rows),
@@ -246,15 +231,15 @@ def open_patterns(file: Hdf5File, key: str, *, is_transposed: bool = False) -> H
 
 
 def frame_of_all(file: Hdf5File, key: str, *, is_transposed: bool = False) -> np.ndarray | None:
-    """The one frame (rows, columns) of a dataset (rows, columns), or (n, rows, columns) whose
-    frames are all the same; None if not there.
+    """Return the frame (rows, columns) of a dataset (rows, columns), or (n, rows, columns) whose
+    frames are all the same; None where nothing has this name.
 
     Raises
     ------
     ScanError
         The frames differ: a mask that changes from pattern to pattern is not supported.
     """
-    dataset = file.dataset(key) if file.has(key) else None
+    dataset = file.dataset(key)
     if dataset is None:
         return None
     shape: tuple[int, ...] = dataset.shape or ()

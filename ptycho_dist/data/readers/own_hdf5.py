@@ -1,4 +1,4 @@
-"""HDF5 files that `data.hdf5_writer` wrote; the layout stands there."""
+"""HDF5 files that `data.hdf5_writer` wrote, which documents the layout."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import numpy as np
 
 from ptycho_dist.config import ScanConfig
 from ptycho_dist.data.hdf5_writer import FORMAT, VERSION
-from ptycho_dist.data.readers.array_file import as_mask, as_modes
+from ptycho_dist.data.readers.arrays import as_mask, as_modes, as_object
 from ptycho_dist.data.readers.content import ScanContent
-from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
+from ptycho_dist.data.readers.hdf5_file import Hdf5File, hdf5_reader
 from ptycho_dist.data.readers.hdf5_patterns import open_patterns
-from ptycho_dist.data.readers.ptychodus import flat_object
-
-NEEDS = f'our own: the attribute format = "{FORMAT}", as ptycho-inspect --convert writes it'
 
 
-def is_own(file: Hdf5File) -> bool:
+def _recognises(file: Hdf5File) -> bool:
     return _text(file, "format") == FORMAT
 
 
-def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
-    """Read everything but the patterns."""
-    if options.transpose is not None:
-        raise file.refused(
-            "format", FORMAT, "another one for data.transpose: this one has rows before columns"
-        )
+def _read(file: Hdf5File, options: ScanConfig) -> ScanContent:
     version = file.attribute("/", "version")
     if version != VERSION:
         raise file.refused(
@@ -38,16 +30,11 @@ def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
     diffraction = open_patterns(file, "diffraction")
     positions = file.array("positions", kinds="f")
     if positions is None or positions.shape != (diffraction.num_patterns, 2):
-        found = None if positions is None else positions.shape
         raise file.refused(
             "positions",
-            f"shape {found}",
+            f"shape {None if positions is None else positions.shape}",
             f"({diffraction.num_patterns}, 2): (y, x) of each pattern, pixels of the object",
         )
-    probe, stored = (
-        file.array(key, kinds="c", largest_bytes=LARGEST_IMAGE_BYTES) for key in ("probe", "object")
-    )
-    mask = file.array("mask", kinds="biu")
     return ScanContent(
         path=file.path,
         key="diffraction",
@@ -59,9 +46,9 @@ def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
         distance_m=file.number("distance_m"),
         detector_pixel_m=file.number("detector_pixel_m"),
         object_pixel_of=diffraction.shape[1],
-        probe=None if probe is None else as_modes(file.path, "probe", probe),
-        mask=None if mask is None else as_mask(file.path, "mask", mask),
-        object_guess=None if stored is None else flat_object(file.path, "object", stored),
+        probe=as_modes(file.path, "probe", file.image("probe")),
+        mask=as_mask(file.path, "mask", file.array("mask", kinds="biu")),
+        object_guess=as_object(file.path, "object", file.image("object")),
         nphotons=file.attribute("/", "nphotons"),
         files=file.files,
     )
@@ -69,13 +56,9 @@ def read_own(file: Hdf5File, options: ScanConfig) -> ScanContent:
 
 def _text(file: Hdf5File, name: str) -> str | None:
     value = file.root.attrs.get(name)
-    return (
-        value.decode(errors="replace")
-        if isinstance(value, bytes)
-        else value
-        if isinstance(value, str)
-        else None
-    )
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else None
 
 
 def _origin_m(file: Hdf5File) -> tuple[float, float] | None:
@@ -88,3 +71,12 @@ def _origin_m(file: Hdf5File) -> tuple[float, float] | None:
             "positions origin_m", origin.tolist(), "(y, x) in metres, two finite numbers"
         )
     return float(origin[0]), float(origin[1])
+
+
+READER = hdf5_reader(
+    "our own",
+    needs=f'the attribute format = "{FORMAT}", as ptycho-inspect --convert writes it',
+    recognises=_recognises,
+    read=_read,
+    accepts=(),
+)

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
 import numpy as np
 
 from ptycho_dist.config import ScanConfig
-from ptycho_dist.data.readers.array_file import as_mask, as_modes
+from ptycho_dist.data.readers.arrays import as_mask, as_modes, as_object, as_positions
 from ptycho_dist.data.readers.content import ScanContent
-from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File
+from ptycho_dist.data.readers.hdf5_file import LARGEST_IMAGE_BYTES, Hdf5File, hdf5_reader
 from ptycho_dist.data.readers.hdf5_patterns import open_patterns
-from ptycho_dist.data.readers.ptychodus import flat_object
-
-NEEDS = (
-    "any other: --data.hdf5.diffraction, --data.hdf5.positions (or positions_y and "
-    "positions_x), --data.hdf5.positions_unit"
-)
 
 _METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
+_NAMED = "the dataset that data.hdf5 names"
 
 
-def read_plain_hdf5(file: Hdf5File, options: ScanConfig) -> ScanContent:
-    """Read the datasets that `data.hdf5` names."""
-    names = options.hdf5
+def _recognises(path: Path, options: ScanConfig) -> bool:
+    return options.hdf5.diffraction is not None and h5py.is_hdf5(path)
+
+
+def _read(file: Hdf5File, options: ScanConfig) -> ScanContent:
+    names, is_transposed = options.hdf5, bool(options.transpose)
     assert names.diffraction is not None
     if names.positions_unit is None:
         raise file.refused("data.hdf5.positions_unit", "none", f"px, {', '.join(_METRES)}")
     positions = _positions(file, options)
     in_metres = None if names.positions_unit == "px" else positions * _METRES[names.positions_unit]
     probe, mask, stored = (
-        _required(file, key, kinds) if key else None
+        _array(file, key, kinds) if key else None
         for key, kinds in ((names.probe, "c"), (names.mask, "biu"), (names.object, "c"))
     )
+    mask = as_mask(file.path, str(names.mask), mask)
     where = {
         name: getattr(names, name) or f"nothing: no data.hdf5.{name}"
         for name in ("energy_eV", "distance_m", "detector_pixel_m")
@@ -38,7 +41,7 @@ def read_plain_hdf5(file: Hdf5File, options: ScanConfig) -> ScanContent:
     return ScanContent(
         path=file.path,
         key=names.diffraction,
-        diffraction=open_patterns(file, names.diffraction, is_transposed=bool(options.transpose)),
+        diffraction=open_patterns(file, names.diffraction, is_transposed=is_transposed),
         measurement=None,
         positions_m=in_metres,
         positions_px=positions if in_metres is None else None,
@@ -46,68 +49,53 @@ def read_plain_hdf5(file: Hdf5File, options: ScanConfig) -> ScanContent:
         energy_eV=_number(file, names.energy_eV),
         distance_m=_number(file, names.distance_m),
         detector_pixel_m=_number(file, names.detector_pixel_m),
-        probe=None
-        if probe is None or names.probe is None
-        else as_modes(file.path, names.probe, probe),
-        mask=None
-        if mask is None or names.mask is None
-        else as_mask(file.path, names.mask, mask.T if options.transpose else mask),
-        object_guess=None
-        if stored is None or names.object is None
-        else flat_object(file.path, names.object, stored),
+        probe=as_modes(file.path, str(names.probe), probe),
+        mask=mask.T if mask is not None and is_transposed else mask,
+        object_guess=as_object(file.path, str(names.object), stored),
         files=file.files,
     )
 
 
 def _positions(file: Hdf5File, options: ScanConfig) -> np.ndarray:
-    """float64 (n, 2) as (y, x), in the file's unit."""
+    """Return float64 (n, 2) as (y, x), in the file's unit."""
     names = options.hdf5
-    if names.positions is not None and names.positions_y is None and names.positions_x is None:
-        both = _required(file, names.positions, "fiu")
-        if both.ndim != 2 or both.shape[1] != 2:
-            raise file.refused(
-                names.positions, f"shape {both.shape}", "(n, 2) as (y, x) = (row, column)"
-            )
-        return both.astype(np.float64)
-    if names.positions is None and names.positions_y is not None and names.positions_x is not None:
-        y, x = (
-            _required(file, key, "fiu").reshape(-1).astype(np.float64)
-            for key in (names.positions_y, names.positions_x)
-        )
-        if len(y) != len(x):
-            raise file.refused(
-                f"{names.positions_y}, {names.positions_x}",
-                f"{len(y)} and {len(x)} values",
-                "as many of one as of the other",
-            )
-        return np.stack([y, x], axis=1)
-    found = {name: getattr(names, name) for name in ("positions", "positions_y", "positions_x")}
+    both, y, x = names.positions, names.positions_y, names.positions_x
+    if both is not None and y is None and x is None:
+        array = _array(file, both, "fiu")
+        if array.ndim != 2 or array.shape[1] != 2:
+            raise file.refused(both, f"shape {array.shape}", "(n, 2) as (y, x) = (row, column)")
+        return array.astype(np.float64)
+    if both is None and y is not None and x is not None:
+        return as_positions(file.path, f"{y}, {x}", _array(file, y, "fiu"), _array(file, x, "fiu"))
     raise file.refused(
         "data.hdf5",
-        found,
+        {"positions": both, "positions_y": y, "positions_x": x},
         "either data.hdf5.positions, or data.hdf5.positions_y and data.hdf5.positions_x",
     )
 
 
-def _required(file: Hdf5File, key: str, kinds: str) -> np.ndarray:
+def _array(file: Hdf5File, key: str, kinds: str) -> np.ndarray:
     array = file.array(key, kinds=kinds, largest_bytes=LARGEST_IMAGE_BYTES)
     if array is None:
-        raise file.refused(
-            key,
-            f"no such dataset; the file has {file.names()[:12]}",
-            "the dataset that data.hdf5 names",
-        )
+        raise file.missing(key, _NAMED)
     return array
 
 
 def _number(file: Hdf5File, key: str | None) -> float | None:
-    if key is None:
-        return None
-    number = file.number(key)
-    if number is None:
-        raise file.refused(
-            key,
-            f"no such dataset; the file has {file.names()[:12]}",
-            "the dataset that data.hdf5 names",
-        )
+    number = file.number(key) if key else None
+    if key and number is None:
+        raise file.missing(key, _NAMED)
     return number
+
+
+READER = replace(
+    hdf5_reader(
+        "datasets named by data.hdf5",
+        needs="--data.hdf5.diffraction, --data.hdf5.positions (or positions_y and positions_x), "
+        "--data.hdf5.positions_unit",
+        recognises=lambda file: True,
+        read=_read,
+        accepts=("transpose", "hdf5"),
+    ),
+    recognises=_recognises,
+)

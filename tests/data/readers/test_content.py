@@ -143,6 +143,21 @@ def test_window_of_an_npz_scan(write_scan: WriteScan) -> None:
     assert scan.fingerprint != whole.fingerprint
 
 
+def test_fingerprint_of_an_npz_scan_is_of_what_is_used(
+    tmp_path: Path, write_scan: WriteScan
+) -> None:
+    options: list[dict[str, Any]] = [{}, {"crop": 8}, {"crop": 8, "centre_px": (7, 8)}]
+    for number in (1, 2):
+        mask = np.ones((16, 16), dtype=bool)
+        mask[0, number] = False
+        np.save(tmp_path / f"mask{number}.npy", mask)
+        np.save(tmp_path / f"probe{number}.npy", number * small_scan_arrays()["probeGuess"])
+        options += [{key: str(tmp_path / f"{key}{number}.npy")} for key in ("mask", "probe")]
+    path = write_scan()
+    found = {read_scan(path, "amplitude", options=DataConfig(**one)).fingerprint for one in options}
+    assert len(found) == len(options)
+
+
 # --- Probe and mask of other files
 
 

@@ -14,40 +14,7 @@ from ptycho_dist.config import DataConfig
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import ScanError
 from tests.data.readers.far_field import FarField, require_read, simulate
-
-JOULES_AN_EV = 1.602176634e-19
-DETECTOR = "entry_1/instrument_1/detector_1"
-
-
-def write_cxi(
-    path: Path, truth: FarField, change: Callable[[h5py.File], Any] = lambda file: None
-) -> Path:
-    """As cdtools writes it: translation is the sample's (x to the left, y up), rows of the detector
-    go down, columns to the right."""
-    with h5py.File(path, "w") as file:
-        file["cxi_version"] = 160
-        file[f"{DETECTOR}/data"] = truth.counts
-        file["entry_1/data_1/data"] = h5py.SoftLink(f"/{DETECTOR}/data")
-        pixel = truth.detector_pixel_m
-        # (3, 2)
-        file[f"{DETECTOR}/basis_vectors"] = np.array(
-            [[0, -pixel, 0], [-pixel, 0, 0]], dtype=np.float32
-        ).T
-        file[f"{DETECTOR}/x_pixel_size"] = file[f"{DETECTOR}/y_pixel_size"] = pixel
-        file[f"{DETECTOR}/distance"] = truth.distance_m
-        file["entry_1/instrument_1/source_1/energy"] = truth.energy_eV * JOULES_AN_EV
-        # The light's way over the sample, down and to the right, is -y and -x of the light, so +y
-        # and +x of the sample.
-        light = -truth.positions_m
-        file["entry_1/sample_1/geometry_1/translation"] = np.stack(
-            [-light[:, 1], -light[:, 0], np.zeros(len(light))], axis=1
-        )
-        file["entry_1/data_1/translation"] = h5py.SoftLink(
-            "/entry_1/sample_1/geometry_1/translation"
-        )
-        file["entry_1/instrument_1/source_1/probe"] = truth.probe.astype(np.complex64)
-        change(file)
-    return path
+from tests.data.readers.writers import DETECTOR, write_cxi
 
 
 def write_again(file: h5py.File, key: str, value: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from ptycho_dist.config import DataConfig
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import ScanError
 from tests.data.readers.far_field import H_C_EV_M, FarField, require_read, simulate
+from tests.data.readers.writers import positions_of, write_datasets
 
 
 @pytest.fixture
@@ -26,23 +26,12 @@ def probe_file(tmp_path: Path, truth: FarField) -> str:
     return str(tmp_path / "probe.npy")
 
 
-def positions_of(truth: FarField) -> dict[str, Any]:
-    return {"ppX": truth.positions_m[:, 1], "ppY": truth.positions_m[:, 0]}
-
-
-def write(path: Path, content: dict[str, Any], **settings: Any) -> Path:
-    with h5py.File(path, "w", **settings) as file:
-        for key, value in content.items():
-            file[key] = value
-    return path
-
-
 @pytest.mark.parametrize("named", ["data_roi0_dp.hdf5", "data_roi0_para.hdf5"])
 def test_pair_by_either_name(tmp_path: Path, truth: FarField, probe_file: str, named: str) -> None:
     mask = np.ones((16, 16), dtype=bool)
     mask[3, 12] = False
-    write(tmp_path / "data_roi0_dp.hdf5", {"dp": truth.counts, "det_pixel_mask": mask})
-    write(
+    write_datasets(tmp_path / "data_roi0_dp.hdf5", {"dp": truth.counts, "det_pixel_mask": mask})
+    write_datasets(
         tmp_path / "data_roi0_para.hdf5",
         {
             **positions_of(truth),
@@ -82,7 +71,9 @@ def test_one_file_with_its_own_pixel(tmp_path: Path, truth: FarField, probe_file
         "dx": 1e10 * truth.object_pixel_m,
         **{key: 1e10 * value for key, value in positions_of(truth).items()},
     }
-    scan = read_scan(write(tmp_path / "data.hdf5", content), options=DataConfig(probe=probe_file))
+    scan = read_scan(
+        write_datasets(tmp_path / "data.hdf5", content), options=DataConfig(probe=probe_file)
+    )
     require_read(scan, truth)
     assert scan.geometry is None
 
@@ -97,7 +88,7 @@ def test_wavelength_serves_where_there_is_no_energy(
         "distance": truth.distance_m,
     }
     options = DataConfig(probe=probe_file, detector_pixel_m=truth.detector_pixel_m)
-    require_read(read_scan(write(tmp_path / "data.hdf5", content), options=options), truth)
+    require_read(read_scan(write_datasets(tmp_path / "data.hdf5", content), options=options), truth)
 
 
 def of_matlab(truth: FarField) -> dict[str, Any]:
@@ -115,14 +106,14 @@ def of_matlab(truth: FarField) -> dict[str, Any]:
 
 
 def test_mat_file_bears_its_header(tmp_path: Path, truth: FarField) -> None:
-    path = write(tmp_path / "data.mat", of_matlab(truth), userblock_size=512)
+    path = write_datasets(tmp_path / "data.mat", of_matlab(truth), userblock_size=512)
     with path.open("r+b") as stream:
         stream.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(128))
     require_read(read_scan(path), truth)
 
 
 def test_plain_file_of_matlab_needs_to_be_told(tmp_path: Path, truth: FarField) -> None:
-    path = write(tmp_path / "data.hdf5", of_matlab(truth))
+    path = write_datasets(tmp_path / "data.hdf5", of_matlab(truth))
     require_read(read_scan(path, options=DataConfig(transpose=True)), truth)
     with pytest.raises(AssertionError):
         require_read(read_scan(path), truth)
@@ -131,7 +122,7 @@ def test_plain_file_of_matlab_needs_to_be_told(tmp_path: Path, truth: FarField) 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"ppX": np.ones(3)}, r"ppX, ppY: found 3 and 30 values, expected as many"),
+        ({"ppX": np.ones(3)}, r"ppY, ppX: found 30 and 3 values, expected as many"),
         (
             {"det_pixel_mask": np.full((16, 16), 2)},
             r"det_pixel_mask: found .* values \[2\], expected .* 1 where a pixel counts",
@@ -147,4 +138,4 @@ def test_plain_file_of_matlab_needs_to_be_told(tmp_path: Path, truth: FarField) 
 def test_refusals(tmp_path: Path, truth: FarField, changed: dict[str, Any], message: str) -> None:
     content = {"dp": truth.counts, **positions_of(truth), "dx": truth.object_pixel_m, **changed}
     with pytest.raises(ScanError, match=message):
-        read_scan(write(tmp_path / "data.hdf5", content))
+        read_scan(write_datasets(tmp_path / "data.hdf5", content))

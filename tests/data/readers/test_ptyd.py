@@ -14,40 +14,7 @@ from ptycho_dist.config import DataConfig
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan, ScanError
 from tests.data.readers.far_field import FarField, require_read, simulate
-
-
-def write_ptyd(
-    path: Path,
-    truth: FarField,
-    change: Callable[[h5py.File], Any] = lambda file: None,
-    *,
-    linked: bool = False,
-) -> Path:
-    """As PtyScan saves it: 13 frames a chunk, `append`ed or `link`ed; the probe is not in it."""
-    with h5py.File(path, "w") as file:
-        for number, start in enumerate(range(0, len(truth.counts), 13)):
-            part = slice(start, start + 13)
-            name = f"{path.name}.part{number:03d}"
-            if linked:
-                with h5py.File(path.with_name(name), "w") as other:
-                    write_chunk(other, truth, part)
-                file[f"chunks/{number}"] = h5py.ExternalLink(f"/home/somebody/{name}", "/")
-            else:
-                write_chunk(file.create_group(f"chunks/{number}"), truth, part)
-        meta = file.create_group("meta")
-        meta["energy"], meta["distance"] = truth.energy_eV / 1e3, truth.distance_m
-        meta["psize"] = np.full(2, truth.detector_pixel_m)
-        meta["center"] = np.full(2, truth.counts.shape[-1] / 2)
-        meta["label"] = "None"
-        change(file)
-    return path
-
-
-def write_chunk(group: h5py.Group, truth: FarField, part: slice) -> None:
-    group["data"] = truth.counts[part].astype(np.int32)
-    group["indices"] = np.arange(len(truth.counts))[part]
-    group["positions"] = truth.positions_m[part]
-    group["weights"] = np.empty(0)
+from tests.data.readers.writers import write_ptyd
 
 
 @pytest.fixture
