@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = read_config(arguments)
     # Imported only now, so that --help and mistakes in the command do not wait for PyTorch.
-    from ptycho_dist.inspection.inspect_scans import inspect
+    from ptycho_dist.preflight.inspect_scans import inspect
 
     inspect(config, arguments.scans, arguments.out, arguments.convert)
 

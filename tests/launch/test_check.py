@@ -40,7 +40,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def table(output: str) -> dict[str, tuple[str, str]]:
-    """Verdict and text (found, and after `mend:` the mend) of each row; the texts of rows of one
+    """Verdict and text (found, and after `fix:` the fix) of each row; the texts of rows of one
     name are joined."""
     rows: dict[str, tuple[str, str]] = {}
     name = ""
@@ -153,7 +153,7 @@ def rows_of_failed_check(concerns: dict[str, Any], capture: Capture) -> dict[str
     rows = table(capture.readouterr().out)
     failed = [name for name, (verdict, _) in rows.items() if verdict == "FAIL"]
     assert str(caught.value).endswith(", ".join(failed))
-    assert all(" mend: " in text for verdict, text in rows.values() if verdict == "FAIL")
+    assert all(" fix: " in text for verdict, text in rows.values() if verdict == "FAIL")
     assert everything_in(Path(concerns["train"]["run_dir"]).parent) == before
     return rows
 
@@ -173,12 +173,12 @@ def test_missing_data(write_scan: Callable[..., Path], tmp_path: Path, refused: 
         "missing_too.npz: file: found no such file",
     ):
         assert said in rows["data file"][1]
-    assert "mend: Give --data.path files that every node sees" in rows["data file"][1]
+    assert "fix: Give --data.path files that every node sees" in rows["data file"][1]
     assert rows["intensity scale"] == rows["memory"] == ("-", "needs what failed above")
 
 
 @pytest.mark.parametrize(
-    ("changes", "row", "found", "mend"),
+    ("changes", "row", "found", "fix"),
     [
         ({"data__path": None}, "data file", "data.path is None", "Give --data.path"),
         (
@@ -214,12 +214,12 @@ def test_configuration_that_the_data_refuse(
     changes: dict[str, Any],
     row: str,
     found: str,
-    mend: str,
+    fix: str,
 ) -> None:
     rows = refused(settings(write_scan(), tmp_path / "run", **changes))
     assert failures(rows) == [row]
     assert found in rows[row][1]
-    assert f"mend: {mend}" in rows[row][1]
+    assert f"fix: {fix}" in rows[row][1]
 
 
 @pytest.mark.parametrize(("number", "row"), [(1, "normalization"), (0, "validation")])
@@ -329,7 +329,7 @@ def test_full_disk(
     rows = refused(settings(write_scan(), disk / "run", data__nphotons=None))
     assert failures(rows) == ["run directory", "nphotons", "disk"]
     found = re.search(
-        r"(\S+) kB free in \S+; two checkpoints, bundle and log need (\S+) MB mend: Free some room",
+        r"(\S+) kB free in \S+; two checkpoints, bundle and log need (\S+) MB fix: Free some room",
         rows["disk"][1],
     )
     assert float(found.group(1)) <= 65.6
@@ -369,7 +369,7 @@ def test_batch_too_large_for_memory(
         assert rows["memory"][0] == "FAIL"
         assert said in rows["memory"][1]
         assert re.search(
-            r"the node's ranks need \S+ [GT]B, .* has \S+ [GMk]?B left mend: Raise train.accumulate",
+            r"the node's ranks need \S+ [GT]B, .* has \S+ [GMk]?B left fix: Raise train.accumulate",
             rows["memory"][1],
         )
 
@@ -515,7 +515,7 @@ def test_processes_that_do_not_meet(
     rows = table(capsys.readouterr().out)
     assert failures(rows) == list(rows) == ["processes"]
     assert re.search(
-        r"RuntimeError: no route to host mend: Start one process a GPU with torchrun or srun",
+        r"RuntimeError: no route to host fix: Start one process a GPU with torchrun or srun",
         rows["processes"][1],
     )
 

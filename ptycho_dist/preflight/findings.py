@@ -10,15 +10,15 @@ import numpy as np
 from scipy import ndimage
 
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.inspection.illumination import (
+from ptycho_dist.physics.direct_beam import is_in_corners
+from ptycho_dist.physics.scan_positions import nearest_distances_px
+from ptycho_dist.preflight.illumination import (
     beam_overlap,
     far_field_correlation,
     fit_object,
     lies_on_object,
 )
-from ptycho_dist.inspection.statistics import PatternStatistics
-from ptycho_dist.physics.direct_beam import is_in_corners
-from ptycho_dist.physics.scan_positions import nearest_distances_px
+from ptycho_dist.preflight.statistics import PatternStatistics
 
 Severity = Literal["error", "warning", "note"]
 
@@ -53,17 +53,17 @@ class Finding:
         know.
     what
         What was found, with numbers.
-    mend
+    fix
         How to fix it.
     """
 
     severity: Severity
     what: str
-    mend: str
+    fix: str
 
 
-def _warning(what: str, mend: str) -> Finding:
-    return Finding("warning", what, mend)
+def _warning(what: str, fix: str) -> Finding:
+    return Finding("warning", what, fix)
 
 
 def find(
@@ -340,7 +340,7 @@ def _probe(scan: Scan, statistics: PatternStatistics) -> Iterator[Finding]:
             f"{correlation:.2f}, of a sound scan over 0.9",
             "Is it the probe of this scan, of this energy and crop, in real space, and is the "
             "direct beam in the middle of the patterns? --data.probe FILE gives another; "
-            "--model.probe_trainable true mends one that is only rough.",
+            "--model.probe_trainable true refines one that is only rough.",
         )
 
 

@@ -16,7 +16,7 @@ from ptycho_dist.config import DataConfig, Hdf5Config
 from ptycho_dist.data import pieces
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.inspection.conversion import convert
+from ptycho_dist.preflight.conversion import convert
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, require_read, simulate
 from tests.data.readers.writers import (

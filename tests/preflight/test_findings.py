@@ -13,9 +13,9 @@ import pytest
 from ptycho_dist.config import SimulationConfig
 from ptycho_dist.data.npz_writer import write_npz_scan
 from ptycho_dist.data.readers import read_scan
-from ptycho_dist.inspection.findings import Finding, find, named
-from ptycho_dist.inspection.statistics import pattern_statistics
 from ptycho_dist.physics.simulation import simulate_scan
+from ptycho_dist.preflight.findings import Finding, find, named
+from ptycho_dist.preflight.statistics import pattern_statistics
 from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import simulate
 
@@ -187,7 +187,7 @@ def test_what_is_wrong_is_found(
     found = findings_of(write_scan(**change(small_scan_arrays())), measurement)
     (finding,) = [finding for finding in found if what in finding.what]
     assert finding.severity == severity
-    assert finding.mend
+    assert finding.fix
 
 
 def test_invalid_numbers_are_an_error_where_training_meets_them(write_scan: WriteScan) -> None:
@@ -324,8 +324,7 @@ def test_measured_scans_are_sound(realdata: Path, name: str) -> None:
 def test_near_field_scan_is_told_by_its_steps(realdata: Path) -> None:
     found = findings_of(realdata / "petraiii_p25_near_field.cxi", None)
     assert any(
-        "even a beam that fills the patch of 100 px" in finding.what
-        and "near field" in finding.mend
+        "even a beam that fills the patch of 100 px" in finding.what and "near field" in finding.fix
         for finding in found
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ptycho_dist.data.readers import read_scan
-from ptycho_dist.inspection import statistics as module
-from ptycho_dist.inspection.statistics import pattern_statistics
+from ptycho_dist.preflight import statistics as module
+from ptycho_dist.preflight.statistics import pattern_statistics
 from tests.conftest import small_scan_arrays
 
 WriteScan = Callable[..., Path]

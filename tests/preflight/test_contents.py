@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ptycho_dist.data.scan import ScanError
-from ptycho_dist.inspection import contents as module
-from ptycho_dist.inspection.contents import Entry, list_contents, printable
+from ptycho_dist.preflight import contents as module
+from ptycho_dist.preflight.contents import Entry, list_contents, printable
 
 WriteScan = Callable[..., Path]
 

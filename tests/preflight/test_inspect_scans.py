@@ -14,7 +14,7 @@ import pytest
 
 from ptycho_dist.config import Config, parse_mapping
 from ptycho_dist.data.prepare import prepare
-from ptycho_dist.inspection.inspect_scans import (
+from ptycho_dist.preflight.inspect_scans import (
     Inspection,
     UntrainableError,
     inspect,
@@ -105,7 +105,7 @@ def test_dose_that_nobody_says_is_an_error(write_scan: WriteScan) -> None:
     found = inspect_scan(write_scan(), told(nphotons=None))
     (error,) = [finding for finding in found.findings if finding.severity == "error"]
     assert "set data.nphotons to the mean photons a pattern" in error.what
-    assert "--data.nphotons NUMBER" in error.mend
+    assert "--data.nphotons NUMBER" in error.fix
     assert [row.what for row in found.training] == [
         "probe and size",
         "subset",

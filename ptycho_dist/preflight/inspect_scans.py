@@ -16,15 +16,15 @@ from ptycho_dist.config import Config, DataConfig
 from ptycho_dist.data.prepare import NORMALIZATION, NPHOTONS, SCALE, SCANS, VALIDATION
 from ptycho_dist.data.readers import format_name, read_scan
 from ptycho_dist.data.scan import Scan, ScanError
-from ptycho_dist.inspection.contents import Entry, list_contents, printable
-from ptycho_dist.inspection.conversion import convert, require_new_output
-from ptycho_dist.inspection.description import describe_scan
-from ptycho_dist.inspection.findings import Finding, centre_of_mass, find, looks_like
-from ptycho_dist.inspection.statistics import PatternStatistics, pattern_statistics
 from ptycho_dist.memory_supply import size_in_words
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
 from ptycho_dist.preflight.check import rows_of_scan
+from ptycho_dist.preflight.contents import Entry, list_contents, printable
+from ptycho_dist.preflight.conversion import convert, require_new_output
+from ptycho_dist.preflight.description import describe_scan
+from ptycho_dist.preflight.findings import Finding, centre_of_mass, find, looks_like
 from ptycho_dist.preflight.stages import WatchedPreparation
+from ptycho_dist.preflight.statistics import PatternStatistics, pattern_statistics
 from ptycho_dist.preflight.table import WIDTH_OF_A_LOG, Row
 from ptycho_dist.report.scan_overview import draw_scan_overview
 
@@ -160,7 +160,7 @@ def inspect_scan(path: Path, config: Config) -> Inspection:
         except ScanError as error:
             if all(finding.what not in str(error) for finding in findings):
                 fix = "Repair the file, or leave these patterns out."
-                findings.append(Finding(severity="warning", what=str(error), mend=fix))
+                findings.append(Finding(severity="warning", what=str(error), fix=fix))
         else:
             meets_invalid = any(row.what in _READS_PATTERNS for row in failures)
             findings += find(scan, statistics, nphotons=nphotons, training_fails=meets_invalid)
@@ -213,8 +213,8 @@ def show(inspection: Inspection) -> None:
     table = _table("severity", "found, and what to do")
     for finding in inspection.findings:
         table.add_row(finding.severity, finding.what, style=_STYLES[finding.severity])
-        if finding.mend:
-            table.add_row("", f"  do: {finding.mend}")
+        if finding.fix:
+            table.add_row("", f"  do: {finding.fix}")
     parts.append(("what to look at", table if inspection.findings else "nothing"))
     with console.capture() as captured:
         console.print(
@@ -256,8 +256,8 @@ def _options(config: Config, path: Path) -> Config:
 
 def _error(row: Row, path: Path) -> Finding:
     """A row of training that failed; the message of a reader says itself what to do."""
-    mend = "" if row.what == "data file" else row.fix
-    return Finding(severity="error", what=row.found.removeprefix(f"{path}: "), mend=mend)
+    fix = "" if row.what == "data file" else row.fix
+    return Finding(severity="error", what=row.found.removeprefix(f"{path}: "), fix=fix)
 
 
 def _read_without_measurement(path: Path, options: DataConfig) -> Scan | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ptycho_dist.data.scan import Scan
-from ptycho_dist.inspection.findings import looks_like
-from ptycho_dist.inspection.illumination import beam_overlap, far_field_correlation, fit_object
-from ptycho_dist.inspection.statistics import PatternStatistics
 from ptycho_dist.memory_supply import size_in_words
 from ptycho_dist.physics.scan_positions import nearest_distances_px
 from ptycho_dist.physics.simulated_probes import beam_diameter_px
+from ptycho_dist.preflight.findings import looks_like
+from ptycho_dist.preflight.illumination import beam_overlap, far_field_correlation, fit_object
+from ptycho_dist.preflight.statistics import PatternStatistics
 
 
 def describe_scan(
