@@ -11,7 +11,7 @@ import approximate_probe
 import numpy as np
 import pytest
 
-from tests.conftest import write_simulated_scan
+from tests.scans import write_simulated_scan
 
 SIZE = 64
 

@@ -10,13 +10,13 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import simulate
 from tests.data.readers.test_cxi import write_cxi
 from tests.data.readers.test_ptychodus import write_patterns, write_product
 from tests.data.readers.test_ptyd import write_ptyd
 from tests.docs.blocks import Command
 from tests.docs.reader import Reader, make_project
+from tests.scans import small_scan_arrays
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,9 @@ from ptycho_dist.training import check as check_module
 from ptycho_dist.training import memory as step_memory
 from ptycho_dist.training.check import check
 from ptycho_dist.training.processes import Processes
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.training.runs import settings, train_one
 from tests.training.test_full_disk import READ_ONLY, REMOUNT, mount, small_disk  # noqa: F401
-from tests.training.test_train import settings, train_one
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 OnRanks = Callable[..., list[Any]]

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ptycho_dist import load_bundle
-from tests.conftest import small_scan_arrays
+from tests.scans import small_scan_arrays
 from tests.training.test_tracking import assert_hold_metrics_csv
 
 ROOT = Path(__file__).parents[2]

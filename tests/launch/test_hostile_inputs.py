@@ -31,8 +31,8 @@ from ptycho_dist.bundle import SCHEMA, save_bundle
 from ptycho_dist.config import DataConfig
 from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.distributed import FailedTogether
-from tests.conftest import small_scan_arrays
 from tests.launch.conftest import ROOT
+from tests.scans import small_scan_arrays
 from tests.test_bundle import MEMBERS, contents, edit_record, example, npy, rewrite, write_zip
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]

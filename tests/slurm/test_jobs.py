@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from ptycho_dist import load_bundle
-from tests.conftest import small_scan_arrays
 from tests.launch.test_faults import assert_same_result, last_step
+from tests.scans import small_scan_arrays
 from tests.slurm.cluster import SlurmCluster
 
 ROOT = Path(__file__).parents[2]

@@ -21,8 +21,8 @@ from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.model.corrections import MOST_CORRECTIONS
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.probe_modes import add_modes
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
-from tests.training.test_train import column, metrics, settings, train_one
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.training.runs import column, metrics, settings, train_one
 
 GLOBAL_BATCH = 7
 

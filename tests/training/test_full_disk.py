@@ -16,7 +16,7 @@ import yaml
 from ptycho_dist import load_bundle, save_bundle, train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.training.run_directory import RunDirectoryLogger
-from tests.training.test_train import settings
+from tests.training.runs import settings
 
 READ_ONLY, REMOUNT = 1, 32  # of mount(2)
 libc = ctypes.CDLL(None, use_errno=True)

@@ -16,8 +16,8 @@ from ptycho_dist.data.npz_writer import rewrite_scan
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.training import report
-from tests.conftest import small_scan_arrays
-from tests.training.test_train import settings, train_one
+from tests.scans import small_scan_arrays
+from tests.training.runs import settings, train_one
 
 OnRanks = Callable[..., list[Any]]
 N = 64

@@ -28,7 +28,7 @@ from ptycho_dist.training import report, tracking
 from ptycho_dist.training.checkpointing import Checkpointing
 from ptycho_dist.training.report import draw_object
 from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
-from tests.training.test_train import metrics, settings, train_one
+from tests.training.runs import metrics, settings, train_one
 
 BOTH = ["csv", "tensorboard", "mlflow"]
 NOBODY = "http://127.0.0.1:9"

@@ -18,8 +18,8 @@ from ptycho_dist.data.module import ScanDataModule
 from ptycho_dist.data.normalization import normalize
 from ptycho_dist.model.first_probe import find_first_probe
 from ptycho_dist.training.start import Start
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
-from tests.training.test_train import metrics, settings, stop_after_the_first_epoch, train_one
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.training.runs import metrics, settings, stop_after_the_first_epoch, train_one
 
 TRAINED: dict[str, Any] = {"model__probe_trainable": True, "model__probe_modes": 2}
 
