@@ -17,6 +17,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests import figures
+from tests.disks import mount, unmount
 from tests.ranks import run_on_ranks
 from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays, write_simulated_scan
 
@@ -156,3 +157,17 @@ def write_masked_scan(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`small_disk(num_bytes)` mounts a tmpfs of that size and gives its folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def make(num_bytes: int) -> Path:
+        mount(folder, 0, f"size={num_bytes}")
+        return folder
+
+    yield make
+    unmount(folder)

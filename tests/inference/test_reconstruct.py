@@ -458,6 +458,7 @@ def test_refinement_that_can_not_be_is_refused(
         )
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_refined_probe_is_kept_and_shown(
     bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def places_outside_the_data(content: bytes, path: Path) -> Iterator[int]:
     return iter(sorted(structure))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_any_changed_byte_of_the_archives_structure(
     saved: tuple[bytes, dict[str, Any]], path: Path, mask: int

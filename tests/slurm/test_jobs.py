@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from ptycho_dist import load_bundle
-from tests.launch.test_faults import assert_same_result, last_step
 from tests.scans import small_scan_arrays
 from tests.slurm.cluster import SlurmCluster
+from tests.training.runs import assert_same_result, last_step
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

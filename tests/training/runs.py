@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from ptycho_dist import train
+from ptycho_dist import load_bundle, train
 from ptycho_dist.config import parse_mapping
+from ptycho_dist.data import placement
 from ptycho_dist.distributed import Interrupted
 from ptycho_dist.training.checkpointing import Checkpointing
 
@@ -43,20 +45,59 @@ def settings(scan: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
 
 
 def train_one(concerns: dict[str, Any]) -> None:
-    """As one process of a torchrun job would, whose process group is there already."""
+    """Train as a process of a torchrun job whose process group is there already, or alone."""
     if dist.is_initialized():
-        rank, size = str(dist.get_rank()), str(dist.get_world_size())
-        launcher = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "GROUP_RANK": "0",
-        }
-        os.environ.update(
-            launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1"
-        )
+        act_as_torchrun()
     train(parse_mapping(concerns))
+
+
+def act_as_torchrun() -> None:
+    """Set the variables that torchrun sets for a rank of this process group."""
+    rank, size = str(dist.get_rank()), str(dist.get_world_size())
+    os.environ.update(
+        RANK=rank,
+        LOCAL_RANK=rank,
+        WORLD_SIZE=size,
+        LOCAL_WORLD_SIZE=size,
+        GROUP_RANK="0",
+        TORCHELASTIC_RUN_ID="test",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="1",
+    )
+
+
+def train_streamed(concerns: dict[str, Any]) -> None:
+    """With patterns that are read from the file; for a process that ends with the run."""
+    placement.LARGEST_PART = 0.0
+    train_one(concerns)
+
+
+def told_by(concerns: dict[str, Any]) -> list[str]:
+    """The same settings as command-line arguments."""
+    return [
+        f"--{concern}.{key}={value}"
+        for concern, keys in concerns.items()
+        for key, value in keys.items()
+    ]
+
+
+def assert_same_result(run_dir: Path, expected_run_dir: Path) -> None:
+    """Scale, weights and metrics are the same bits."""
+    found, expected = (load_bundle(path / "bundle.zip") for path in (run_dir, expected_run_dir))
+    assert found.scale == expected.scale
+    for name, weight in expected.weights.items():
+        assert torch.equal(found.weights[name], weight), name
+    untimed = [
+        [{name: row[name] for name in row if not name.endswith("_ms")} for row in metrics(path)]
+        for path in (run_dir, expected_run_dir)
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def last_step(run_dir: Path) -> int:
+    """The last step that has a row of metrics, or -1."""
+    steps = column(run_dir, "step") if (run_dir / "metrics.csv").exists() else []
+    return int(max(steps, default=-1))
 
 
 def metrics(run_dir: Path) -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ curve."""
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ptycho_dist.model.corrections import MOST_CORRECTIONS
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.probe_modes import add_modes
 from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
-from tests.training.runs import column, metrics, settings, train_one
+from tests.training.runs import act_as_torchrun, column, metrics, settings, train_one
 
 GLOBAL_BATCH = 7
 
@@ -288,17 +287,7 @@ def validate(
 ) -> dict[str, float]:
     """Metrics of an untrained network with a head that is not zero."""
     if dist.is_initialized():
-        rank, size = str(dist.get_rank()), str(dist.get_world_size())
-        launcher = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "GROUP_RANK": "0",
-        }
-        os.environ.update(
-            launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1"
-        )
+        act_as_torchrun()
     data = ScanDataModule(
         DataConfig(
             path=scan,
