@@ -206,10 +206,11 @@ def test_weights_of_a_batch_are_those_of_its_samples() -> None:
     assert orders[0] != orders[1]
 
 
-def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[list[int]]:
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+def batches_seen(
+    num_micro_batches: int, epoch: int, world_size: int = 1, rank: int = 0
+) -> list[list[int]]:
     sampler = GlobalBatchSampler(
-        num_samples,
+        37,
         global_batch_size=GLOBAL_BATCH,
         rank=rank,
         world_size=world_size,
@@ -220,25 +221,23 @@ def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[l
     return list(sampler)
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_micro_batches", [1, 2, 5])
-def test_sequence_of_global_batches(on_ranks: Callable[..., Any], num_micro_batches: int) -> None:
-    for epoch in (0, 1):
-        expected = [sorted(batch) for batch in batches_seen(37, 1, epoch)]
-        for world_size in (1, 2, 3):
-            parts = on_ranks(world_size, batches_seen, 37, num_micro_batches, epoch)
-            steps = [
-                sorted(
-                    sample
-                    for part in parts
-                    for micro_batch in part[
-                        step * num_micro_batches : (step + 1) * num_micro_batches
-                    ]
-                    for sample in micro_batch
-                )
-                for step in range(len(expected))
-            ]
-            assert steps == expected
-            assert all(len(part) == len(expected) * num_micro_batches for part in parts)
+def test_sequence_of_global_batches(num_micro_batches: int, world_size: int, epoch: int) -> None:
+    expected = [sorted(batch) for batch in batches_seen(1, epoch)]
+    parts = [batches_seen(num_micro_batches, epoch, world_size, rank) for rank in range(world_size)]
+    steps = [
+        sorted(
+            sample
+            for part in parts
+            for micro_batch in part[step * num_micro_batches : (step + 1) * num_micro_batches]
+            for sample in micro_batch
+        )
+        for step in range(len(expected))
+    ]
+    assert steps == expected
+    assert all(len(part) == len(expected) * num_micro_batches for part in parts)
 
 
 def test_pass_that_goes_on_takes_the_rest_once() -> None:

@@ -27,7 +27,7 @@ ROOM = 160 << 20
 """What a rank may take beside Python and its libraries where it is given a limit: less than a third
 of the large scan. Two thirds of it are stacks of threads."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large_scans")]
 
 
 class RepeatedPatterns:
