@@ -1,101 +1,95 @@
-"""Fixtures: ranks without torchrun, small scans, and the real ones."""
+"""The choice of tests, and fixtures for ranks, scans and figures."""
 
 from __future__ import annotations
 
-import dataclasses
-import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
-import lightning  # noqa: F401  sets variables of the environment when it is first imported: not in the middle of a test
+import lightning  # noqa: F401  sets environment variables when it is first imported: not within a test
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
-from ptycho_dist.config import SimulationConfig
-from ptycho_dist.data.npz_writer import write_npz_scan
-from ptycho_dist.physics.simulation import simulate_scan
+from tests import figures
+from tests.disks import mount, unmount
+from tests.ranks import run_on_ranks
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays, write_simulated_scan
 
-RANK_TIMEOUT_SECONDS = 120
+__all__ = ["MASKED_HDF5", "dead_pixels", "small_scan_arrays", "write_simulated_scan"]
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when a test imports MLflow
-
-_forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(
-    ["torch", "ptycho_dist.training.train", "ptycho_dist.training.report"]
-)
+figures.skip_drawing()
 
 
-def _run_rank(
-    rank: int,
-    world_size: int,
-    store: str,
-    body: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    results: Any,
-) -> None:
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size
-        )
-        dist.barrier()  # a rank that is done early must not leave while others still connect to it
-        results.put((rank, body(*arguments), None))
-    except BaseException:
-        results.put((rank, None, traceback.format_exc()))
-    # The result is on its way before anything below can block; peers may still read what this rank
-    # sent in its last collective.
-    results.close()
-    results.join_thread()
-    with suppress(RuntimeError, ValueError):
-        dist.barrier()
-    os._exit(0)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run the slow tests too, and 200 examples of each property; without it, slow tests run "
+        "only where their file is named or -m selects them",
+    )
+    parser.addoption(
+        "--no-skips", action="store_true", help="fail if a test but those of a GPU is skipped"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The same examples each time, on any machine, and nothing written to disk. No deadline: a
+    # shared core may be slow.
+    hypothesis_settings.register_profile(
+        "reproducible",
+        max_examples=200 if config.option.all else 25,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    hypothesis_settings.load_profile("reproducible")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.all or config.option.markexpr:
+        return
+    named = {(config.invocation_params.dir / name.split("::")[0]).resolve() for name in config.args}
+    left_out = [
+        item for item in items if item.get_closest_marker("slow") and item.path not in named
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and "gpu" not in report.keywords:
+        skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.option.no_skips and skipped and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture
-def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
-    """`on_ranks(world_size, body, *arguments)` runs `body` (a function of a module) on gloo ranks
-    and gives what each returned, by rank.
+def on_ranks() -> Callable[..., list[Any]]:
+    """`on_ranks(world_size, body, *arguments)`: see `run_on_ranks`."""
+    return run_on_ranks
 
-    Tracebacks of all ranks are shown where one raises; ranks that hang are killed.
-    """
-    calls = 0
 
-    def run(world_size: int, body: Callable[..., Any], *arguments: Any) -> list[Any]:
-        nonlocal calls
-        calls += 1
-        results = _forkserver.Queue()
-        store = str(tmp_path / f"store{calls}")
-        processes = [
-            _forkserver.Process(
-                target=_run_rank, args=(rank, world_size, store, body, arguments, results)
-            )
-            for rank in range(world_size)
-        ]
-        for process in processes:
-            process.start()
-        try:
-            answers = {}
-            for _ in processes:
-                rank, value, error = results.get(timeout=RANK_TIMEOUT_SECONDS)
-                answers[rank] = (value, error)
-        finally:
-            for process in processes:
-                process.join(timeout=5)
-                if process.is_alive():
-                    process.kill()
-        errors = [f"rank {rank}:\n{error}" for rank, (_, error) in sorted(answers.items()) if error]
-        assert not errors, "\n".join(errors)
-        return [answers[rank][0] for rank in range(world_size)]
-
-    return run
+@pytest.fixture
+def drawn_figures() -> Iterator[None]:
+    """Figures are drawn, not only composed."""
+    with figures.drawing():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -126,61 +120,6 @@ def realdata() -> Path:
     return Path(folder)
 
 
-def write_simulated_scan(path: Path, **settings: Any) -> Path:
-    """A simulated scan as `launch/simulate.py` writes it; keys of `SimulationConfig`."""
-    told = dataclasses.asdict(SimulationConfig(**settings))
-    simulation = simulate_scan(**told)
-    write_npz_scan(
-        path,
-        diffraction=simulation.diffraction,
-        positions_px=simulation.positions_px,
-        probe=simulation.probe,
-        transmission=simulation.object,
-        nphotons=simulation.nphotons,
-        settings=told,
-    )
-    return path
-
-
-def small_scan_arrays(
-    *, num_patterns: int = 37, pattern_size: int = 16, modes: int = 1, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Arrays of a small NPZ scan: Poisson counts of a random object, about 5000 photons a pattern,
-    stored as amplitude."""
-    random = np.random.default_rng(seed)
-    side = int(np.ceil(np.sqrt(num_patterns)))
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(
-        -1, 2
-    )[:num_patterns]
-    positions = pattern_size // 2 + 3.0 * grid + random.uniform(0, 0.9, (num_patterns, 2))
-    extent = int(positions.max()) + pattern_size
-    object_guess = random.uniform(0.7, 1, (extent, extent)) * np.exp(
-        1j * random.uniform(-0.5, 0.5, (extent, extent))
-    )
-    y, x = np.indices((pattern_size, pattern_size)) - pattern_size / 2
-    envelope = np.exp(-(y**2 + x**2) / (2 * (pattern_size / 6) ** 2))
-    probe = np.stack(
-        [
-            envelope * np.exp(0.05j * (mode + 1) * (y**2 + x**2)) / (mode + 1)
-            for mode in range(modes)
-        ]
-    )
-    counts = np.empty((num_patterns, pattern_size, pattern_size))
-    for number, (row, column) in enumerate(np.floor(positions).astype(int) - pattern_size // 2):
-        exit_wave = probe * object_guess[row : row + pattern_size, column : column + pattern_size]
-        far_field = np.fft.fftshift(np.fft.fft2(exit_wave, norm="ortho"), axes=(-2, -1))
-        counts[number] = random.poisson(
-            5000 * (np.abs(far_field) ** 2).sum(0) / (np.abs(probe) ** 2).sum()
-        )
-    return {
-        "diffraction": np.sqrt(counts).astype(np.float32),
-        "xcoords": positions[:, 1],
-        "ycoords": positions[:, 0],
-        "probeGuess": (probe if modes > 1 else probe[0]).astype(np.complex64),
-        "objectGuess": object_guess.astype(np.complex64),
-    }
-
-
 @pytest.fixture
 def write_scan(tmp_path: Path) -> Callable[..., Path]:
     """`write_scan(name="scan.npz", compressed=False, drop=(), **changed_arrays)` writes a small NPZ
@@ -203,16 +142,6 @@ def write_scan(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-MASKED_HDF5 = {
-    "diffraction": "diffraction",
-    "positions": "positions",
-    "positions_unit": "px",
-    "probe": "probe",
-    "mask": "mask",
-}
-"""`data.hdf5` of what `write_masked_scan` writes."""
-
-
 @pytest.fixture
 def write_masked_scan(tmp_path: Path) -> Callable[..., Path]:
     """`write_masked_scan(name, mask, garbage=0, arrays=None)` writes a small HDF5 scan with its
@@ -230,10 +159,15 @@ def write_masked_scan(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def dead_pixels(seed: int, part: float = 0.1, pattern_size: int = 16) -> np.ndarray:
-    """A mask (N, N) with dead pixels, a gap of two columns and a beam stop that hides the brightest
-    pixel."""
-    mask = np.random.default_rng(seed).uniform(size=(pattern_size, pattern_size)) > part
-    mask[:, seed % 5 + 1 : seed % 5 + 3] = False
-    mask[pattern_size // 2, pattern_size // 2] = False
-    return mask
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`small_disk(num_bytes)` mounts a tmpfs of that size and gives its folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def make(num_bytes: int) -> Path:
+        mount(folder, 0, f"size={num_bytes}")
+        return folder
+
+    yield make
+    unmount(folder)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests in .venv, which it makes if needed.   bash tests/run.sh [pytest arguments]
+# Runs the tests in .venv, which it makes if needed.   bash tests/run.sh [--all] [pytest arguments]
+# Without --all the slow tests are left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/make_venv.sh test

@@ -11,7 +11,7 @@ import approximate_probe
 import numpy as np
 import pytest
 
-from tests.conftest import write_simulated_scan
+from tests.scans import write_simulated_scan
 
 SIZE = 64
 
@@ -51,6 +51,7 @@ def test_spoilt_probe_is_a_gaussian_beam_out_of_focus_blurred_and_too_bright():
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_command_tells_each_training_and_uses_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

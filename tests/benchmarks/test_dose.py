@@ -68,6 +68,7 @@ def test_dose_of_equal_quality_is_interpolated_on_the_logarithm():
     }
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_small_table(tmp_path, monkeypatch, capsys):
     config = tmp_path / "config.yaml"
     config.write_text("model: {base_width: 2}\ntrain: {global_batch_size: 8}\n")

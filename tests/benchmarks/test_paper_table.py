@@ -177,6 +177,7 @@ def test_multiscale_similarity_is_the_published_product(scan):
     )
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_small_table(tmp_path, monkeypatch, capsys):
     config = tmp_path / "config.yaml"
     config.write_text("model: {base_width: 2}\ntrain: {epochs: 1, global_batch_size: 16}\n")

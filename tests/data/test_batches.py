@@ -30,7 +30,7 @@ from ptycho_dist.data.prepare import PreparedData, prepare
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import rank
-from tests.conftest import small_scan_arrays
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 FACTOR = 0.0123

@@ -25,7 +25,7 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.readers.npz import NpzPatterns
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.distributed import FailedTogether, rank
-from tests.conftest import small_scan_arrays
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 OnRanks = Callable[..., list[Any]]

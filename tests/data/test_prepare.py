@@ -22,7 +22,7 @@ from ptycho_dist.data.prepare import STAGES, PreparedData, Stage, prepare
 from ptycho_dist.data.scan import ScanError
 from ptycho_dist.distributed import FailedTogether, rank
 from ptycho_dist.scale.intensity_scale import derive_intensity_scale
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
 
 WriteScan = Callable[..., Path]
 OnRanks = Callable[..., list[Any]]

@@ -21,9 +21,9 @@ from ptycho_dist.data import staging
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan, ScanError
 from ptycho_dist.data.staging import StagingError, stage_scans
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import require_read, simulate
 from tests.data.readers.writers import DETECTOR, write_cxi, write_patterns
+from tests.scans import small_scan_arrays
 
 CONTENT = bytes(range(256)) * 100
 

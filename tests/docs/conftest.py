@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import simulate
 from tests.data.readers.writers import write_cxi, write_patterns, write_product, write_ptyd
 from tests.docs.blocks import Command
 from tests.docs.reader import Reader, make_project
+from tests.scans import small_scan_arrays
 
 
 @pytest.fixture(scope="session")

@@ -8,23 +8,18 @@ that has PyTorch loaded already, which saves most of their time.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
 
-from ptycho_dist.config import Parser
 from tests.docs.blocks import ROOT, Code, Command
+from tests.scripts import run_script
 
 SMALLER = {
     r"--nproc_per_node=\d+": "--nproc_per_node=2",
@@ -86,13 +81,12 @@ class Reader:
             # Without a rendezvous of its own torchrun takes a fixed port, which another test may
             # have.
             own = [] if any(word.startswith("--rdzv") for word in words) else ["--standalone"]
-            status, printed = self._start(
-                [sys.executable, "-m", "torch.distributed.run", *own, *words[1:]], command.variables
-            )
+            launcher = [sys.executable, "-m", "torch.distributed.run", *own]
+            status, printed = self._start([*launcher, *words[1:]], command.variables)
         elif words[0] == "python" and words[1].startswith("launch/") and not command.variables:
-            status, printed = self._fork(words[1:], parse_only=False)
+            status, printed = self._script(words[1:])
         elif words[0] == "python" and words[1] in PARSED_ONLY:
-            status, printed = self._fork(words[1:], parse_only=True)
+            status, printed = self._script(words[1:], parse_only=True)
         elif words[0] == "python":
             assert words[1] in SHORTER or not words[1].startswith("benchmarks/"), (
                 f"{command}: name it in SHORTER or PARSED_ONLY"
@@ -108,7 +102,7 @@ class Reader:
     def parse(self, command: Command) -> None:
         """Let a script of the project read a command's options, and do nothing else."""
         assert command.words[0] == "python", command
-        status, printed = self._fork(list(command.words[1:]), parse_only=True)
+        status, printed = self._script(list(command.words[1:]), parse_only=True)
         assert status == 0, f"{command}\n{printed}"
 
     def save(self, block: Code) -> None:
@@ -140,6 +134,10 @@ class Reader:
             words += ["--train.run_dir", f"run{self._runs}"]
         return words
 
+    def _script(self, words: list[str], *, parse_only: bool = False) -> tuple[int, str]:
+        done = run_script(words, self.folder, parse_only=parse_only, timeout=SECONDS)
+        return done.returncode, done.stdout
+
     def _start(self, words: list[str], variables: dict[str, str]) -> tuple[int, str]:
         # as in an active environment
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -154,19 +152,6 @@ class Reader:
             check=False,
         )
         return ended.returncode, ended.stdout
-
-    def _fork(self, words: list[str], *, parse_only: bool) -> tuple[int, str]:
-        output = self.folder / "output"
-        process = multiprocessing.get_context("forkserver").Process(
-            target=_script, args=(words, self.folder, output, parse_only)
-        )
-        process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        assert process.exitcode is not None
-        return process.exitcode, output.read_text()
 
 
 def named_file(block: Code) -> str | None:
@@ -188,31 +173,6 @@ def as_pattern(line: str) -> str:
         else:
             words.append(re.escape(word))
     return " ".join(words)
-
-
-def _script(words: list[str], folder: Path, output: Path, parse_only: bool) -> None:
-    """Body of a process: a Python script with its arguments, as `python` would run it."""
-    os.chdir(folder)
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    torch.set_num_threads(1)
-    if parse_only:
-        for parser in (argparse.ArgumentParser, Parser):
-            _only_parse(parser)
-    sys.argv = list(words)
-    sys.path.insert(0, str(Path(words[0]).parent.resolve()))
-    runpy.run_path(words[0], run_name="__main__")
-
-
-def _only_parse(parser: Any) -> None:
-    parse = parser.parse_args
-
-    def parse_and_leave(*arguments: Any, **options: Any) -> None:
-        parse(*arguments, **options)
-        sys.exit(0)
-
-    parser.parse_args = parse_and_leave
 
 
 def make_project(folder: Path) -> None:

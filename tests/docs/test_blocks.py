@@ -3,13 +3,14 @@ fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ptycho_dist.config import make_parser, read_config
 from tests.docs.blocks import ROOT, Code, Command, blocks, commands, inline_commands, pages
+from tests.docs.commands import EXEMPT_COMMANDS, all_commands, is_exempt, is_of_a_cluster
 from tests.docs.reader import Reader, named_file
 
 FILES = {
@@ -38,29 +39,6 @@ FILES = {
 }
 """What must lie there before a page's first command; `named_files` makes it."""
 
-EXEMPT_COMMANDS = {
-    "bash docs/build.sh": "tests/docs/test_site.py builds the site",
-    "bash tests/run.sh": "is how this test is run",
-    "bash tests/run.sh -m not slow tests/model": "is how this test is run",
-    "bash tests/run.sh [pytest arguments]": "is how this test is run",
-    "pip install .": "tests/package/ installs the package into new environments",
-    "pip install ptycho_dist[mlflow]": "tests/package/ installs the package into new environments",
-    "pip install "
-    "ptycho_dist[tensorboard]": "tests/package/ installs the package into new environments",
-    "python -m build": "tests/package/ builds the distributions",
-    "python -m torch.utils.collect_env": "PyTorch's own",
-    "ruff check && ruff format --check && mypy && "
-    "lint-imports": "tests/lint.sh and tests/test_layers.py",
-    "salloc ...": "stands for the cluster's own way to give nodes",
-    "source .venv/bin/activate": "Python's own",
-    "srun --ntasks-per-node": "names an option, not a command",
-    "torchrun --max-restarts": "names an option, not a command",
-    "torchrun --max-restarts=N": "names an option, not a command",
-    "torchrun --nproc_per_node=2 train_ddp.py": "tests/docs/test_library_examples.py",
-    "torchrun --nproc_per_node=2 train_lightning.py": "tests/docs/test_library_examples.py",
-}
-"""Commands that are not run here, and why."""
-
 EXEMPT_BLOCKS = {
     ("CONTRIBUTING.md", "# ptycho_dist/"): "tests/docs/test_contributing.py",
     ("CONTRIBUTING.md", "# tests/"): "tests/docs/test_contributing.py",
@@ -75,17 +53,6 @@ EXEMPT_BLOCKS = {
 
 OF_SPHINX = ("{configuration-keys}", "{eval-rst}", "{include}", "{modules-of}", "{toctree}")
 """Blocks that tests/docs/test_site.py runs, by building the site."""
-
-ON_A_CLUSTER = ("sbatch", "srun", "salloc")
-"""Commands that tests/slurm/test_documented_commands.py runs."""
-
-
-def is_exempt(command: Command) -> bool:
-    return " ".join(command.words) in EXEMPT_COMMANDS
-
-
-def is_of_a_cluster(command: Command) -> bool:
-    return command.words[0] in ON_A_CLUSTER or command.words == ("bash", "slurm/infer.sbatch")
 
 
 def kind(block: Code) -> str:
@@ -106,14 +73,6 @@ KINDS = {
     "text": "compared with what is printed",
 }
 TO_FOLLOW = {*KINDS.values()} - {"read as configuration"}
-
-
-def all_commands() -> Iterator[Command]:
-    for page in pages():
-        yield from inline_commands(page)
-        for block in blocks(page):
-            if block.language == "bash":
-                yield from commands(block)
 
 
 @pytest.mark.parametrize("page", pages())

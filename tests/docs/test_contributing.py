@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_simulated_scan
 from tests.docs.blocks import ROOT
+from tests.scans import write_simulated_scan
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLES = ["A reader", "A network", "A loss"]

@@ -11,8 +11,8 @@ import yaml
 
 from ptycho_dist.config import Config, flat_keys
 from ptycho_dist.data.readers import read_scan
-from tests.conftest import small_scan_arrays
 from tests.docs.blocks import ROOT
+from tests.scans import small_scan_arrays
 
 PAGE = (ROOT / "docs/from_ptychopinn.md").read_text()
 KEYS = flat_keys(Config().to_dict())

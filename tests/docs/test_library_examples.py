@@ -141,23 +141,20 @@ def simple_statements(node: ast.AST) -> Iterator[ast.stmt]:
 
 
 @pytest.mark.parametrize("example_name", ["ddp", "lightning"])
-def test_ptycho_dist_takes_under_twenty_lines(example_name: str) -> None:
-    """Every line of every statement that names something of ptycho_dist, the import included."""
+def test_ptycho_dist_takes_about_a_dozen_statements(example_name: str) -> None:
+    """Every statement that names something of ptycho_dist, the import included."""
     tree = ast.parse(source_of(example_name))
     names = own_names(tree)
     assert {"derive_intensity_scale", "ScaledPoissonLoss", "save_bundle", "load_bundle"} <= names
-    lines = set()
+    count = 1  # the import
     for statement in simple_statements(tree):
         said = {
             ast.unparse(node)
             for node in ast.walk(statement)
             if isinstance(node, ast.Name | ast.Attribute)
         }
-        is_import = isinstance(statement, ast.ImportFrom) and statement.module == "ptycho_dist"
-        if is_import or said & names:
-            assert statement.end_lineno is not None
-            lines |= set(range(statement.lineno, statement.end_lineno + 1))
-    assert 10 < len(lines) < 20
+        count += bool(said & names)
+    assert 5 < count < 15
 
 
 @pytest.mark.slow

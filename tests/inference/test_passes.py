@@ -22,7 +22,7 @@ from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import GroupCanvas, extract_patches
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
-from tests.conftest import dead_pixels
+from tests.scans import dead_pixels
 
 SIZE = 16
 PHOTONS = 1e4

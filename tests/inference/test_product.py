@@ -17,10 +17,10 @@ from ptycho_dist.data.scan import ScanError
 from ptycho_dist.inference import infer as infer_module
 from ptycho_dist.inference.infer import infer
 from ptycho_dist.inference.records import Reconstruction
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, simulate
 from tests.data.readers.writers import write_patterns, write_product
 from tests.inference.bundles import SIZE, untrained_bundle
+from tests.scans import small_scan_arrays
 
 GEOMETRY = {"energy_eV": 8765.0, "detector_distance_m": 1.9, "detector_pixel_m": 75e-6}
 KEPT = np.array([5, 0, 29, 7, 8, 9, 10, 1, 22, 13])

@@ -29,9 +29,9 @@ from ptycho_dist.inference.infer import infer
 from ptycho_dist.inference.records import Normalization, ProbeChoice, Reconstruction, Units
 from ptycho_dist.inference.stitch import StitchedObject
 from tests.calibrations import calibration_of
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.inference.bundles import SIZE, untrained_bundle
 from tests.report.reading import ReadPage, assert_self_contained
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
 
 FIVE_PATTERNS = dict.fromkeys(("cpu", "cuda"), 5 * SIZE**2)
 
@@ -461,6 +461,7 @@ def test_refinement_that_can_not_be_is_refused(
         )
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_refined_probe_is_kept_and_shown(
     bundle: Bundle, write_scan: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ from ptycho_dist.physics.simulation import (
     raster_positions,
     scale_probe,
 )
-from tests.conftest import dead_pixels
+from tests.scans import dead_pixels
 
 SIZE = 32
 PHOTONS = 1e5

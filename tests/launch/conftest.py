@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.scripts import ROOT, run_script, torchrun
 
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`launch("train.py", *arguments, nproc=N)`: a script of launch/, under torchrun where nproc is
-    given; stdout holds stderr too."""
+    """`launch("train.py", *arguments, nproc=N)` runs a script of launch/; stdout holds stderr too.
+
+    Without `nproc` it runs in a forked process, with it under torchrun.
+    """
 
     def run(
         script: str, *arguments: object, nproc: int | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable]
-        if nproc is not None:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+        words = [ROOT / "launch" / script, *arguments]
+        if nproc is None:
+            return run_script(words, timeout=timeout)
         return subprocess.run(
-            [*command, str(ROOT / "launch" / script), *map(str, arguments)],
+            [*torchrun(nproc), *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -3,7 +3,9 @@ leaves no trace."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -30,9 +32,9 @@ from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training import check as check_module
 from ptycho_dist.training import memory as step_memory
 from ptycho_dist.training.processes import Processes
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
-from tests.training.test_full_disk import READ_ONLY, REMOUNT, mount, small_disk  # noqa: F401
-from tests.training.test_train import settings, train_one
+from tests.disks import READ_ONLY, REMOUNT, mount
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.training.runs import act_as_torchrun, settings, told_by, train_one
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 OnRanks = Callable[..., list[Any]]
@@ -62,15 +64,6 @@ def table(output: str) -> dict[str, tuple[str, str]]:
     return rows
 
 
-def told_by(concerns: dict[str, Any]) -> list[str]:
-    """The same settings as command-line arguments."""
-    return [
-        f"--{concern}.{key}={value}"
-        for concern, keys in concerns.items()
-        for key, value in keys.items()
-    ]
-
-
 def everything_in(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Names, sizes and times of change."""
     states = {path: path.stat() for path in sorted(folder.rglob("*"))}
@@ -78,6 +71,15 @@ def everything_in(folder: Path) -> dict[str, tuple[int, int, int]]:
         str(path): (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         for path, state in states.items()
     }
+
+
+def check_on_this_rank(concerns: dict[str, Any]) -> str:
+    """What a rank of torchrun prints."""
+    act_as_torchrun()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        check(parse_mapping(concerns))
+    return printed.getvalue()
 
 
 @pytest.mark.parametrize("nproc", [None, 2])
@@ -90,12 +92,17 @@ def test_good_job_shows_what_the_run_then_finds(
 ) -> None:
     concerns = settings(write_scan(), tmp_path / "run")
     before = everything_in(tmp_path)
-    checked = launch("train.py", "--check", *told_by(concerns), nproc=nproc)
-    assert checked.returncode == 0, checked.stdout
+    if nproc is None:
+        checked = launch("train.py", "--check", *told_by(concerns))
+        assert checked.returncode == 0, checked.stdout
+        printed = checked.stdout
+    else:
+        printed, silence = on_ranks(nproc, check_on_this_rank, concerns)
+        assert silence == ""  # rank 0 says it
     assert everything_in(tmp_path) == before
-    assert "\x1b" not in checked.stdout
-    rows = table(checked.stdout)
-    assert {verdict for verdict, _ in rows.values()} == {"ok"}, checked.stdout
+    assert "\x1b" not in printed
+    rows = table(printed)
+    assert {verdict for verdict, _ in rows.values()} == {"ok"}, printed
 
     on_ranks(1, train_one, concerns)  # the run directory is free for it
     hparams = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())
@@ -301,7 +308,7 @@ def test_another_run_in_the_directory(
 
 def test_run_directory_that_may_not_be_written(
     write_scan: Callable[..., Path],
-    small_disk: Callable[[int], Path],  # noqa: F811
+    small_disk: Callable[[int], Path],
     tmp_path: Path,
     refused: Refused,
 ) -> None:
@@ -318,9 +325,7 @@ def test_run_directory_that_may_not_be_written(
 
 
 def test_full_disk(
-    write_scan: Callable[..., Path],
-    small_disk: Callable[[int], Path],  # noqa: F811
-    refused: Refused,
+    write_scan: Callable[..., Path], small_disk: Callable[[int], Path], refused: Refused
 ) -> None:
     """All that fails is shown at once: the disk, the dose and the checkpoint in the way."""
     disk = small_disk(1 << 16)
@@ -443,16 +448,8 @@ def test_memory_of_a_real_run_is_as_estimated(
 
 
 def check_with_fault_on_rank_1(concerns: dict[str, Any], fault: str) -> str:
-    own = dist.get_rank()
-    launcher = {
-        "RANK": str(own),
-        "LOCAL_RANK": str(own),
-        "WORLD_SIZE": "3",
-        "LOCAL_WORLD_SIZE": "3",
-        "GROUP_RANK": "0",
-    }
-    os.environ.update(launcher, TORCHELASTIC_RUN_ID="test")
-    if own == 1:
+    act_as_torchrun()
+    if dist.get_rank() == 1:
         if fault == "file":
             concerns["data"]["path"] = "scan.npz"
             os.chdir("/")

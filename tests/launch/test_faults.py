@@ -1,379 +1,237 @@
-"""Faults of a running job: what is killed, told to stop, or fails on one rank; and what is left of
-it."""
+"""Faults of a running job: ranks that are killed, told to stop, or fail; and what is left of it."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from ptycho_dist import load_bundle
-from tests.conftest import small_scan_arrays
-from tests.training.test_tracking import assert_hold_metrics_csv
+from ptycho_dist.distributed import FailedTogether, Interrupted
+from ptycho_dist.model.lightning_module import PtychographyModule
+from tests.launch import faults
+from tests.ranks import run_on_ranks
+from tests.scans import small_scan_arrays
+from tests.scripts import ROOT, torchrun
+from tests.training.runs import (
+    assert_same_result,
+    column,
+    settings,
+    told_by,
+    train_one,
+    train_streamed,
+)
 
-ROOT = Path(__file__).parents[2]
-EPOCHS = 40
-STEPS_AN_EPOCH = 17  # 33 groups, two a step
-
-STREAMED = {"SLURM_MEM_PER_NODE": "1"}
-"""Environment in which there is no memory to hold patterns in."""
-
-pytestmark = pytest.mark.slow
-
-
-class Job:
-    """A torchrun job of `launch/train.py` in a process group of its own."""
-
-    def __init__(
-        self,
-        scan: Path,
-        run_dir: Path,
-        *arguments: str,
-        nproc: int = 2,
-        torchrun: tuple[str, ...] = (),
-        **env: str,
-    ) -> None:
-        self.run_dir = run_dir
-        self.output = run_dir.with_suffix(f".{time.monotonic_ns()}.txt")
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={nproc}",
-            *torchrun,
-        ]
-        command += [
-            str(ROOT / "launch" / "train.py"),
-            f"--data.path={scan}",
-            "--data.measurement=amplitude",
-            "--data.nphotons=1e6",
-        ]
-        command += [
-            "--data.val_fraction=0.1",
-            "--model.base_width=4",
-            "--train.precision=32",
-            "--train.global_batch_size=2",
-        ]
-        command += [f"--train.epochs={EPOCHS}", f"--train.run_dir={run_dir}", *arguments]
-        with self.output.open("w") as output:
-            self.agent = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-            )
-
-    def ranks(self) -> list[int]:
-        """Process numbers of the ranks, in their order."""
-        children = (
-            Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
-        )
-        return sorted(map(int, children))
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def wait_for_step(self, step: int) -> None:
-        """Wait until training is past a step and a checkpoint was written."""
-        self.wait_until(
-            lambda: (
-                (self.run_dir / "checkpoints" / "last.ckpt").exists()
-                and last_step(self.run_dir) >= step
-            ),
-            f"step {step}",
-        )
-
-    def wait_for_end(self, timeout: float = 300) -> int:
-        return self.agent.wait(timeout)
-
-    def wait_for_ranks_to_end(self, ranks: list[int], timeout: float = 20) -> None:
-        deadline = time.monotonic() + timeout
-        while any(Path(f"/proc/{rank}").exists() for rank in ranks):
-            assert time.monotonic() < deadline, (
-                f"ranks still there after {timeout} s:\n{self.said()}"
-            )
-            time.sleep(0.1)
-
-    def wait_until(
-        self,
-        condition: Callable[[], bool],
-        what: str,
-        timeout: float = 300,
-        *,
-        may_end: bool = False,
-    ) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert may_end or self.agent.poll() is None, f"ended before {what}:\n{self.said()}"
-            assert time.monotonic() < deadline, f"no {what} within {timeout} s:\n{self.said()}"
-            time.sleep(0.05)
-
-
-def last_step(run_dir: Path) -> int:
-    metrics = run_dir / "metrics.csv"
-    if not metrics.exists():
-        return -1
-    with metrics.open(newline="") as stream:
-        return max((int(row["step"]) for row in csv.DictReader(stream) if row["step"]), default=-1)
-
-
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    """All of metrics.csv but the times."""
-    with (run_dir / "metrics.csv").open(newline="") as stream:
-        return [
-            {name: value for name, value in row.items() if not name.endswith("_ms")}
-            for row in csv.DictReader(stream)
-        ]
+SMALL: dict[str, Any] = {"train__epochs": 3, "train__global_batch_size": 2}
+"""33 groups, two a step: 17 steps an epoch."""
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    np.savez(folder / "scan.npz", **small_scan_arrays())
-    return folder
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("faults") / "scan.npz"
+    np.savez(path, **small_scan_arrays())
+    return path
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(folder: Path) -> Path:
-    """Run directory of the same job that nothing happened to."""
-    job = Job(folder / "scan.npz", folder / "uninterrupted")
-    assert job.wait_for_end() == 0, job.said()
-    return job.run_dir
+def uninterrupted(scan: Path) -> Path:
+    """Run directory of a run that nothing happened to."""
+    run_on_ranks(2, train_one, settings(scan, scan.parent / "uninterrupted", **SMALL))
+    return scan.parent / "uninterrupted"
 
 
 @pytest.fixture
-def start(folder: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Job]]:
-    """`start(*arguments, **options)` starts a job in this test's run directory; what is left of it
-    is killed at the end."""
-    jobs: list[Job] = []
-
-    def start_job(*arguments: str, **options: Any) -> Job:
-        run_dir = folder / "".join(
-            character if character.isalnum() else "_" for character in request.node.name
-        )
-        jobs.append(Job(folder / "scan.npz", run_dir, *arguments, **options))
-        return jobs[-1]
-
-    yield start_job
-    for job in jobs:
-        for number in {*job.ranks(), job.agent.pid} if job.agent.poll() is None else ():
-            os.kill(number, signal.SIGKILL)
-        job.agent.wait()
+def concerns(scan: Path, tmp_path: Path) -> dict[str, Any]:
+    return settings(scan, tmp_path / "run", **SMALL)
 
 
-def assert_same_result(run_dir: Path, uninterrupted: Path) -> None:
-    expected, found = load_bundle(uninterrupted / "bundle.zip"), load_bundle(run_dir / "bundle.zip")
-    assert found.scale == expected.scale
-    for name, weight in expected.weights.items():
-        assert torch.equal(found.weights[name], weight), name
-    assert rows(run_dir) == rows(uninterrupted)
+def job_with(
+    fault: Callable[[], None],
+    concerns: dict[str, Any],
+    tmp_path: Path,
+    *options: str,
+    nproc: int = 2,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run a torchrun job that meets a fault; return once all its processes are gone, agent and
+    ranks: they share the pipe that is read to its end."""
+    (tmp_path / "sitecustomize.py").write_text(faults.SITECUSTOMIZE)
+    environment |= {
+        "FAULT": fault.__name__,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+    }
+    return subprocess.run(
+        [*torchrun(nproc), *options, str(ROOT / "launch" / "train.py"), *told_by(concerns)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
 
 
-def kill_one_rank(job: Job) -> None:
-    os.kill(job.ranks()[1], signal.SIGKILL)
-
-
-def kill_agent(job: Job) -> None:
-    job.agent.kill()
-
-
-def terminate_agent(job: Job) -> None:
-    job.agent.terminate()  # torchrun passes it on to its ranks
-
-
-def terminate_all(job: Job) -> None:
-    os.killpg(job.agent.pid, signal.SIGTERM)
-
-
-def ctrl_c(job: Job) -> None:
-    os.killpg(job.agent.pid, signal.SIGINT)  # as a terminal does
-
-
-def user_signal_to_all(job: Job) -> None:
-    for number in [*job.ranks(), job.agent.pid]:
-        os.kill(number, signal.SIGUSR1)
+def checkpoint(run_dir: Path) -> dict[str, Any]:
+    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 @pytest.mark.parametrize(
-    "fault", [kill_one_rank, kill_agent, terminate_agent, terminate_all, ctrl_c, user_signal_to_all]
+    "fault",
+    [
+        faults.terminate_agent,
+        *(
+            pytest.param(fault, marks=pytest.mark.slow)
+            for fault in (faults.kill_one_rank, faults.kill_agent, faults.ctrl_c)
+        ),
+    ],
 )
-def test_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(
-    start: Callable[..., Job], uninterrupted: Path, fault: Callable[[Job], None]
+def test_resumed_job_ends_with_the_bits_of_the_uninterrupted_run(
+    concerns: dict[str, Any], uninterrupted: Path, tmp_path: Path, fault: Callable[[], None]
 ) -> None:
-    job = start()
-    job.wait_for_step(5 * STEPS_AN_EPOCH)
-    ranks = job.ranks()
-    fault(job)
-    assert job.wait_for_end(timeout=20) != 0
-    job.wait_for_ranks_to_end(ranks)
-    assert not (job.run_dir / "bundle.zip").exists(), "it ended before the fault"
-    # the uninterrupted run held its patterns in memory
-    resumed = start("--train.resume=auto", **STREAMED)
-    assert resumed.wait_for_end() == 0, resumed.said()
-    assert_same_result(job.run_dir, uninterrupted)
-
-
-def test_scan_that_is_cut_short_while_it_is_read_stops_all_ranks(
-    start: Callable[..., Job], tmp_path: Path
-) -> None:
-    np.savez(scan := tmp_path / "cut.npz", **small_scan_arrays())
-    job = start(f"--data.path={scan}", "--train.epochs=100000", **STREAMED)
-    job.wait_for_step(STEPS_AN_EPOCH)
-    ranks = job.ranks()
-    os.truncate(scan, 5000)
-    assert job.wait_for_end(timeout=20) == 1
-    job.wait_for_ranks_to_end(ranks)
-    # whoever says it says the same
-    (cause,) = {
-        line.partition("error: ")[2] for line in job.said().splitlines() if "error: " in line
-    }
-    assert re.fullmatch(
-        rf"rank [01]: {scan}: diffraction: found 5000 bytes, which end within patterns \d+ to \d+, expected 37 patterns.*",
-        cause,
+    """It also streams its patterns; the uninterrupted run held them in memory."""
+    job = job_with(fault, concerns, tmp_path)
+    assert job.returncode != 0
+    assert not (tmp_path / "run" / "bundle.zip").exists(), job.stdout
+    killed = fault in (faults.kill_one_rank, faults.kill_agent)
+    assert checkpoint(tmp_path / "run")["global_step"] >= (17 if killed else faults.STEP), (
+        job.stdout
     )
-    assert cause in (job.run_dir / "train.log").read_text()
-    assert not (job.run_dir / "bundle.zip").exists()
+    concerns["train"]["resume"] = "auto"
+    run_on_ranks(2, train_streamed, concerns)
+    assert_same_result(tmp_path / "run", uninterrupted)
 
 
-def test_signal_is_answered_with_a_checkpoint_within_the_epoch(
-    start: Callable[..., Job], tmp_path: Path
+def signalled(concerns: dict[str, Any], number: int, ranks: tuple[int, ...]) -> str:
+    """What a rank is told by a run of which some ranks get a signal."""
+    if dist.get_rank() in ranks:
+        faults.before_step(faults.STEP, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted) as stopped:
+        train_one(concerns)
+    assert stopped.value.exit_status == 128 + number
+    return str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("SIGTERM", (0, 1)), ("SIGUSR1", (1,)), ("SIGINT", (0,))]
+)
+def test_signal_of_any_rank_stops_all_with_a_checkpoint_within_the_epoch(
+    concerns: dict[str, Any], uninterrupted: Path, tmp_path: Path, name: str, ranks: tuple[int, ...]
 ) -> None:
-    np.savez(tmp_path / "long.npz", **small_scan_arrays(num_patterns=900))
-    job = start(f"--data.path={tmp_path / 'long.npz'}", "--train.global_batch_size=1")
-    job.wait_until(lambda: last_step(job.run_dir) > 0, "the first row of metrics")
-    job.agent.terminate()
-    assert job.wait_for_end(timeout=20) != 0
-    checkpoint = torch.load(job.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["epoch"] == 0
-    assert 0 < checkpoint["global_step"] < 810  # 810 training patterns: an epoch has as many steps
-    assert (
-        f"stopped by SIGTERM after step {checkpoint['global_step']}; go on with --train.resume auto"
-        in job.said()
-    )
-
-
-def test_torchrun_restarts_a_killed_rank_by_itself(
-    start: Callable[..., Job], uninterrupted: Path
-) -> None:
-    """Watched by TensorBoard and MLflow, which changes no bit, and which hold each row once in the
-    end."""
-    loggers = "--train.logger=[tensorboard,mlflow]"
-    job = start(loggers, torchrun=("--max-restarts=2",), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
-    job.wait_for_step(5 * STEPS_AN_EPOCH)
-    kill_one_rank(job)
-    assert job.wait_for_end() == 0, job.said()
-    assert_same_result(job.run_dir, uninterrupted)
-    assert_hold_metrics_csv(job.run_dir)
+    said = run_on_ranks(2, signalled, concerns, int(signal.Signals[name]), ranks)
+    assert said[0] == said[1]
+    assert f"stopped by {name} after step 25; go on with --train.resume auto" in said[0]
+    stopped = checkpoint(tmp_path / "run")
+    assert (stopped["epoch"], stopped["global_step"]) == (1, 25)
+    concerns["train"]["resume"] = "auto"
+    run_on_ranks(2, train_one, concerns)
+    assert_same_result(tmp_path / "run", uninterrupted)
 
 
 def test_at_another_world_size_it_goes_on_with_the_same_scale_and_batches(
-    start: Callable[..., Job], uninterrupted: Path
+    concerns: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    job = start()
-    job.wait_for_step(5 * STEPS_AN_EPOCH)
-    terminate_agent(job)
-    job.wait_for_end(timeout=20)
-    resumed = start("--train.resume=auto", nproc=3)
-    assert resumed.wait_for_end() == 0, resumed.said()
-    assert (
-        load_bundle(job.run_dir / "bundle.zip").scale
-        == load_bundle(uninterrupted / "bundle.zip").scale
+    run_on_ranks(2, signalled, concerns, int(signal.SIGTERM), (0,))
+    concerns["train"]["resume"] = "auto"
+    run_on_ranks(3, train_one, concerns)
+    for name in ("step", "train_deviance_per_pixel", "val_deviance_per_pixel"):
+        found, expected = (column(run_dir, name) for run_dir in (tmp_path / "run", uninterrupted))
+        # float32 convolutions of other batch sizes
+        assert found == pytest.approx(expected, rel=0 if name == "step" else 1e-3)
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_rank_by_itself(
+    concerns: dict[str, Any], uninterrupted: Path, tmp_path: Path
+) -> None:
+    concerns["train"]["resume"] = "auto"
+    job = job_with(
+        faults.kill_one_rank,
+        concerns,
+        tmp_path,
+        "--max-restarts=2",
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
     )
-    found, expected = rows(job.run_dir), rows(uninterrupted)
-    assert [row["step"] for row in found] == [row["step"] for row in expected]
-    deviances = [
-        [
-            float(row["train_deviance_per_pixel"])
-            for row in of_run
-            if row["train_deviance_per_pixel"]
-        ]
-        for of_run in (found, expected)
-    ]
-    # The same batches, in float32 convolutions of other sizes: what differs by 1e-8 at first grows
-    # a hundredfold an epoch ...
-    np.testing.assert_allclose(*(of_run[:7] for of_run in deviances), rtol=1e-4)
-    # ... and training ends at about the same place all the same.
-    np.testing.assert_allclose(*(of_run[-5:] for of_run in deviances), rtol=5e-2)
+    assert job.returncode == 0, job.stdout
+    assert_same_result(tmp_path / "run", uninterrupted)
 
 
-def test_second_run_in_a_run_directory_is_refused(start: Callable[..., Job]) -> None:
-    first = start("--train.epochs=100000")
-    first.wait_for_step(1)
-    second = start()
-    assert second.wait_for_end(timeout=60) == 1
-    assert second.said().count("another run is writing here") == 1
-    first.agent.terminate()
-    assert first.wait_for_end(timeout=20) != 0
-    checkpoint = (first.run_dir / "checkpoints" / "last.ckpt").read_bytes()
-    third = start()
-    assert third.wait_for_end(timeout=60) == 1
-    assert third.said().count("found the checkpoint of an earlier run") == 1
-    assert (first.run_dir / "checkpoints" / "last.ckpt").read_bytes() == checkpoint
+def assert_one_cause(job: subprocess.CompletedProcess[str], run_dir: Path) -> str:
+    """Whoever says something says the same, and it is in the log; no bundle is left."""
+    assert job.returncode == 1
+    causes = {line.partition("error: ")[2] for line in job.stdout.splitlines() if "error: " in line}
+    assert len(causes) == 1, job.stdout
+    assert not (run_dir / "bundle.zip").exists()
+    (cause,) = causes
+    assert (run_dir / "train.log").read_text().count(cause) == 1
+    return cause
 
 
-SABOTAGE = """
-import os
-if os.environ.get("RANK") == "1":
-    import ptycho_dist.model.lightning_module as module
-    step = module.PtychographyModule.training_step
-    def sabotaged(self, samples, batch_idx):
-        if self.global_step == 30:
-            {fault}
+@pytest.mark.slow
+def test_scan_that_is_cut_short_while_it_is_read_stops_all_ranks(
+    concerns: dict[str, Any], tmp_path: Path
+) -> None:
+    np.savez(scan := tmp_path / "cut.npz", **small_scan_arrays())
+    concerns["data"]["path"] = str(scan)
+    streamed = {"SLURM_MEM_PER_NODE": "1"}  # no memory is left to hold patterns in
+    job = job_with(faults.truncate_scan, concerns, tmp_path, SCAN=str(scan), **streamed)
+    assert re.fullmatch(
+        rf"rank [01]: {scan}: diffraction: found 5000 bytes, which end within patterns \d+ to \d+, expected 37 patterns.*",
+        assert_one_cause(job, tmp_path / "run"),
+    )
+
+
+@pytest.mark.slow
+def test_error_of_one_rank_stops_all_with_one_message(
+    concerns: dict[str, Any], tmp_path: Path
+) -> None:
+    job = job_with(faults.raise_error, concerns, tmp_path, nproc=3)
+    message = "rank 1: RuntimeError: the detector is on fire"
+    assert message in assert_one_cause(job, tmp_path / "run")
+
+
+def train_with_bad_numbers(concerns: dict[str, Any], what: str) -> str:
+    """What a rank is told of a loss or a gradient that is not finite on rank 1, at step 20."""
+    step = PtychographyModule.training_step
+
+    def sabotaged(self: PtychographyModule, samples: Any, batch_idx: int) -> Any:
+        if dist.get_rank() == 1 and self.global_step == 20:
+            if what == "loss":
+                samples = samples._replace(x_norm=samples.x_norm * float("nan"))
+            else:
+                self.network.head[1].bias.register_hook(lambda gradient: gradient * float("inf"))
         return step(self, samples, batch_idx)
-    module.PtychographyModule.training_step = sabotaged
-if os.environ.get("RANK") == "0":  # which the launcher ends before it can say anything
-    import time
-    import ptycho_dist.distributed as distributed
-    distributed.first_failure = lambda own: time.sleep(60)
-"""
+
+    PtychographyModule.training_step = sabotaged  # type: ignore[method-assign]
+    with pytest.raises(FailedTogether) as failed:
+        train_one(concerns)
+    return str(failed.value)
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("what", "message"),
     [
+        ("loss", "rank 1: the loss is nan at step 20"),
         (
-            "raise RuntimeError('the detector is on fire')",
-            "rank 1: RuntimeError: the detector is on fire",
-        ),
-        (
-            "samples = samples._replace(x_norm=samples.x_norm * float('nan'))",
-            "rank 1: the loss is nan at step 30",
-        ),
-        (
-            "self.network.head[1].bias.register_hook(lambda gradient: gradient * float('inf'))",
-            "the gradient of network.head.1.bias is not finite at step 30; the step was not taken",
+            "gradient",
+            "the gradient of network.head.1.bias is not finite at step 20; the step was not taken",
         ),
     ],
-    ids=["exception", "loss", "gradient"],
 )
-def test_fault_of_one_rank_stops_all_with_one_message(
-    start: Callable[..., Job], tmp_path: Path, fault: str, message: str
+def test_numbers_that_are_not_finite_stop_all_ranks_and_spoil_no_weight(
+    concerns: dict[str, Any], tmp_path: Path, what: str, message: str
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SABOTAGE.format(fault=fault))
-    job = start(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", nproc=3)
-    job.wait_for_step(STEPS_AN_EPOCH - 1)
-    ranks = job.ranks()
-    job.wait_until(lambda: "error: " in job.said(), "an error", may_end=True)
-    assert job.wait_for_end(timeout=20) == 1
-    job.wait_for_ranks_to_end(ranks)
-    said = job.said()
-    assert message in said
-    causes = {line.partition("error: ")[2] for line in said.splitlines() if "error: " in line}
-    assert len(causes) == 1, said  # whoever says something says the same
-    assert (job.run_dir / "train.log").read_text().count(message) == 1
-    assert not (job.run_dir / "bundle.zip").exists()
-    checkpoint = torch.load(job.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
-    assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
+    said = run_on_ranks(3, train_with_bad_numbers, concerns, what)
+    assert len(set(said)) == 1
+    assert message in said[0]
+    assert not (tmp_path / "run" / "bundle.zip").exists()
+    weights = checkpoint(tmp_path / "run")["state_dict"]
+    assert all(torch.isfinite(weight).all() for weight in weights.values())

@@ -8,6 +8,7 @@ import torch
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
 from ptycho_dist.physics.probe import normalize_probe
 from ptycho_dist.physics.propagation import diffracted_intensity
+from tests.model.networks import trained_like
 
 
 def probe_and_amplitude(
@@ -24,15 +25,6 @@ def probe_and_amplitude(
         torch.rand(num_patterns, size, size),
     )
     return probe, diffracted_intensity(patches, probe).sqrt()
-
-
-def trained_like(size: int, width: int = 4) -> PtychoAutoencoder:
-    """Weights as some training might leave them: the head is not zero."""
-    torch.manual_seed(0)
-    network = PtychoAutoencoder(pattern_size=size, base_width=width)
-    for parameter in network.head.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return network
 
 
 @pytest.mark.parametrize("size", [16, 64, 128, 256])

@@ -11,7 +11,7 @@ from ptycho_dist.model.corrections import MOST_CORRECTIONS, corrected_patches, c
 from ptycho_dist.model.first_estimate import first_estimate
 from ptycho_dist.physics.patches import GroupCanvas
 from ptycho_dist.physics.probe import illumination, normalize_probe
-from tests.model.test_autoencoder import trained_like
+from tests.model.networks import trained_like
 
 SIZE = 16
 

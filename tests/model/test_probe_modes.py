@@ -8,7 +8,7 @@ import torch
 
 from ptycho_dist.model.probe_modes import SHARE_OF_A_NEW_MODE, add_modes
 from ptycho_dist.physics.probe import centre_of_light
-from tests.conftest import small_scan_arrays
+from tests.scans import small_scan_arrays
 
 
 def probe(modes: int = 1, pattern_size: int = 16) -> torch.Tensor:

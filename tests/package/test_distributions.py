@@ -30,7 +30,7 @@ COMMANDS = {
     "ptycho-stage": "ptycho_dist.commands.stage:main",
 }
 
-pytestmark = pytest.mark.xdist_group("package")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package")]
 
 
 def members(wheel: Path) -> dict[str, bytes]:

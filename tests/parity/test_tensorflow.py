@@ -16,6 +16,8 @@ HERE = Path(__file__).parent
 TENSORFLOW_PYTHON = HERE.parents[1] / ".venv-tensorflow" / "bin" / "python"
 NPHOTONS = 440557.0
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:

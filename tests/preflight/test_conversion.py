@@ -17,7 +17,6 @@ from ptycho_dist.data import pieces
 from ptycho_dist.data.readers import read_object, read_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.preflight.conversion import convert
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, require_read, simulate
 from tests.data.readers.writers import (
     DETECTOR,
@@ -30,6 +29,7 @@ from tests.data.readers.writers import (
     write_product,
     write_ptyd,
 )
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 OUTPUTS = pytest.mark.parametrize("output", ["out.npz", "out.h5", "out.hdf5"])

@@ -16,8 +16,8 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.physics.simulation import simulate_scan
 from ptycho_dist.preflight.findings import Finding, find, named
 from ptycho_dist.preflight.statistics import pattern_statistics
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import simulate
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 Arrays = dict[str, np.ndarray]

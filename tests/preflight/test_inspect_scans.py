@@ -21,9 +21,9 @@ from ptycho_dist.preflight.inspect_scans import (
     inspect_scan,
     show,
 )
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import simulate
 from tests.data.readers.writers import write_cxi
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

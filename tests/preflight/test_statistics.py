@@ -11,7 +11,7 @@ import pytest
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.preflight import statistics as module
 from ptycho_dist.preflight.statistics import pattern_statistics
-from tests.conftest import small_scan_arrays
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 

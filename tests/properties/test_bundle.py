@@ -102,7 +102,7 @@ def bits(bundle: Bundle) -> dict[str, Any]:
     return held
 
 
-@settings(max_examples=30, phases=NO_SHRINKING)
+@settings(phases=NO_SHRINKING)
 @given(bundle=bundles)
 def test_bundle_comes_back_bit_by_bit(
     tmp_path_factory: pytest.TempPathFactory, bundle: Bundle
@@ -175,6 +175,7 @@ def places_outside_the_data(content: bytes, path: Path) -> Iterator[int]:
     return iter(sorted(structure))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_any_changed_byte_of_the_archives_structure(
     saved: tuple[bytes, dict[str, Any]], path: Path, mask: int
@@ -192,7 +193,6 @@ def test_any_changed_byte_of_the_archives_structure(
     assert refused > len(places) / 2
 
 
-@settings(max_examples=100)
 @given(share=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_any_changed_byte(
     saved: tuple[bytes, dict[str, Any]], path: Path, share: float, mask: int
@@ -203,7 +203,6 @@ def test_any_changed_byte(
     require_equal_or_refused(path, bytes(changed), expected, f"byte {place} xor {mask:#x}")
 
 
-@settings(max_examples=60)
 @given(length=st.integers(0, 2**16), from_the_end=st.booleans())
 def test_any_truncated_file_is_refused(
     saved: tuple[bytes, dict[str, Any]], path: Path, length: int, from_the_end: bool
@@ -213,7 +212,6 @@ def test_any_truncated_file_is_refused(
     assert isinstance(outcome(path, kept), str)
 
 
-@settings(max_examples=60)
 @given(noise=st.binary(max_size=300), share=st.floats(0, 1))
 def test_bytes_put_in_anywhere(
     saved: tuple[bytes, dict[str, Any]], path: Path, noise: bytes, share: float
@@ -226,7 +224,6 @@ def test_bytes_put_in_anywhere(
     )
 
 
-@settings(max_examples=60)
 @given(
     content=st.binary(max_size=200),
     prefix=st.sampled_from([b"", b"PK\x03\x04", b"PK\x05\x06", b"\x80\x04", b"PK\x06\x06"]),

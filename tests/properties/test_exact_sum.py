@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -116,7 +116,6 @@ def test_sum_does_not_know_where_a_stack_is_cut(stack: Chunk, cuts: list[int]) -
     assert exact_energy_sum(np.split(stack, sorted(cuts))) == sum_by_fractions([stack])
 
 
-@settings(max_examples=20)
 @given(
     st.integers(1, 140),
     st.integers(1, 140),

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptycho_dist import ScaledPoissonLoss
@@ -76,7 +76,6 @@ def rounding_of_deviance(rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return EPSILON * (6 * np.abs(lit_rate - counts) + 2 * counts * logarithms + 4 * value)
 
 
-@settings(max_examples=300)
 @given(st.lists(pixels(), min_size=1, max_size=20))
 def test_value_of_each_pixel(drawn: list[tuple[float, float]]) -> None:
     rate, counts = np.array(drawn).T
@@ -89,7 +88,6 @@ def test_value_of_each_pixel(drawn: list[tuple[float, float]]) -> None:
     )
 
 
-@settings(max_examples=300)
 @given(st.lists(pixels(), min_size=1, max_size=20))
 def test_slope_of_each_pixel(drawn: list[tuple[float, float]]) -> None:
     """(lambda - k) / lambda: a subtraction and a division, so two roundings of itself however near

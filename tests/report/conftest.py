@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from ptycho_dist.report.page import Report
 from ptycho_dist.scale.calibration import Calibration
+from tests import figures
 
 HALF_SIZE = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_are_drawn() -> Iterator[None]:
+    with figures.drawing():
+        yield
 
 
 @pytest.fixture(scope="session")

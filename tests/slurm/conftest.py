@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import small_scan_arrays
+from tests.scans import small_scan_arrays
 from tests.slurm.cluster import COMMANDS, SlurmCluster
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import Command
+from tests.docs.commands import all_commands, is_exempt, is_of_a_cluster
 from tests.docs.reader import Reader, make_project
-from tests.docs.test_blocks import all_commands, is_exempt, is_of_a_cluster
 from tests.slurm.cluster import SlurmCluster
 
 COMMANDS = {

@@ -17,9 +17,10 @@ import torch
 import yaml
 
 from ptycho_dist import load_bundle
-from tests.conftest import small_scan_arrays
-from tests.launch.test_faults import assert_same_result, last_step
+from tests.ranks import run_on_ranks
+from tests.scans import small_scan_arrays
 from tests.slurm.cluster import SlurmCluster
+from tests.training.runs import assert_same_result, last_step, train_one
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -30,18 +31,19 @@ SMALL = (
     "--train.precision=32",
 )
 SMALL += ("--train.global_batch_size=2",)
-EPOCHS = 20
+EPOCHS = 4
 STEPS_AN_EPOCH = 17  # 33 groups, two a step
-SLOW_FIRST_ATTEMPT = """
+SITECUSTOMIZE = """
 import os, time
-if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" and "SLURM_STEP_NUM_TASKS" in os.environ:
-    import ptycho_dist.model.lightning_module as module
-    step = module.PtychographyModule.training_step
-    def slow_step(self, samples, batch_idx):
-        time.sleep(0.4)
-        return step(self, samples, batch_idx)
-    module.PtychographyModule.training_step = slow_step
+if "SLURM_PROCID" in os.environ:
+    from tests import figures
+    figures.skip_drawing()
+if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" and "SLURM_STEP_NUM_TASKS" in os.environ and {seconds}:
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+    register_optimizer_step_pre_hook(lambda *_: time.sleep({seconds}))
 """
+"""Nothing is drawn, and each step of a first attempt takes some seconds longer."""
+
 TWO_BY_TWO = ("--nodes=2", "--ntasks-per-node=2")
 TWO_NODES = ("--nodes=2", "--cpus-per-task=2")
 TRAINING_SCRIPTS = ("train.sbatch", "train_torchrun.sbatch")
@@ -54,17 +56,16 @@ def submit(
     """`submit(script, *options of train.py, options=of sbatch)` submits a training job whose run
     directory is tmp_path / "run".
 
-    With `interrupted=True` its first attempt takes 0.4 s a step, so that what is to befall it does
-    so before its end.
+    With `seconds_a_step` its first attempt is slow, so that it is interrupted before its end.
     """
 
     def submit_job(
         script: str,
         *arguments: str,
         options: tuple[str, ...] = TWO_NODES,
-        interrupted: bool = False,
+        seconds_a_step: float = 0,
     ) -> int:
-        (tmp_path / "sitecustomize.py").write_text(SLOW_FIRST_ATTEMPT if interrupted else "")
+        (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE.format(seconds=seconds_a_step))
         variables = {
             "SCANS": f"({scan})",
             "CONFIG": ROOT / "configs" / "default.yaml",
@@ -93,21 +94,29 @@ def said(cluster: SlurmCluster, tmp_path: Path) -> Callable[[int], str]:
     return read
 
 
-def train_alone(scan: Path, run_dir: Path, *arguments: str, nproc: int = 1) -> Path:
+def train_alone(scan: Path, run_dir: Path, epochs: int, num_ranks: int) -> Path:
     """The same without Slurm, on this machine."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={nproc}",
-    ]
-    command += [str(ROOT / "launch" / "train.py"), f"--config={ROOT / 'configs' / 'default.yaml'}"]
-    command += [f"--data.path={scan}", f"--train.run_dir={run_dir}", *SMALL, *arguments]
-    subprocess.run(
-        command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
-    )
+    concerns = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
+    concerns["data"] |= {"path": str(scan)}
+    concerns["train"] |= {"run_dir": str(run_dir), "epochs": epochs}
+    for option in SMALL:
+        key, value = option.removeprefix("--").split("=")
+        concern, name = key.split(".")
+        concerns.setdefault(concern, {})[name] = yaml.safe_load(value)
+    run_on_ranks(num_ranks, train_one, concerns)
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of a run on four ranks that nothing happened to."""
+    return train_alone(scan, tmp_path_factory.mktemp("uninterrupted") / "run", EPOCHS, 4)
+
+
+@pytest.fixture(scope="module")
+def trained(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of one epoch on one rank."""
+    return train_alone(scan, tmp_path_factory.mktemp("trained") / "run", 1, 1)
 
 
 @pytest.mark.parametrize("script", TRAINING_SCRIPTS)
@@ -116,6 +125,7 @@ def test_two_nodes_of_two_tasks(
     submit: Callable[..., int],
     said: Callable[[int], str],
     scan: Path,
+    trained: Path,
     tmp_path: Path,
     script: str,
 ) -> None:
@@ -123,8 +133,7 @@ def test_two_nodes_of_two_tasks(
         copy.unlink()
     job = submit(script, "--train.epochs=1")
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
-    alone = train_alone(scan, tmp_path / "alone", "--train.epochs=1")
-    bundles = [load_bundle(run_dir / "bundle.zip") for run_dir in (alone, tmp_path / "run")]
+    bundles = [load_bundle(run_dir / "bundle.zip") for run_dir in (trained, tmp_path / "run")]
     assert bundles[0].scale == bundles[1].scale
     assert bundles[0].subset_fingerprint == bundles[1].subset_fingerprint
     hparams = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())
@@ -134,20 +143,11 @@ def test_two_nodes_of_two_tasks(
     assert (tmp_path / "run" / ".lock").read_text().endswith("on node1")  # global rank 0 is there
     assert (tmp_path / "run" / "train.log").read_text().count("intensity_scale: ") == 1
     assert said(job).count("wrote " + str(tmp_path / "run" / "bundle.zip")) == 1
-    # the other one is that of `alone`
-    assert sorted(path.name for path in tmp_path.rglob("bundle.zip")) == ["bundle.zip"] * 2
+    assert list(tmp_path.rglob("bundle.zip")) == [tmp_path / "run" / "bundle.zip"]
     assert all(f"{node}: {cluster.node_disk}/scan.npz" in said(job) for node in cluster.nodes)
     assert [disk.read_bytes() for disk in cluster.root.glob("disk.*/scan.npz")] == [
         scan.read_bytes()
     ] * 2
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run directory of a long run on four ranks that nothing happened to."""
-    return train_alone(
-        scan, tmp_path_factory.mktemp("uninterrupted") / "run", f"--train.epochs={EPOCHS}", nproc=4
-    )
 
 
 def test_time_limit_is_survived_to_the_same_bits(
@@ -159,7 +159,7 @@ def test_time_limit_is_survived_to_the_same_bits(
 ) -> None:
     """Slurm's own notice, which with these options comes 90 to 120 s after the job's start."""
     options = (*TWO_NODES, "--time=3", "--signal=B:USR1@60")
-    job = submit("train.sbatch", f"--train.epochs={EPOCHS}", options=options, interrupted=True)
+    job = submit("train.sbatch", f"--train.epochs={EPOCHS}", options=options, seconds_a_step=3)
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
     assert said(job).count("stopped by SIGUSR1 after step") == 1
     assert said(job).count("requeueing: the next attempt goes on with") == 1
@@ -173,10 +173,8 @@ def test_notice_under_torchrun(
     uninterrupted: Path,
     tmp_path: Path,
 ) -> None:
-    job = submit("train_torchrun.sbatch", f"--train.epochs={EPOCHS}", interrupted=True)
-    cluster.wait_until(
-        lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch"
-    )
+    job = submit("train_torchrun.sbatch", f"--train.epochs={EPOCHS}", seconds_a_step=0.4)
+    cluster.wait_until(lambda: last_step(tmp_path / "run") >= STEPS_AN_EPOCH, "the second epoch")
     # as Slurm sends it before the limit
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     cluster.wait_until(
@@ -196,10 +194,8 @@ def test_requeued_by_hand(
     tmp_path: Path,
     script: str,
 ) -> None:
-    job = submit(script, f"--train.epochs={EPOCHS}", interrupted=True)
-    cluster.wait_until(
-        lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch"
-    )
+    job = submit(script, f"--train.epochs={EPOCHS}", seconds_a_step=0.4)
+    cluster.wait_until(lambda: last_step(tmp_path / "run") >= STEPS_AN_EPOCH, "the second epoch")
     cluster.run("scontrol", "requeue", str(job))
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
     assert "attempt 1: on 2 node(s)" in said(job)
@@ -220,10 +216,8 @@ def test_lost_node(
 ) -> None:
     """On node1 is rank 0, which lives on, cut off, and still holds the run directory."""
     options = ("--nodes=1-2", "--cpus-per-task=2")
-    job = submit(script, f"--train.epochs={EPOCHS}", options=options, interrupted=True)
-    cluster.wait_until(
-        lambda: last_step(tmp_path / "run") >= 2 * STEPS_AN_EPOCH, "the second epoch"
-    )
+    job = submit(script, f"--train.epochs={EPOCHS}", options=options, seconds_a_step=0.4)
+    cluster.wait_until(lambda: last_step(tmp_path / "run") >= STEPS_AN_EPOCH, "the second epoch")
     scale = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["intensity_scale"]
     cluster.cut_off(lost)
     try:
@@ -252,17 +246,16 @@ def test_array_of_reconstructions(
     cluster: SlurmCluster,
     edit: Callable[..., Path],
     said: Callable[[int], str],
-    scan: Path,
+    trained: Path,
     tmp_path: Path,
 ) -> None:
     """Three scans, two array tasks, one bundle; and again on a part of an allocation that somebody
     holds."""
-    run_dir = train_alone(scan, tmp_path / "run", "--train.epochs=1")
     scans = tmp_path / "scans"
     scans.mkdir()
     for number in range(3):
         np.savez(scans / f"scan{number}.npz", **small_scan_arrays(seed=number))
-    variables = {"BUNDLE": run_dir / "bundle.zip", "SCANS": f"({scans}/*.npz)", "GPU": "()"}
+    variables = {"BUNDLE": trained / "bundle.zip", "SCANS": f"({scans}/*.npz)", "GPU": "()"}
     script = edit("infer.sbatch", **variables, OUT=tmp_path / "array")
     job = cluster.submit(script, options=("--array=0-1", f"--output={tmp_path}/%a.log"))
     cluster.wait_until(
@@ -274,7 +267,7 @@ def test_array_of_reconstructions(
     script = edit("infer.sbatch", **variables, OUT=tmp_path / "inside")
     inside = cluster.run("salloc", "--partition=all", *TWO_BY_TWO, "bash", script, check=False)
     assert inside.returncode == 0, inside.stdout
-    scale = load_bundle(run_dir / "bundle.zip").intensity_scale
+    scale = load_bundle(trained / "bundle.zip").intensity_scale
     for out in ("array", "inside"):
         for number in range(3):
             summary = json.loads((tmp_path / out / f"scan{number}" / "summary.json").read_text())
@@ -287,12 +280,11 @@ def test_array_of_reconstructions(
 
 
 def test_a_scan_that_fails_does_not_stop_the_others(
-    cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, tmp_path: Path
+    cluster: SlurmCluster, edit: Callable[..., Path], scan: Path, trained: Path, tmp_path: Path
 ) -> None:
-    run_dir = train_alone(scan, tmp_path / "run", "--train.epochs=1")
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     variables = {
-        "BUNDLE": run_dir / "bundle.zip",
+        "BUNDLE": trained / "bundle.zip",
         "SCANS": f"({tmp_path}/broken.npz {scan})",
         "GPU": "()",
         "OUT": tmp_path / "out",

@@ -4,7 +4,6 @@ curve."""
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.model.corrections import MOST_CORRECTIONS
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.probe_modes import add_modes
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
-from tests.training.test_train import column, metrics, settings, train_one
+from tests.ranks import run_on_ranks
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.training.runs import act_as_torchrun, column, metrics, settings, train_one
 
 GLOBAL_BATCH = 7
 
@@ -108,68 +108,65 @@ class Step(torch.nn.Module):
         return self.module.training_step(samples, batch_idx)
 
 
+def require_same_step(
+    world_sizes: tuple[int, ...],
+    scans: str | list[str],
+    step: int,
+    num_micro_batches: int,
+    *how: Any,
+) -> dict[str, np.ndarray]:
+    """Compare loss and gradients on ranks with those of one process that takes the step at once;
+    return the gradients."""
+    loss, gradients = gradients_of_one_step(scans, step, 1, *how)
+    for world_size in world_sizes:
+        for rank_loss, rank_gradients in run_on_ranks(
+            world_size, gradients_of_one_step, scans, step, num_micro_batches, *how
+        ):
+            assert rank_loss == pytest.approx(loss, rel=1e-6)
+            assert rank_gradients.keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                # float64 up to the float32 units that positions and normalisation come in
+                largest = np.abs(gradient).max()
+                np.testing.assert_allclose(
+                    rank_gradients[name], gradient, rtol=1e-6, atol=1e-6 * largest, err_msg=name
+                )
+    return gradients
+
+
 @pytest.mark.parametrize("num_micro_batches", [1, 3])
+@pytest.mark.parametrize("step", [0, 5])
 def test_loss_and_gradients_of_a_step(
-    on_ranks: Callable[..., Any], write_scan: Callable[..., Path], num_micro_batches: int
+    write_scan: Callable[..., Path], step: int, num_micro_batches: int
 ) -> None:
     """37 groups in batches of 7: the first step is whole, the last one has 2 samples, fewer than
     ranks or micro-batches."""
-    scan = str(write_scan())
-    for step in (0, 5):
-        loss, gradients = gradients_of_one_step(scan, step, 1)
-        for world_size in (1, 2, 3):
-            for rank_loss, rank_gradients in on_ranks(
-                world_size, gradients_of_one_step, scan, step, num_micro_batches
-            ):
-                assert rank_loss == pytest.approx(loss, rel=1e-6)
-                assert rank_gradients.keys() == gradients.keys()
-                for name, gradient in gradients.items():
-                    # float64 up to the float32 units that positions and normalisation come in
-                    np.testing.assert_allclose(
-                        rank_gradients[name],
-                        gradient,
-                        rtol=1e-6,
-                        atol=1e-6 * np.abs(gradient).max(),
-                        err_msg=name,
-                    )
+    require_same_step((2, 3), str(write_scan()), step, num_micro_batches)
 
 
-def test_gradients_of_trainable_probes(
-    on_ranks: Callable[..., Any], write_scan: Callable[..., Path]
-) -> None:
+def test_micro_batches_of_one_rank(write_scan: Callable[..., Path]) -> None:
+    require_same_step((1,), str(write_scan()), 5, 3)
+
+
+@pytest.mark.parametrize("step", [0, 8])
+def test_gradients_of_trainable_probes(write_scan: Callable[..., Path], step: int) -> None:
     """Two scans with a probe of two modes each; the last step has one sample: a rank has none, and
     a scan has none on any rank."""
     scans = [
         str(write_scan()),
         str(write_scan("other.npz", arrays=small_scan_arrays(num_patterns=20, seed=1))),
     ]
-    for step in (0, 8):
-        loss, gradients = gradients_of_one_step(scans, step, 1, 2)
-        assert gradients["trainable_probe.modes"].shape == (2, 2, 16, 16, 2)
-        lit = np.abs(gradients["trainable_probe.modes"]).max(axis=(1, 2, 3, 4)) > 0
-        assert lit.sum() == (2 if step == 0 else 1)
-        for world_size in (2, 3):
-            for rank_loss, rank_gradients in on_ranks(
-                world_size, gradients_of_one_step, scans, step, 1, 2
-            ):
-                assert rank_loss == pytest.approx(loss, rel=1e-6)
-                assert rank_gradients.keys() == gradients.keys()
-                for name, gradient in gradients.items():
-                    np.testing.assert_allclose(
-                        rank_gradients[name],
-                        gradient,
-                        rtol=1e-6,
-                        atol=1e-6 * np.abs(gradient).max(),
-                        err_msg=name,
-                    )
+    gradient = require_same_step((2, 3), scans, step, 1, 2)["trainable_probe.modes"]
+    assert gradient.shape == (2, 2, 16, 16, 2)
+    lit = np.abs(gradient).max(axis=(1, 2, 3, 4)) > 0
+    assert lit.sum() == (2 if step == 0 else 1)
 
 
-@pytest.mark.parametrize("num_micro_batches", [1, 3])
+@pytest.mark.parametrize(("step", "num_micro_batches"), [(0, 1), (0, 3), (5, 3)])
 def test_gradients_with_a_mask_a_scan(
-    on_ranks: Callable[..., Any], write_masked_scan: Callable[..., Path], num_micro_batches: int
+    write_masked_scan: Callable[..., Path], step: int, num_micro_batches: int
 ) -> None:
     """Three scans, of which one has no mask and one little that counts: a step is the mean over all
-    pixels that do, however it is dealt."""
+    pixels that do, however it is dealt. The last step has a single sample."""
     masks = [dead_pixels(0), np.ones((16, 16), dtype=bool), dead_pixels(1, part=0.8)]
     scans = [
         str(
@@ -179,21 +176,7 @@ def test_gradients_with_a_mask_a_scan(
         )
         for number, mask in enumerate(masks)
     ]
-    for step in (0, 5):  # the last one has a single sample
-        loss, gradients = gradients_of_one_step(scans, step, 1, None, MASKED_HDF5)
-        for world_size in (1, 2, 3):
-            for rank_loss, rank_gradients in on_ranks(
-                world_size, gradients_of_one_step, scans, step, num_micro_batches, None, MASKED_HDF5
-            ):
-                assert rank_loss == pytest.approx(loss, rel=1e-6)
-                for name, gradient in gradients.items():
-                    np.testing.assert_allclose(
-                        rank_gradients[name],
-                        gradient,
-                        rtol=1e-6,
-                        atol=1e-6 * np.abs(gradient).max(),
-                        err_msg=name,
-                    )
+    require_same_step((2, 3), scans, step, num_micro_batches, None, MASKED_HDF5)
 
 
 def test_weights_of_a_batch_are_those_of_its_samples() -> None:
@@ -223,10 +206,11 @@ def test_weights_of_a_batch_are_those_of_its_samples() -> None:
     assert orders[0] != orders[1]
 
 
-def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[list[int]]:
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+def batches_seen(
+    num_micro_batches: int, epoch: int, world_size: int = 1, rank: int = 0
+) -> list[list[int]]:
     sampler = GlobalBatchSampler(
-        num_samples,
+        37,
         global_batch_size=GLOBAL_BATCH,
         rank=rank,
         world_size=world_size,
@@ -237,25 +221,23 @@ def batches_seen(num_samples: int, num_micro_batches: int, epoch: int) -> list[l
     return list(sampler)
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_micro_batches", [1, 2, 5])
-def test_sequence_of_global_batches(on_ranks: Callable[..., Any], num_micro_batches: int) -> None:
-    for epoch in (0, 1):
-        expected = [sorted(batch) for batch in batches_seen(37, 1, epoch)]
-        for world_size in (1, 2, 3):
-            parts = on_ranks(world_size, batches_seen, 37, num_micro_batches, epoch)
-            steps = [
-                sorted(
-                    sample
-                    for part in parts
-                    for micro_batch in part[
-                        step * num_micro_batches : (step + 1) * num_micro_batches
-                    ]
-                    for sample in micro_batch
-                )
-                for step in range(len(expected))
-            ]
-            assert steps == expected
-            assert all(len(part) == len(expected) * num_micro_batches for part in parts)
+def test_sequence_of_global_batches(num_micro_batches: int, world_size: int, epoch: int) -> None:
+    expected = [sorted(batch) for batch in batches_seen(1, epoch)]
+    parts = [batches_seen(num_micro_batches, epoch, world_size, rank) for rank in range(world_size)]
+    steps = [
+        sorted(
+            sample
+            for part in parts
+            for micro_batch in part[step * num_micro_batches : (step + 1) * num_micro_batches]
+            for sample in micro_batch
+        )
+        for step in range(len(expected))
+    ]
+    assert steps == expected
+    assert all(len(part) == len(expected) * num_micro_batches for part in parts)
 
 
 def test_pass_that_goes_on_takes_the_rest_once() -> None:
@@ -288,17 +270,7 @@ def validate(
 ) -> dict[str, float]:
     """Metrics of an untrained network with a head that is not zero."""
     if dist.is_initialized():
-        rank, size = str(dist.get_rank()), str(dist.get_world_size())
-        launcher = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "GROUP_RANK": "0",
-        }
-        os.environ.update(
-            launcher, TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1"
-        )
+        act_as_torchrun()
     data = ScanDataModule(
         DataConfig(
             path=scan,

@@ -3,10 +3,9 @@ file."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,29 +15,8 @@ import yaml
 from ptycho_dist import load_bundle, save_bundle, train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.training.run_directory import RunDirectoryLogger
-from tests.training.test_train import settings
-
-READ_ONLY, REMOUNT = 1, 32  # of mount(2)
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def mount(folder: Path, flags: int, options: str) -> None:
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", flags, options.encode()):
-        pytest.skip(f"can't mount a tmpfs: {os.strerror(ctypes.get_errno())}")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`small_disk(num_bytes)` mounts a tmpfs of that size and gives its folder."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def make(num_bytes: int) -> Path:
-        mount(folder, 0, f"size={num_bytes}")
-        return folder
-
-    yield make
-    libc.umount2(str(folder).encode(), 2)
+from tests.disks import READ_ONLY, REMOUNT, mount
+from tests.training.runs import settings
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ptycho_dist import train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.inference.evaluate import evaluate
 from ptycho_dist.inference.infer import infer
-from tests.conftest import write_simulated_scan
+from tests.scans import write_simulated_scan
 
 DEFAULT = Path(__file__).parents[2] / "configs/default.yaml"
 

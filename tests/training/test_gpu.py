@@ -11,7 +11,7 @@ import torch
 
 from ptycho_dist import derive_intensity_scale, load_bundle, read_scan, reconstruct, train
 from ptycho_dist.config import parse_mapping
-from tests.training.test_train import settings
+from tests.training.runs import settings
 
 pytestmark = [
     pytest.mark.gpu,

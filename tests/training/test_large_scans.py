@@ -16,8 +16,8 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan
 from ptycho_dist.data.scan_writer import write_scan
 from ptycho_dist.training import report
-from tests.conftest import small_scan_arrays
-from tests.training.test_train import settings, train_one
+from tests.scans import small_scan_arrays
+from tests.training.runs import settings, train_one
 
 OnRanks = Callable[..., list[Any]]
 N = 64
@@ -27,7 +27,7 @@ ROOM = 160 << 20
 """What a rank may take beside Python and its libraries where it is given a limit: less than a third
 of the large scan. Two thirds of it are stacks of threads."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large_scans")]
 
 
 class RepeatedPatterns:

@@ -18,8 +18,8 @@ from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.scale.intensity_scale import IntensityScale
-from tests.conftest import small_scan_arrays
-from tests.training.test_train import settings, train_one
+from tests.scans import small_scan_arrays
+from tests.training.runs import settings, train_one
 
 
 def refused(action: Callable[[], Any]) -> str:

@@ -17,9 +17,9 @@ from ptycho_dist import load_bundle, read_scan, train
 from ptycho_dist.config import parse_mapping
 from ptycho_dist.training import report as report_module
 from ptycho_dist.training.report import central_part
-from tests.conftest import small_scan_arrays
 from tests.report.reading import ReadPage, assert_self_contained
-from tests.training.test_train import column, settings, train_one
+from tests.scans import small_scan_arrays
+from tests.training.runs import column, settings, train_one
 
 
 def train_and_tell_who_reports(concerns: dict[str, Any]) -> int:

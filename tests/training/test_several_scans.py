@@ -18,8 +18,8 @@ import yaml
 from ptycho_dist import load_bundle, read_scan, reconstruct
 from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.physics.probe import normalize_probe
-from tests.conftest import small_scan_arrays
-from tests.training.test_train import column, settings, train_one
+from tests.scans import small_scan_arrays
+from tests.training.runs import column, settings, train_one
 
 NPHOTONS = (5e5, 5e3, 2e6)
 MEASUREMENTS = ("amplitude", "counts", "amplitude")

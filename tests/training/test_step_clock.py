@@ -15,7 +15,7 @@ from ptycho_dist.training import callbacks, step_clock
 from ptycho_dist.training.metrics import STEP_SPLIT
 from ptycho_dist.training.run_directory import read_metrics
 from ptycho_dist.training.step_clock import is_timed, step_split
-from tests.training.test_train import settings, stop_after_three_steps, train_one
+from tests.training.runs import settings, stop_after_three_steps, train_one
 
 
 def train_with_delays(

@@ -25,7 +25,8 @@ from ptycho_dist.distributed import FailedTogether, Interrupted
 from ptycho_dist.training import report, tracking
 from ptycho_dist.training.checkpointing import Checkpointing
 from ptycho_dist.training.report import draw_object
-from tests.training.test_train import metrics, settings, train_one
+from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
+from tests.training.runs import metrics, settings, train_one
 
 for package in ("mlflow", "sqlalchemy", "alembic", "tensorboard"):
     pytest.importorskip(package)
@@ -33,8 +34,6 @@ for package in ("mlflow", "sqlalchemy", "alembic", "tensorboard"):
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
 
 BOTH = ["csv", "tensorboard", "mlflow"]
 NOBODY = "http://127.0.0.1:9"

@@ -4,6 +4,7 @@ begins with."""
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
 from ptycho_dist.model.first_probe import find_first_probe
 from ptycho_dist.scale.normalization import normalize
 from ptycho_dist.training.start import Start
-from tests.conftest import MASKED_HDF5, dead_pixels, small_scan_arrays
-from tests.training.test_train import metrics, settings, stop_after_the_first_epoch, train_one
+from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
+from tests.training.runs import metrics, settings, stop_after_the_first_epoch, train_one
 
 TRAINED: dict[str, Any] = {"model__probe_trainable": True, "model__probe_modes": 2}
 
@@ -33,20 +34,26 @@ def refined_probe(run_dir: Path) -> np.ndarray:
     return probe
 
 
-@pytest.fixture
-def scan(write_scan: Callable[..., Path]) -> Path:
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a probe of twice the right width."""
     y, x = np.indices((16, 16)) - 8
-    return write_scan(probeGuess=np.exp(-(y**2 + x**2) / (8 * (16 / 6) ** 2)).astype(np.complex64))
+    probe = np.exp(-(y**2 + x**2) / (8 * (16 / 6) ** 2)).astype(np.complex64)
+    path = tmp_path_factory.mktemp("scan") / "scan.npz"
+    np.savez(path, **{**small_scan_arrays(), "probeGuess": probe})
+    return path
 
 
-def test_number_of_ranks_changes_nothing(
+def test_number_of_ranks_changes_nothing_and_all_end_with_the_same_bits(
     on_ranks: Callable[..., Any], scan: Path, tmp_path: Path
 ) -> None:
     probes = []
     for world_size in (1, 2, 3):
         run_dir = tmp_path / f"run{world_size}"
-        on_ranks(world_size, train_one, settings(scan, run_dir, **TRAINED))
+        first, *others = on_ranks(
+            world_size, train_and_tell_probe, settings(scan, run_dir, **TRAINED)
+        )
+        assert all(other == first for other in others)
         probes.append(refined_probe(run_dir))
         # The parameters themselves too, after the last step: what goes astray in the gauge would be
         # found nowhere else.
@@ -59,13 +66,6 @@ def test_number_of_ranks_changes_nothing(
         assert energy(probe) == pytest.approx(64, rel=1e-5)  # (N / 2)^2, float32
         # float32 convolutions of other batch sizes, through ten steps of Adam
         np.testing.assert_allclose(probe, probes[0], atol=1e-3 * np.abs(probes[0]).max())
-
-
-def test_every_rank_ends_with_the_same_bits(
-    on_ranks: Callable[..., Any], scan: Path, tmp_path: Path
-) -> None:
-    first, *others = on_ranks(3, train_and_tell_probe, settings(scan, tmp_path / "run", **TRAINED))
-    assert all(other == first for other in others)
 
 
 def train_and_tell_probe(concerns: dict[str, Any]) -> bytes:
@@ -150,12 +150,11 @@ def test_modes_that_nobody_trains_are_refused(scan: Path, tmp_path: Path) -> Non
 # train.init
 
 
-@pytest.fixture
-def first_run(scan: Path, tmp_path: Path) -> Path:
-    train_one(
-        settings(scan, tmp_path / "first", train__epochs=4, train__learning_rate=5e-3, **TRAINED)
-    )
-    return tmp_path / "first" / "bundle.zip"
+@pytest.fixture(scope="module")
+def first_run(scan: Path) -> Path:
+    run_dir = scan.parent / "first"
+    train_one(settings(scan, run_dir, train__learning_rate=5e-3, **TRAINED))
+    return run_dir / "bundle.zip"
 
 
 def untrained(scan: Path | list[str], run_dir: Path, init: Path, **changes: Any) -> dict[str, Any]:
@@ -255,9 +254,10 @@ def test_bundle_of_another_network_is_refused(
 def test_resumed_run_needs_the_same_init_but_not_its_file(
     first_run: Path, scan: Path, tmp_path: Path
 ) -> None:
-    concerns = untrained(scan, tmp_path / "again", first_run, **TRAINED)
+    init = Path(shutil.copy(first_run, tmp_path / "init_bundle.zip"))
+    concerns = untrained(scan, tmp_path / "again", init, **TRAINED)
     train_one(concerns)
-    first_run.unlink()
+    init.unlink()
     concerns["train"].update(resume="auto", epochs=2)
     train_one(concerns)
     concerns["train"].update(init="another.zip", epochs=3)

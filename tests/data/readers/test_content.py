@@ -15,8 +15,8 @@ import pytest
 from ptycho_dist.config import DataConfig, Hdf5Config
 from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.scan import Scan, ScanError
-from tests.conftest import small_scan_arrays
 from tests.data.readers.far_field import FarField, require_read, simulate
+from tests.scans import small_scan_arrays
 
 WriteScan = Callable[..., Path]
 NAMES = Hdf5Config(diffraction="dp", positions="positions", positions_unit="m", probe="probe")
