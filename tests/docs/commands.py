@@ -10,7 +10,6 @@ EXEMPT_COMMANDS = {
     "bash docs/build.sh": "tests/docs/test_site.py builds the site",
     "bash tests/run.sh": "is how this test is run",
     "bash tests/run.sh --all": "is how this test is run",
-    "bash tests/run.sh [--all]": "is how this test is run",
     "bash tests/run.sh tests/launch/test_faults.py": "is how this test is run",
     "pip install .": "tests/package/ installs the package into new environments",
     "pip install ptycho_dist[mlflow]": "tests/package/ installs the package into new environments",

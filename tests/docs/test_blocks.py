@@ -44,7 +44,7 @@ EXEMPT_BLOCKS = {
     ("CONTRIBUTING.md", "# tests/"): "tests/docs/test_contributing.py",
     ("CONTRIBUTING.md", "--- ptycho_dist/"): "tests/docs/test_contributing.py",
     ("CONTRIBUTING.md", "torchrun"): "tests/docs/test_contributing.py",
-    ("CONTRIBUTING.md", "scan file -> Scan -> subset"): "a diagram of the parts",
+    ("CONTRIBUTING.md", "data        = prepare"): "a sketch; tests/training/ runs it",
     ("docs/library.md", "import"): "tests/docs/test_library_examples.py",
     ("docs/normalization.md", "X       measured amplitude"): "definitions; tests/scale/ holds them",
     ("docs/normalization.md", "s = sqrt(nphotons"): "definitions; tests/model/ holds them",

@@ -126,6 +126,9 @@ def test_example_trains_by_its_own_commands(example: tuple[str, Path, list[Path]
     assert "wrote RUN/bundle.zip" in output
     said = (repository / "RUN/hparams.yaml").read_text()
     assert {"A network": "network: shallow", "A loss": "loss: amplitude"}[title] in said
+    if title == "A loss":
+        columns = (repository / "RUN/metrics.csv").read_text().partition("\n")[0].split(",")
+        assert {"step_amplitude_error_per_pixel", "train_amplitude_error_per_pixel"} < {*columns}
     if title == "A network":  # three convolutions: 5 to 16, 16 to 16, 16 to 2 channels
         assert f"network of {9 * (5 * 16 + 16 * 16 + 16 * 2) + 16 + 16 + 2} parameters" in output
         assert (repository / "DIR/reconstruction.npz").exists()
