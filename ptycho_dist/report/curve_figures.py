@@ -17,21 +17,24 @@ _CURVES = {
     "val": ("validation", "tab:orange"),
     "step": ("training, single steps", "0.75"),
 }
+_DEVIANCE = "deviance_per_pixel"
 _MOST_MARKERS = 60
 """More of them on one curve would merge into a band."""
 
 
 def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> None:
     """Draw training and validation deviance per pixel, and the loss, which is half of it, against
-    the optimiser step, logarithmically.
+    the optimiser step, logarithmically. Where training minimised another loss, draw what that loss
+    reports beside the deviance of the validation.
 
     Parameters
     ----------
     rows : sequence of mapping
         Rows of ``metrics.csv``: ``train_deviance_per_pixel``, ``val_deviance_per_pixel`` and
-        ``step_deviance_per_pixel`` (no unit; any may be absent) over ``step``, or over ``epoch``
-        if no row has a step. Cells may be numbers or text; empty ones are skipped. Values that are
-        not positive and finite break the line, and the legend counts them.
+        ``step_deviance_per_pixel`` (no unit; any may be absent; another loss reports another
+        quantity for training) over ``step``, or over ``epoch`` if no row has a step. Cells may be
+        numbers or text; empty ones are skipped. Values that are not positive and finite break the
+        line, and the legend counts them.
     path : PngTarget
 
     Raises
@@ -49,23 +52,27 @@ def draw_training_curve(rows: Sequence[Mapping[str, Any]], path: PngTarget) -> N
         )
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     ax = figure.subplots()
+    metric = _loss_metric(rows)
+    columns = {prefix: f"{prefix}_{_DEVIANCE if prefix == 'val' else metric}" for prefix in _CURVES}
     for prefix, (name, colour) in _CURVES.items():
-        cells = [(_cell(row, abscissa), _cell(row, f"{prefix}_deviance_per_pixel")) for row in rows]
+        if not columns[prefix].endswith(_DEVIANCE):
+            name += f": {metric.replace('_', ' ')}"
+        cells = [(_cell(row, abscissa), _cell(row, columns[prefix])) for row in rows]
         points = sorted((at, value) for at, value in cells if at is not None and value is not None)
         if points:
             at, values = np.array(points).T
             _plot_curve(ax, at, values, name, colour, is_background=prefix == "step")
     if not ax.lines:
-        expected = " or ".join(f"{prefix}_deviance_per_pixel" for prefix in _CURVES)
         raise ValueError(
-            f"none of the {len(rows)} rows has a positive, finite {expected}; expected at least "
-            "one value"
+            f"none of the {len(rows)} rows has a positive, finite "
+            f"{' or '.join(columns.values())}; expected at least one value"
         )
     _finish_deviance_axes(ax, abscissa)
-    halved, doubled = (lambda deviance: deviance / 2), (lambda loss: loss * 2)
-    loss = ax.secondary_yaxis("right", functions=(halved, doubled))
-    loss.set_ylabel("loss (half the deviance)", fontsize=11)
-    _label_logarithm(loss)
+    if metric == _DEVIANCE:
+        halved, doubled = (lambda deviance: deviance / 2), (lambda loss: loss * 2)
+        loss = ax.secondary_yaxis("right", functions=(halved, doubled))
+        loss.set_ylabel("loss (half the deviance)", fontsize=11)
+        _label_logarithm(loss)
     write_png(figure, path)
 
 
@@ -89,6 +96,12 @@ def draw_refinement_curve(deviance_per_pixel: Sequence[float], path: PngTarget) 
     _plot_curve(ax, np.arange(len(values)), values, "whole scan", "tab:green")
     _finish_deviance_axes(ax, "iteration")
     write_png(figure, path)
+
+
+def _loss_metric(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of what the loss of a run reports, after which its columns are named."""
+    columns = (column for row in rows for column in row if column.startswith("train_"))
+    return next(columns, f"train_{_DEVIANCE}").removeprefix("train_")
 
 
 def _plot_curve(

@@ -102,13 +102,13 @@ class MlflowTracker:
             params=[Param(key, str(value)) for key, value in values.items() if key not in there]
         )
 
-    def resume_at(self, first_step: int) -> Mapping[str, int]:
+    def resume_at(self, first_step: int, metrics: Sequence[str]) -> Mapping[str, int]:
         if not self._continues:
             return {}
-        metrics = self._client.get_run(self._run_id).data.metrics
+        kept = self._client.get_run(self._run_id).data.metrics
         return {
             key: max(value.step for value in self._client.get_metric_history(self._run_id, key))
-            for key in metrics
+            for key in kept
         }
 
     def log_rows(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:

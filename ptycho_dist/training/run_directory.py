@@ -23,8 +23,9 @@ from lightning.pytorch.loggers import Logger
 from ptycho_dist.atomic_file import replacing
 from ptycho_dist.config import flat_keys
 from ptycho_dist.distributed import rank
+from ptycho_dist.model.loss import ScaledPoissonLoss
 from ptycho_dist.training.checkpointing import last_checkpoint
-from ptycho_dist.training.metrics import METRICS
+from ptycho_dist.training.metrics import metric_columns
 from ptycho_dist.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -236,12 +237,22 @@ class RunDirectoryLogger(Logger):
         Keep the rows of an earlier part of the run, up to the step at which it is resumed.
     trackers
         Get the same rows; on rank 0 alone.
+    loss_metric
+        What the loss reports; it names columns.
     """
 
-    def __init__(self, run_dir: Path, *, resumed: bool, trackers: Sequence[Tracking] = ()) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        resumed: bool,
+        trackers: Sequence[Tracking] = (),
+        loss_metric: str = ScaledPoissonLoss.metric,
+    ) -> None:
         super().__init__()
         self.run_dir = run_dir
         self.trackers = trackers
+        self._columns = metric_columns(loss_metric)
         self._path = run_dir / "metrics.csv"
         self._resumed = resumed
         self._end_of_finished: int | None = None
@@ -286,7 +297,7 @@ class RunDirectoryLogger(Logger):
         if self._end_of_finished is None:
             self._end_of_finished = self._begin_file(first_step=self._rows[0]["step"])
         with self._path.open("r+", newline="") as stream:
-            writer = csv.DictWriter(stream, METRICS)
+            writer = csv.DictWriter(stream, self._columns)
             stream.seek(self._end_of_finished)
             writer.writerows(self._rows[:-1])
             self._end_of_finished = stream.tell()
@@ -311,10 +322,10 @@ class RunDirectoryLogger(Logger):
         if self._resumed and self._path.exists():
             kept = [row for row in read_metrics(self.run_dir) if int(row["step"]) < first_step]
         with replacing(self._path) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, METRICS)
+            writer = csv.DictWriter(stream, self._columns)
             writer.writeheader()
             writer.writerows(kept)
         for tracker in self.trackers:
-            tracker.resume_at(first_step)
+            tracker.resume_at(first_step, self._columns)
             tracker.log_rows(kept)  # a tracker that was asked for later has not had them
         return self._path.stat().st_size

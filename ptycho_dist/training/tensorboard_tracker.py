@@ -13,8 +13,6 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ptycho_dist.training.metrics import METRICS
-
 logger = logging.getLogger(__name__)
 
 _HPARAMS_METRICS = ("train_deviance_per_pixel", "val_deviance_per_pixel", "val_nll")
@@ -65,12 +63,12 @@ class TensorBoardTracker:
             self._writer.file_writer.add_summary(summary)
         self._writer.flush()
 
-    def resume_at(self, first_step: int) -> Mapping[str, int]:
+    def resume_at(self, first_step: int, metrics: Sequence[str]) -> Mapping[str, int]:
         if not self._continues:
             return {}
         # TensorBoard drops later steps of earlier files
         self._writer = SummaryWriter(self._folder, purge_step=first_step)
-        return dict.fromkeys(METRICS, first_step - 1)
+        return dict.fromkeys(metrics, first_step - 1)
 
     def log_rows(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         assert self._writer is not None

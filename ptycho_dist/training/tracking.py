@@ -34,9 +34,9 @@ class Tracker(Protocol):
         """Write values by dotted key; a resumed run keeps those that are there."""
         ...
 
-    def resume_at(self, first_step: int) -> Mapping[str, int]:
-        """Prepare for rows from this step on, some maybe for the second time; return the last step
-        of each metric that is kept."""
+    def resume_at(self, first_step: int, metrics: Sequence[str]) -> Mapping[str, int]:
+        """Prepare for rows of these metrics from this step on, some maybe for the second time;
+        return the last step of each metric that is kept."""
         ...
 
     def log_rows(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
@@ -65,9 +65,9 @@ class Tracking:
     def log_hyperparams(self, values: Mapping[str, Any]) -> None:
         self._do(lambda: self._tracker.log_hyperparams(values))
 
-    def resume_at(self, first_step: int) -> None:
+    def resume_at(self, first_step: int, metrics: Sequence[str]) -> None:
         """Called once, before the first row."""
-        self._do(lambda: self._last_steps.update(self._tracker.resume_at(first_step)))
+        self._do(lambda: self._last_steps.update(self._tracker.resume_at(first_step, metrics)))
 
     def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows of `metrics.csv`. A row that comes again, as the last one may, adds only what

@@ -76,7 +76,7 @@ def train(config: Config, *, loss: LossFactory = ScaledPoissonLoss) -> Path:
         _warn_of_idle_ranks(config, processes)
         data = prepare(config.data)
         module = start.module(data, loss)
-        run_logger = _run_logger(run_dir, config, resumed=resumed)
+        run_logger = _run_logger(run_dir, config, module.loss.metric, resumed=resumed)
         callbacks = _callbacks(config, data, run_logger, claim)
         trainer = _trainer(config.train, processes, run_logger, callbacks)
         batches, validation = make_batches(data, config.train)
@@ -117,10 +117,12 @@ def _warn_of_idle_ranks(config: Config, processes: Processes) -> None:
         )
 
 
-def _run_logger(run_dir: Path, config: Config, *, resumed: bool) -> RunDirectoryLogger:
+def _run_logger(
+    run_dir: Path, config: Config, loss_metric: str, *, resumed: bool
+) -> RunDirectoryLogger:
     names = config.train.trackers if rank() == 0 else ()
     trackers = run_together(lambda: open_trackers(names, run_dir, resumed=resumed))
-    return RunDirectoryLogger(run_dir, resumed=resumed, trackers=trackers)
+    return RunDirectoryLogger(run_dir, resumed=resumed, trackers=trackers, loss_metric=loss_metric)
 
 
 def _callbacks(

@@ -275,6 +275,20 @@ def test_training_curve_tells_of_values_it_cannot_show(tmp_path, monkeypatch):
     assert np.isnan(y).tolist() == [False, False, True, True, False]
 
 
+def test_training_curve_names_what_another_loss_reports(tmp_path, monkeypatch):
+    curves = recorded_curves(monkeypatch)
+    rows = [
+        {
+            key.replace("train_deviance", "train_amplitude_error"): value
+            for key, value in row.items()
+        }
+        for row in training_rows()
+    ]
+    curve_figures.draw_training_curve(rows, tmp_path / "curve.png")
+    assert curves["training: amplitude error per pixel"][1] == [20, 10, 20 / 3, 5, 4]
+    assert curves["validation"][0] == [9, 19, 29, 39, 49]
+
+
 def test_training_curve_falls_back_to_epochs(tmp_path, monkeypatch):
     curves = recorded_curves(monkeypatch)
     rows = [

@@ -10,12 +10,8 @@ import pytest
 import yaml
 
 from ptycho_dist.training import run_directory
-from ptycho_dist.training.run_directory import (
-    METRICS,
-    Claim,
-    RunDirectoryLogger,
-    claim_run_directory,
-)
+from ptycho_dist.training.metrics import metric_columns
+from ptycho_dist.training.run_directory import Claim, RunDirectoryLogger, claim_run_directory
 
 
 def rows_of(run_dir: Path) -> list[dict[str, str]]:
@@ -42,7 +38,14 @@ def test_what_is_logged_at_one_step_is_one_row(tmp_path: Path) -> None:
         ("0.1", "6.0", ""),
         ("0.1", "14.0", ""),
     ]
-    assert tuple(rows[0]) == METRICS
+    assert tuple(rows[0]) == metric_columns("deviance_per_pixel")
+
+
+def test_columns_have_the_name_of_what_the_loss_reports(tmp_path: Path) -> None:
+    logger = RunDirectoryLogger(tmp_path, resumed=False, loss_metric="amplitude_error")
+    logger.log_metrics({"train_amplitude_error": 0.5, "val_deviance_per_pixel": 2.0}, step=1)
+    logger.save()
+    assert [row["train_amplitude_error"] for row in rows_of(tmp_path)] == ["0.5"]
 
 
 def test_rows_are_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
