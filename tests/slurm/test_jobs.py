@@ -25,7 +25,7 @@ from tests.training.runs import assert_same_result, last_step, train_one
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--data.measurement=amplitude",
-    "--data.nphotons=1e6",
+    "--data.nphotons=1000000",
     "--data.val_fraction=0.1",
     "--model.base_width=4",
     "--train.precision=32",
