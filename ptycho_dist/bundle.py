@@ -220,13 +220,14 @@ def _decode(members: Mapping[str, bytes]) -> Bundle:
 def _bundle_of(record: Mapping[str, Any], members: Mapping[str, bytes]) -> Bundle:
     probes = np.load(io.BytesIO(members[_PROBE]), allow_pickle=False)
     refined_probe_of = _typed(record, "refined_probe_of", list)
-    is_foreign = "hyperparameters" in record and "config" not in record
+    has_foreign = "hyperparameters" in record
+    is_foreign = has_foreign and "config" not in record
     calibration = Calibration.from_dict(record["calibration"])
     _require_probes(probes, refined_probe_of, calibration.pattern_size)
     bundle = Bundle(
         calibration=calibration,
         config=None if is_foreign else parse_mapping(record["config"]),
-        hyperparameters=_typed(record, "hyperparameters", dict) if is_foreign else None,
+        hyperparameters=_typed(record, "hyperparameters", dict) if has_foreign else None,
         gain=_positive(record, "gain"),
         probe=probes[0] if refined_probe_of else probes,
         refined_probes=dict(zip(refined_probe_of, probes, strict=False)),

@@ -83,7 +83,7 @@ class Start:
             data.masks,
             learning_rate=self.config.train.learning_rate,
             seed=self.config.train.seed,
-            first_probes=self._first_probes(data),
+            first_probes=self.first_probes(data),
             loss=loss,
             record=_record(data, self.config),
         )
@@ -121,7 +121,7 @@ class Start:
                 "the scan's own is"
             )
 
-    def _first_probes(self, data: PreparedData) -> Tensor | None:
+    def first_probes(self, data: PreparedData) -> Tensor | None:
         """Return where trainable probes begin, complex64 (scans, modes, N, N); else None."""
         if not self.config.model.probe_trainable:
             return None

@@ -32,6 +32,7 @@ from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.training import check as check_module
 from ptycho_dist.training import memory as step_memory
 from ptycho_dist.training.processes import Processes
+from tests.calibrations import made_up_calibration
 from tests.disks import READ_ONLY, REMOUNT, mount
 from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays
 from tests.training.runs import act_as_torchrun, settings, told_by, train_one
@@ -612,15 +613,12 @@ def test_masked_scan_passes_and_its_step_is_counted_with_the_mask(
         in rows["data file"][1]
     )
 
-    module, positions_px = (
-        PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3),
-        torch.rand(4, 2, dtype=torch.float64),
-    )
-    module.build(
+    positions_px = torch.rand(4, 2, dtype=torch.float64)
+    module = PtychographyModule(
+        ModelConfig(base_width=4),
+        made_up_calibration(),
         torch.ones(1, 1, 16, 16, dtype=torch.complex64),
-        1.0,
-        seed=0,
-        masks=torch.from_numpy(dead_pixels(0))[None],
+        torch.from_numpy(dead_pixels(0))[None],
     )
     estimated = step_memory.estimate_step_memory(
         module,

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist.bundle import save_bundle
 from ptycho_dist.config import DataConfig
+from ptycho_dist.data.prepare import prepare
 from ptycho_dist.distributed import FailedTogether
 from tests.bundles import example, npy, rewrite, write_zip
 from tests.scans import small_scan_arrays
@@ -897,9 +897,8 @@ def test_attacks_are_live(tmp_path: Path) -> None:
 
 
 def message_of_this_rank(path: Path, told: dict[str, Any]) -> str:
-    module = ScanDataModule(DataConfig(path=str(path), **told), global_batch_size=4, seed=0)
     with pytest.raises(FailedTogether) as failed:
-        module.setup("fit")
+        prepare(DataConfig(path=str(path), **told))
     return str(failed.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from ptycho_dist.config import ModelConfig
 from ptycho_dist.data.batches import Samples
 from ptycho_dist.data.sampler import GlobalBatchSampler
 from ptycho_dist.model.corrections import MOST_CORRECTIONS
-from ptycho_dist.model.lightning_module import LARGEST_SURPRISE, PtychographyModule, limit_surprise
+from ptycho_dist.model.gradients import LARGEST_SURPRISE, limit_surprise
+from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.loss import RATE_FLOOR
+from tests.calibrations import made_up_calibration
 
 N = 16
 
@@ -88,7 +91,7 @@ class Trainer:
 
 
 def module_and_samples(
-    masks: torch.Tensor | None, brightness: torch.Tensor | None = None
+    masks: torch.Tensor | None, brightness: tuple[float, ...] = ()
 ) -> tuple[PtychographyModule, Samples]:
     """Three groups, of scans 1, 0 and 1."""
     random = np.random.default_rng(0)
@@ -96,14 +99,9 @@ def module_and_samples(
     probes = np.stack(
         [np.exp(-(y**2 + x**2) / (10 + 5 * number) + 0.05j * y * x) for number in range(2)]
     )[:, None]
-    module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
-    module.build(
-        torch.from_numpy(probes.astype(np.complex64)),
-        30.0,
-        seed=0,
-        masks=masks,
-        brightness=brightness,
-    )
+    calibration = replace(made_up_calibration(30.0), scan_brightness=brightness)
+    probe_stack = torch.from_numpy(probes.astype(np.complex64))
+    module = PtychographyModule(ModelConfig(base_width=4), calibration, probe_stack, masks)
     torch.manual_seed(1)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -121,9 +119,9 @@ def test_a_weak_scans_objects_are_those_of_a_strong_one() -> None:
     """What is predicted for the same patterns in an eighth of the light is a 64th of the photons:
     powers of two change no digit."""
     module, samples = module_and_samples(None)
-    brightness = torch.tensor([1.0, 0.125], dtype=torch.float64)
+    brightness = (1.0, 0.125)
     weak, _ = module_and_samples(None, brightness)
-    amplitude = brightness[samples.scan].float().view(-1, 1, 1, 1)
+    amplitude = torch.tensor(brightness)[samples.scan].view(-1, 1, 1, 1)
     found = weak(samples._replace(x_norm=amplitude * samples.x_norm))
     torch.testing.assert_close(found, amplitude**2 * module(samples), rtol=0, atol=0)
     assert not torch.equal(weak(samples), module(samples))

@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as hnp
 from ptycho_dist.bundle import Bundle, BundleError, load_bundle, save_bundle
 from ptycho_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from ptycho_dist.model.autoencoder import PtychoAutoencoder
-from ptycho_dist.scale.intensity_scale import IntensityScale
+from ptycho_dist.scale.calibration import Calibration
+from tests.bundles import example
 
 NO_SHRINKING = (Phase.explicit, Phase.generate)
 """For large examples: to make a failing one small takes minutes."""
@@ -73,17 +74,19 @@ bundles = st.builds(
             TrainConfig, run_dir=texts, learning_rate=positive, resume=st.none() | texts
         ),
     ),
-    scale=st.builds(
-        IntensityScale,
-        value=positive,
+    calibration=st.builds(
+        Calibration,
+        intensity_scale=positive,
         nphotons=positive,
+        nphotons_source=st.sampled_from(["metadata", "config", "measured"]),
+        rms_factor=positive,
         mean_energy=positive,
         num_patterns=st.integers(1, 2**63),
+        pattern_size=st.just(N),
+        subset_fingerprint=st.text("0123456789abcdef", min_size=64, max_size=64),
+        scan_brightness=st.lists(positive, max_size=3).map(tuple),
     ),
-    nphotons_source=st.sampled_from(["metadata", "config", "measured"]),
     gain=positive,
-    rms_factor=positive,
-    subset_fingerprint=st.text("0123456789abcdef", min_size=64, max_size=64),
     probe=probes(),
     weights=weights(),
     versions=st.dictionaries(texts, texts, max_size=3),
@@ -124,13 +127,8 @@ def saved(path: Path) -> tuple[bytes, dict[str, Any]]:
     network = PtychoAutoencoder(pattern_size=N, base_width=1)
     bundle = Bundle(
         config=Config(data=DataConfig(path="scan.npz"), model=ModelConfig(base_width=1)),
-        scale=IntensityScale(
-            value=125.1 / 3, nphotons=1e6 / 7, mean_energy=64.0 + 1e-13, num_patterns=1234567
-        ),
-        nphotons_source="config",
+        calibration=example().calibration,
         gain=1.1 / 3,
-        rms_factor=0.1 + 0.2,
-        subset_fingerprint="ab" * 32,
         probe=np.random.default_rng(0)
         .normal(size=(1, N, 2 * N))
         .astype(np.float32)

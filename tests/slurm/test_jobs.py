@@ -25,7 +25,7 @@ from tests.training.runs import assert_same_result, last_step, train_one
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--data.measurement=amplitude",
-    "--data.nphotons=1e6",
+    "--data.nphotons=1000000",
     "--data.val_fraction=0.1",
     "--model.base_width=4",
     "--train.precision=32",
@@ -134,7 +134,7 @@ def test_two_nodes_of_two_tasks(
     job = submit(script, "--train.epochs=1")
     assert cluster.wait_for_end(job) == "COMPLETED", said(job)
     bundles = [load_bundle(run_dir / "bundle.zip") for run_dir in (trained, tmp_path / "run")]
-    assert bundles[0].scale == bundles[1].scale
+    assert bundles[0].calibration == bundles[1].calibration
     assert bundles[0].subset_fingerprint == bundles[1].subset_fingerprint
     hparams = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())
     assert hparams["world_size"] == 4

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ptycho_dist.data.module import ScanDataModule
 
-from ptycho_dist.config import DataConfig, Hdf5Config, ModelConfig
+from ptycho_dist.config import DataConfig, Hdf5Config, ModelConfig, TrainConfig
+from ptycho_dist.data.batches import make_batches
+from ptycho_dist.data.prepare import prepare
 from ptycho_dist.data.sampler import GlobalBatchSampler
-from ptycho_dist.data.scan import stack_masks
 from ptycho_dist.model.corrections import MOST_CORRECTIONS
 from ptycho_dist.model.lightning_module import PtychographyModule
 from ptycho_dist.model.probe_modes import add_modes
@@ -45,35 +45,32 @@ def gradients_of_one_step(
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of one optimiser step of an epoch, as Lightning computes them: DDP, loss /
     micro-batches, summed up."""
-    data = ScanDataModule(
+    data = prepare(
         DataConfig(
             path=scans,
             measurement="amplitude",
             nphotons=1e6,
             val_fraction=0,
             hdf5=Hdf5Config(**(hdf5 or {})),
-        ),
-        global_batch_size=GLOBAL_BATCH,
-        num_micro_batches=num_micro_batches,
-        seed=3,
+        )
     )
-    data.setup("fit")
+    steps = TrainConfig(
+        global_batch_size=GLOBAL_BATCH, accumulate_grad_batches=num_micro_batches, seed=3
+    )
     config = ModelConfig(
         base_width=4,
         intensity_scale_trainable=True,
         probe_trainable=probe_modes is not None,
         probe_modes=probe_modes,
     )
-    module = PtychographyModule(config, learning_rate=1e-3)
-    probes = torch.from_numpy(np.stack([scan.probe for scan in data.scans]))
-    first_probes = torch.stack([add_modes(probe, probe_modes or 1) for probe in probes])
-    masks = stack_masks(data.scans)
-    masks = None if masks is None else torch.from_numpy(masks)
-    module.build(probes, data.intensity_scale, seed=0, first_probes=first_probes, masks=masks)
+    first_probes = torch.stack([add_modes(probe, probe_modes or 1) for probe in data.probes])
+    module = PtychographyModule(
+        config, data.calibration, data.probes, data.masks, first_probes=first_probes
+    )
     torch.manual_seed(0)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)  # zero weights would pass no gradient on
-    loader = data.train_dataloader()
+    loader, _ = make_batches(data, steps)
     module._trainer = WithoutLightning(loader, num_micro_batches)  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     # so that what is compared is the arithmetic of the step, not float32 convolutions of other
@@ -271,7 +268,7 @@ def validate(
     """Metrics of an untrained network with a head that is not zero."""
     if dist.is_initialized():
         act_as_torchrun()
-    data = ScanDataModule(
+    data = prepare(
         DataConfig(
             path=scan,
             measurement="amplitude",
@@ -279,20 +276,10 @@ def validate(
             val_fraction=0.5,
             group_size=group_size,
             hdf5=Hdf5Config(**(hdf5 or {})),
-        ),
-        global_batch_size=4,
-        seed=0,
+        )
     )
-    data.setup("fit")
-    module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
-    masks = stack_masks(data.scans)
-    masks = None if masks is None else torch.from_numpy(masks)
-    module.build(
-        torch.from_numpy(np.stack([scan.probe for scan in data.scans])),
-        data.intensity_scale,
-        seed=0,
-        masks=masks,
-    )
+    model = ModelConfig(base_width=4)
+    module = PtychographyModule(model, data.calibration, data.probes, data.masks)
     torch.manual_seed(0)
     for parameter in module.network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -302,7 +289,7 @@ def validate(
         {name: float(value) for name, value in values.items()}
     )  # type: ignore[method-assign]
     with torch.no_grad():
-        for number, samples in enumerate(data.val_dataloader()):
+        for number, samples in enumerate(make_batches(data, TrainConfig(global_batch_size=4))[1]):
             module.validation_step(samples, number)
     module.on_validation_epoch_end()
     return logged

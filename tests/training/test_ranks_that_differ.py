@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ptycho_dist.config import ModelConfig
 from ptycho_dist.distributed import FailedTogether, require_same
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.scale.intensity_scale import IntensityScale
+from tests.calibrations import made_up_calibration
 from tests.scans import small_scan_arrays
 from tests.training.runs import settings, train_one
 
@@ -84,11 +84,9 @@ def test_versions_of_the_software(
 
 def build_with_own_scale() -> str:
     last_bit = np.nextafter(20.0, 21.0) if dist.get_rank() == 1 else 20.0
-    module = PtychographyModule(ModelConfig(base_width=4), learning_rate=1e-3)
-    scale = IntensityScale(value=float(last_bit), nphotons=1.0, mean_energy=1.0, num_patterns=1)
-    return refused(
-        lambda: module.build(torch.ones(1, 1, 16, 16, dtype=torch.complex64), scale, seed=0)
-    )
+    calibration = made_up_calibration(float(last_bit))
+    probes = torch.ones(1, 1, 16, 16, dtype=torch.complex64)
+    return refused(lambda: PtychographyModule(ModelConfig(base_width=4), calibration, probes))
 
 
 def test_last_bit_of_the_scale(on_ranks: Callable[..., Any]) -> None:

@@ -55,14 +55,14 @@ def test_report_tells_what_the_files_tell(
     )
     shown = {
         "nphotons": hparams["nphotons"],
-        "r": hparams["normalization"]["factor"],
-        "mean energy": hparams["mean_energy"],
+        "r": hparams["calibration"]["rms_factor"],
+        "mean energy": hparams["calibration"]["mean_energy"],
         "s (intensity_scale)": hparams["intensity_scale"],
         "g (gain)": bundle.gain,
-        "patterns counted": hparams["num_patterns"],
+        "patterns counted": hparams["calibration"]["num_patterns"],
     }
     assert {name: float(page.value(name)) for name in shown} == shown
-    assert page.value("fingerprint") == hparams["subset_fingerprint"]
+    assert page.value("fingerprint") == hparams["calibration"]["subset_fingerprint"]
     assert page.value("versions, training") == ", ".join(
         f"{name} {version}" for name, version in hparams["versions"].items()
     )

@@ -73,11 +73,8 @@ def test_each_scan_is_reconstructed_with_its_own_probe(
         bundles.append(load_bundle(run_dir / "bundle.zip"))
         assert "57 of 57 patterns, full" in (run_dir / "train.log").read_text()
     alone, together = bundles
-    assert (alone.intensity_scale, alone.rms_factor) == (
-        together.intensity_scale,
-        together.rms_factor,
-    )
-    assert alone.subset_fingerprint == together.subset_fingerprint
+    assert alone.calibration == together.calibration
+    assert len(alone.calibration.scan_brightness) == len(three_scans)
     # float32 convolutions of other batch sizes, through seven steps of Adam
     losses = [
         column(tmp_path / f"run{world_size}", "train_deviance_per_pixel") for world_size in (1, 2)
@@ -131,11 +128,12 @@ def test_sampling_is_kept_with_the_run(
         .split(" of 57 patterns, poisson_disc, nearest two ")[1]
         .endswith(" px apart")
     )
-    assert hparams["num_patterns"] == bundle.scale.num_patterns < 57
+    assert hparams["calibration"] == bundle.calibration.to_dict()
+    assert bundle.calibration.num_patterns < 57
     assert f"subset: {hparams['subset']}; " in (tmp_path / "run" / "train.log").read_text()
     assert (
         hparams["nphotons_source"]
-        == bundle.nphotons_source
+        == bundle.calibration.nphotons_source
         == "metadata, mean over the training patterns of all scans"
     )
     assert min(NPHOTONS) < hparams["nphotons"] < max(NPHOTONS)

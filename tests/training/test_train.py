@@ -73,8 +73,8 @@ def test_number_of_ranks_changes_nothing(run_dirs: list[Path]) -> None:
     assert {(record["nphotons"], record["nphotons_source"]) for record in hparams} == {
         (1e6, "config")
     }
-    assert len({bundle.subset_fingerprint for bundle in bundles}) == 1
-    assert len({bundle.rms_factor for bundle in bundles}) == 1
+    assert len({bundle.calibration.subset_fingerprint for bundle in bundles}) == 1
+    assert len({bundle.calibration.rms_factor for bundle in bundles}) == 1
     for run_dir in run_dirs[1:]:
         # float32 convolutions of other batch sizes, through ten steps of Adam
         assert column(run_dir, "train_deviance_per_pixel") == pytest.approx(
@@ -261,9 +261,9 @@ def test_what_masked_pixels_hold_changes_no_bit_of_a_run(
         scan = read_scan(scan_path, options=bundle.config.data)
         result = reconstruct(bundle, scan, probe="bundle", refine_iterations=2, refine_probe=True)
         numbers = [
-            bundle.rms_factor,
+            bundle.calibration.rms_factor,
             bundle.intensity_scale,
-            bundle.scale.nphotons,
+            bundle.calibration.nphotons,
             result.summary.deviance_per_pixel,
         ]
         weights = [bundle.weights[name] for name in sorted(bundle.weights)]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist import load_bundle, read_scan
 from ptycho_dist.config import Config, DataConfig, Hdf5Config, ModelConfig
+from ptycho_dist.data.prepare import prepare
 from ptycho_dist.model.first_probe import find_first_probe
 from ptycho_dist.scale.normalization import normalize
 from ptycho_dist.training.start import Start
@@ -184,7 +184,10 @@ def test_run_begins_with_network_and_probe_of_the_bundle(
     assert (
         f"intensity_scale there {before.intensity_scale!r}, here {after.intensity_scale!r}" in log
     )
-    assert f"factor r there {before.rms_factor!r}, here {after.rms_factor!r}" in log
+    assert (
+        f"factor r there {before.calibration.rms_factor!r}, here {after.calibration.rms_factor!r}"
+        in log
+    )
 
 
 def test_another_scan_derives_its_own_scale_and_begins_with_its_own_probe(
@@ -197,7 +200,7 @@ def test_another_scan_derives_its_own_scale_and_begins_with_its_own_probe(
     assert all(torch.equal(after.weights[name], weight) for name, weight in before.weights.items())
     # sqrt(nphotons) / (N / 2)
     assert after.intensity_scale == pytest.approx(np.sqrt(3e6) / 8, rel=1e-6)
-    assert after.rms_factor != before.rms_factor
+    assert after.calibration.rms_factor != before.calibration.rms_factor
     fresh = settings(
         other,
         tmp_path / "fresh",
@@ -287,16 +290,11 @@ def test_what_masked_pixels_hold_changes_no_bit_of_the_first_probe(
             val_fraction=0,
             hdf5=Hdf5Config(**MASKED_HDF5),
         )
-        data = ScanDataModule(config, global_batch_size=8, seed=0)
-        data.setup("fit")
-        data.normalization = dataclasses.replace(data.normalization, factor=0.1)
-        found.append(
-            Start(
-                config=Config(data=config, model=ModelConfig(probe_trainable=True)),
-                bundle=None,
-                resumed=False,
-            ).probes(data)
-        )
+        data = prepare(config)
+        calibration = dataclasses.replace(data.calibration, rms_factor=0.1)
+        data = dataclasses.replace(data, calibration=calibration)
+        model = ModelConfig(probe_trainable=True)
+        found.append(Start(config=Config(data=config, model=model)).first_probes(data))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     ignored = find_first_probe(
@@ -328,10 +326,10 @@ def test_first_probe_of_a_weak_scan_is_that_of_a_strong_one(
         ),
         model=ModelConfig(base_width=4, probe_trainable=True),
     )
-    data = ScanDataModule(config.data, global_batch_size=8, seed=0)
-    data.setup("fit")
+    data = prepare(config.data)
     # an eighth is exact, the roots are rounded
-    assert data.brightness[0] / data.brightness[1] == pytest.approx(8, rel=1e-12)
-    strong, of_weak = Start(config=config, bundle=None, resumed=False).probes(data)
+    first, second = data.calibration.scan_brightness
+    assert first / second == pytest.approx(8, rel=1e-12)
+    strong, of_weak = Start(config=config).first_probes(data)
     # float32, through the sweeps of ePIE
     np.testing.assert_allclose(of_weak, strong, atol=1e-4 * float(strong.abs().max()))
