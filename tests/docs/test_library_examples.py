@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ptycho_dist import Bundle, derive_intensity_scale, load_bundle
+from ptycho_dist import Bundle, Calibration, derive_intensity_scale, load_bundle
 from tests.docs.blocks import ROOT, blocks
 
 AUDIT = """
@@ -47,7 +47,7 @@ class Example:
     @property
     def x_norm(self) -> np.ndarray:
         """Of all patterns, as the programs normalise them."""
-        return (self.bundle.rms_factor * np.sqrt(self.counts)).astype(np.float32)
+        return (self.bundle.calibration.rms_factor * np.sqrt(self.counts)).astype(np.float32)
 
 
 def source_of(name: str) -> str:
@@ -166,8 +166,15 @@ def test_scale_is_that_of_the_union_and_has_the_same_bits_everywhere(example: Ex
         np.sqrt(nphotons / energies.mean()), rel=1e-14
     )
     # one process, to the last bit
-    assert example.bundle.scale == derive_intensity_scale(example.x_norm, nphotons)
-    assert example.bundle.scale.num_patterns == len(example.counts)
+    scale = derive_intensity_scale(example.x_norm, nphotons)
+    calibration = example.bundle.calibration
+    assert calibration == Calibration.of(
+        scale,
+        nphotons_source="measured",
+        rms_factor=calibration.rms_factor,
+        pattern_size=example.counts.shape[-1],
+    )
+    assert calibration.num_patterns == len(example.counts)
     assert f"s = {example.bundle.intensity_scale!r}; {nphotons:.1f} photons" in example.output
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptycho_dist.data.module import ScanDataModule
 
 from ptycho_dist.config import DataConfig
+from ptycho_dist.data.prepare import prepare
+from ptycho_dist.scale.calibration import Calibration
 from tests.docs.blocks import ROOT, blocks
 
 pytestmark = pytest.mark.realdata
@@ -57,7 +58,7 @@ class Subset:
     amplitude: np.ndarray
     train: np.ndarray
     probe: np.ndarray
-    module: ScanDataModule
+    calibration: Calibration
 
     @property
     def mean_counts(self) -> float:
@@ -77,19 +78,14 @@ class Subset:
 @pytest.fixture(scope="module")
 def subset(realdata: Path) -> Subset:
     path = realdata / "siemens_velociprobe_N64.npz"
-    module = ScanDataModule(
-        DataConfig(path=str(path), measurement="amplitude", nphotons="measured"),
-        global_batch_size=8,
-        seed=0,
-    )
-    module.setup("fit")
+    data = prepare(DataConfig(path=str(path), measurement="amplitude", nphotons="measured"))
     with np.load(path) as scan:
         return Subset(
             path,
             scan["diffraction"].astype(np.float64),
-            module.subset.train,
+            data.subset.train,
             scan["probeGuess"],
-            module,
+            data.calibration,
         )
 
 
@@ -105,7 +101,7 @@ def test_statistical_numbers(subset: Subset) -> None:
         np.square(np.abs(subset.probe.astype(np.complex128))).sum(),
         1024,
     )
-    assert float(row("r = ")[0]) == subset.module.normalization.factor
+    assert float(row("r = ")[0]) == subset.calibration.rms_factor
 
 
 def test_physical_numbers(subset: Subset) -> None:
@@ -113,8 +109,8 @@ def test_physical_numbers(subset: Subset) -> None:
     require("s = sqrt(nphotons / 1024.0000052)", subset.s(subset.mean_counts))
     require("sqrt(nphotons) / 32", np.sqrt(subset.mean_counts) / 32)
     require("the same with `--data.nphotons 1e6`", subset.s(1e6))
-    assert subset.module.nphotons.source == "measured"
-    assert float(row("s = ")[0]) == subset.module.intensity_scale.value
+    assert subset.calibration.nphotons_source == "measured"
+    assert float(row("s = ")[0]) == subset.calibration.intensity_scale
 
 
 def test_one_pixel_on_its_way(subset: Subset) -> None:
