@@ -7,6 +7,7 @@ import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -38,8 +39,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # What other libraries document is not linked to: that would need their sites, and the network, to
-# build ours.
-nitpick_ignore_regex = [("py:.*", r"(?!ptycho_dist).*")]
+# build ours. Private validators of configuration types are not documented.
+nitpick_ignore_regex = [("py:.*", r"(?!ptycho_dist).*"), ("py:class", r"ptycho_dist\..*\._\w+")]
+suppress_warnings = ["ref.python"]  # attributes that several classes have, such as `energy_eV`
 
 html_theme = "furo"
 html_title = f"ptycho_dist {release}"
@@ -79,5 +81,11 @@ def setup(app: Sphinx) -> None:
     def included(_: Sphinx, path: Path, __: str, source: list[str]) -> None:
         source[0] = links_of_the_site(source[0], (DOCS / path).resolve())
 
+    def keep_colons(_: Sphinx, what: str, *rest: Any) -> None:
+        """Napoleon would take what precedes a colon in an attribute's docstring for its type."""
+        if what in ("attribute", "data", "property"):
+            rest[-1].insert(0, "")
+
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # napoleon has 500
     app.connect("source-read", page)
     app.connect("include-read", included)
