@@ -81,11 +81,18 @@ def setup(app: Sphinx) -> None:
     def included(_: Sphinx, path: Path, __: str, source: list[str]) -> None:
         source[0] = links_of_the_site(source[0], (DOCS / path).resolve())
 
-    def keep_colons(_: Sphinx, what: str, *rest: Any) -> None:
-        """Napoleon would take what precedes a colon in an attribute's docstring for its type."""
-        if what in ("attribute", "data", "property"):
-            rest[-1].insert(0, "")
+    # Napoleon takes what precedes a colon in the first line of an attribute's docstring for its
+    # type; it has priority 500.
+    original: list[str] = []
 
-    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # napoleon has 500
+    def keep(_: Sphinx, __: str, ___: str, ____: object, _____: Any, lines: list[str]) -> None:
+        original[:] = lines
+
+    def restore(_: Sphinx, what: str, __: str, ___: object, ____: Any, lines: list[str]) -> None:
+        if what in ("attribute", "data", "property"):
+            lines[:] = original
+
+    app.connect("autodoc-process-docstring", keep, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)
     app.connect("source-read", page)
     app.connect("include-read", included)
