@@ -20,6 +20,7 @@ FILES_NAMED_LIKE_KEYS = {"train.log", "train.py", "train.sbatch"}
 
 OPTIONS_OF_OTHERS = {
     "--account": "Slurm",
+    "--all": "tests/run.sh",
     "--array": "Slurm",
     "--backend-store-uri": "MLflow",
     "--cpus-per-task": "Slurm",
