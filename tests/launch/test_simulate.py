@@ -32,7 +32,7 @@ def test_command_writes_the_scan_and_says_so(tmp_path: Path) -> None:
     for said in (
         "12 patterns of 64 x 64 px",
         "object of",
-        "before the noise",
+        "without noise",
         "overlap 82 %",
         "MB",
     ):
