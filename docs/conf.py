@@ -7,6 +7,7 @@ import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -38,8 +39,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # What other libraries document is not linked to: that would need their sites, and the network, to
-# build ours.
-nitpick_ignore_regex = [("py:.*", r"(?!ptycho_dist).*")]
+# build ours. Private validators of configuration types are not documented.
+nitpick_ignore_regex = [("py:.*", r"(?!ptycho_dist).*"), ("py:class", r"ptycho_dist\..*\._\w+")]
+suppress_warnings = ["ref.python"]  # attributes that several classes have, such as `energy_eV`
 
 html_theme = "furo"
 html_title = f"ptycho_dist {release}"
@@ -79,5 +81,18 @@ def setup(app: Sphinx) -> None:
     def included(_: Sphinx, path: Path, __: str, source: list[str]) -> None:
         source[0] = links_of_the_site(source[0], (DOCS / path).resolve())
 
+    # Napoleon takes what precedes a colon in the first line of an attribute's docstring for its
+    # type; it has priority 500.
+    original: list[str] = []
+
+    def keep(_: Sphinx, __: str, ___: str, ____: object, _____: Any, lines: list[str]) -> None:
+        original[:] = lines
+
+    def restore(_: Sphinx, what: str, __: str, ___: object, ____: Any, lines: list[str]) -> None:
+        if what in ("attribute", "data", "property"):
+            lines[:] = original
+
+    app.connect("autodoc-process-docstring", keep, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)
     app.connect("source-read", page)
     app.connect("include-read", included)

@@ -54,7 +54,7 @@ class TokenMixer(nn.Module):
 
 
 class PtychoAutoencoder(nn.Module):
-    """U-Net from one normalised diffraction pattern, and a first estimate of its patch, to one
+    """U-Net that maps a normalised diffraction pattern and a first estimate of its patch to a
     complex object patch.
 
     The grid shrinks from N/2 to 8 while the width doubles from level to level, and grows back with
@@ -63,8 +63,10 @@ class PtychoAutoencoder(nn.Module):
 
     Parameters
     ----------
-    pattern_size : N, pixels a side; a power of two, at least 16.
-    base_width : channels on the N/2 grid.
+    pattern_size
+        N, pixels per side; a power of two, at least 16.
+    base_width
+        Channels on the N/2 grid.
     """
 
     def __init__(self, *, pattern_size: int, base_width: int) -> None:
@@ -100,18 +102,27 @@ class PtychoAutoencoder(nn.Module):
     def forward(
         self, x_norm: Tensor, probe: Tensor, estimate: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Object patches of the patterns, each pattern on its own.
+        """Return object patches of the patterns, each pattern on its own.
 
-        Parameters ---------- x_norm : (..., N, N) float32, normalised amplitude, DC at [N//2,
-        N//2]. probe : (..., modes, N, N) complex64, normalised units: energy (N/2)^2 over all
-        modes; leading axes broadcast to those of `x_norm`. estimate : (..., N, N) complex64, what
-        is known of the patches: the `first_estimate` of a pattern with its neighbours, or what they
-            agreed on after a correction.
-        mask : bool, broadcasts to `x_norm`, True where a pixel counts; None: all do. What the
-        others hold is not looked at.
+        Parameters
+        ----------
+        x_norm
+            (..., N, N) float32, normalised amplitude, DC at [N//2, N//2].
+        probe
+            (..., modes, N, N) complex64, normalised units: energy (N/2)^2 over all modes; leading
+            axes broadcast to those of `x_norm`.
+        estimate
+            (..., N, N) complex64, what is known of the patches: the `first_estimate` of a pattern
+            with its neighbours, or what they agreed on after a correction.
+        mask
+            bool, broadcasts to `x_norm`, True where a pixel counts; None: all do. What the others
+            hold has no influence.
 
-        Returns ------- (..., N, N) complex64, transmission O = estimate * exp(u + i v) of the
-        object; ln|O| is clamped to LOG_AMPLITUDE_RANGE, the phase v is free.
+        Returns
+        -------
+        Tensor
+            (..., N, N) complex64, transmission O = estimate * exp(u + i v) of the object; ln|O| is
+            clamped to LOG_AMPLITUDE_RANGE, the phase v is free.
         """
         # else an axis of groups could silently pair with one of patterns
         if probe.ndim != x_norm.ndim + 1:

@@ -32,6 +32,7 @@ FILES = {
     ),
     "docs/from_ptychopinn.md": ("scan.npz",),
     "docs/large_scans.md": ("scan.npz",),
+    "docs/library.md": ("scan.npz",),
     "docs/multi_gpu.md": ("scan.npz",),
     "docs/normalization.md": ("scan.npz",),
     "docs/tracking.md": ("scan.npz",),

@@ -16,7 +16,7 @@ from tests.docs.reader import Reader, make_project
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("launch/*.py"))
 KEYS = {*flat_keys(Config().to_dict())}
 GROUPS_OF_KEYS = {key.rsplit(".", 1)[0] for key in KEYS}
-FILES_NAMED_LIKE_KEYS = {"train.log", "train.sbatch"}
+FILES_NAMED_LIKE_KEYS = {"train.log", "train.py", "train.sbatch"}
 
 OPTIONS_OF_OTHERS = {
     "--account": "Slurm",
