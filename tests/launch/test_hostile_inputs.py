@@ -313,7 +313,8 @@ ROWS: dict[str, Row] = {
         "FILE: diffraction: found .*type complex128, expected .*real",
     ),
     "boolean patterns": trains(
-        scan(diffraction=PATTERNS > 1), "FILE: diffraction: found .*type bool, expected .*real numbers"
+        scan(diffraction=PATTERNS > 1),
+        "FILE: diffraction: found .*type bool, expected .*real numbers",
     ),
     "patterns of text": trains(
         scan(diffraction=PATTERNS.astype(str)),
