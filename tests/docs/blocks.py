@@ -1,4 +1,4 @@
-"""What the Markdown pages of the project show as code: blocks, and code within a line."""
+"""Code in the Markdown pages of the project: blocks, and code within a line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("python", "torchrun", "bash", "sbatch", "srun", "salloc", "source", "pip")
-"""What a command may begin with, where nothing but its words tells that it is one."""
+"""First words by which inline code is recognised as a command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """A block, or code within a line, and where it stands. `info` is what follows the block's
-    fence: its language first."""
+    """A block, or code within a line, with its place. `info` is the text after the block's fence,
+    which begins with the language."""
 
     page: str
     line: int
@@ -49,7 +49,7 @@ class Command:
 
 
 def pages() -> list[str]:
-    """All Markdown of the project that people read, as paths from its root."""
+    """Return the Markdown pages of the project, as paths from its root."""
     found = [
         *ROOT.glob("*.md"),
         *ROOT.glob("slurm/*.md"),
@@ -60,7 +60,7 @@ def pages() -> list[str]:
 
 
 def blocks(page: str) -> list[Code]:
-    """Fenced and indented blocks of a page; an indented one has no language."""
+    """Return the fenced and indented blocks of a page; an indented one has no language."""
     tokens = [token for token in _tokens(page) if token.type in ("fence", "code_block")]
     return [
         Code(page=page, line=token.map[0] + 1, info=token.info, text=token.content)
@@ -70,7 +70,7 @@ def blocks(page: str) -> list[Code]:
 
 
 def inline_code(page: str) -> list[Code]:
-    """Code within the lines and tables of a page."""
+    """Return the code within the lines and tables of a page."""
     found = []
     for token in _tokens(page):
         for child in token.children or ():
@@ -80,7 +80,7 @@ def inline_code(page: str) -> list[Code]:
 
 
 def links(page: str) -> list[tuple[int, str]]:
-    """Targets of a page's links and pictures, with their lines."""
+    """Return the targets of a page's links and pictures, with their lines."""
     found = []
     for token in _tokens(page):
         for child in token.children or ():
@@ -91,7 +91,7 @@ def links(page: str) -> list[tuple[int, str]]:
 
 
 def headings(page: str) -> set[str]:
-    """The anchors that GitHub gives a page's headings."""
+    """Return the anchors that GitHub gives a page's headings."""
     tokens = _tokens(page)
     titles = [
         tokens[number + 1].content
@@ -102,7 +102,7 @@ def headings(page: str) -> set[str]:
 
 
 def commands(code: Code) -> Iterator[Command]:
-    """The commands of a shell block: one a line, `\\` at the end of a line goes on."""
+    """Yield the commands of a shell block: one per line, continued by `\\` at its end."""
     for line in code.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         variables = {}
@@ -119,7 +119,7 @@ def commands(code: Code) -> Iterator[Command]:
 
 
 def inline_commands(page: str) -> list[Command]:
-    """Code within lines that is a whole command, not just a program's name."""
+    """Return inline code that is a whole command, not just a program's name."""
     found = [
         code
         for code in inline_code(page)

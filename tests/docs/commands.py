@@ -1,4 +1,4 @@
-"""The commands that the pages show, and which of them nothing in tests/docs/ runs."""
+"""Commands that the pages show, and those that tests/docs/ does not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of pages, and the small scans that the pages' commands name."""
+"""Readers of pages, and small scans for the pages' commands."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.scans import small_scan_arrays
 
 @pytest.fixture(scope="session")
 def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with each file that a page's command names and no earlier one made, and a trained
-    RUN with its DIR."""
+    """Return a folder with the files that pages' commands need and do not make, including a
+    trained RUN with its DIR."""
     folder = tmp_path_factory.mktemp("named_files")
     for seed, name in enumerate(("scan", "a", "b", "c")):
         metadata = np.array(

@@ -1,9 +1,9 @@
-"""Somebody who does what a page says, in a directory like the project's: runs its commands, saves
-its files, compares what was printed.
+"""A reader who follows a page in a directory like the project's: runs its commands, saves its
+files, and compares what was printed.
 
-Commands run as they are printed, but for `SMALLER` and `SHORTER`, which make them affordable: the
-pages' own scans are a beamline's, the ones here a few patterns. Scripts of launch/ run in a process
-that has PyTorch loaded already, which saves most of their time.
+Commands run as printed, except for `SMALLER` and `SHORTER`, which make them fast: the pages are
+written for a beamline's scans, the ones here have a few patterns. Scripts of launch/ run in a
+process that has PyTorch loaded already, which saves most of their time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHORTER = {
     "benchmarks/training_step.py": "--threads 1 --batches 1 --turns 1",
     "benchmarks/ddp.py": "--samples 1 --turns 1",
 }
-"""Options that go on the end of a command, and so override what is printed."""
+"""Options that are appended to a command, and so override the printed ones."""
 
 PARSED_ONLY = (
     "benchmarks/approximate_probe.py",
@@ -51,8 +51,8 @@ PARSED_ONLY = (
     "benchmarks/refinement.py",
     "benchmarks/start_up.py",
 )
-"""They train for minutes to hours. Their options are read by themselves, and nothing else is done;
-tests/benchmarks/ holds what they do."""
+"""They train for minutes to hours. Only their options are parsed; tests/benchmarks/ tests the
+rest."""
 
 SECONDS = 1200
 """How long a command may take, on a machine that others keep busy."""
@@ -66,7 +66,7 @@ class Reader:
     folder
         Where the commands run.
     printed
-        What all commands printed so far, one after the other.
+        Output of all commands so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +100,7 @@ class Reader:
         )
 
     def parse(self, command: Command) -> None:
-        """Let a script of the project read a command's options, and do nothing else."""
+        """Let a script of the project parse a command's options, and do nothing else."""
         assert command.words[0] == "python", command
         status, printed = self._script(list(command.words[1:]), parse_only=True)
         assert status == 0, f"{command}\n{printed}"
@@ -112,8 +112,8 @@ class Reader:
         (self.folder / name).write_text(block.text)
 
     def require_printed(self, block: Code) -> None:
-        """Each line of the block must have been printed, whatever its numbers and the length of its
-        gaps; `...` stands for anything."""
+        """Require that each line of the block was printed, with any numbers and spacing; `...`
+        stands for anything."""
         printed = " ".join(self.printed.split())
         for line in block.text.splitlines():
             assert re.search(as_pattern(line), printed), (
@@ -121,8 +121,8 @@ class Reader:
             )
 
     def _affordable(self, words: list[str]) -> list[str]:
-        """A command as it is run here. Where it names no run directory it gets one: a page shows
-        several that share the default's name."""
+        """Return a command as it is run here. One without a run directory gets its own, because the
+        commands of a page would share the default one."""
         text = shlex.join(words)
         for pattern, replacement in SMALLER.items():
             text = re.sub(pattern, replacement, text)
@@ -155,13 +155,13 @@ class Reader:
 
 
 def named_file(block: Code) -> str | None:
-    """The file that a block is to be saved as: its first line is a comment with just that name."""
+    """Return the file to save a block as, if its first line is a comment with just that name."""
     found = re.match(r"# ([\w.-]+\.\w+)\n", block.text)
     return found[1] if found else None
 
 
 def as_pattern(line: str) -> str:
-    """A regular expression for a line of output, with any numbers."""
+    """Return a regular expression for a line of output, with any numbers."""
     words = []
     for word in line.split():
         if word == "...":
@@ -176,8 +176,8 @@ def as_pattern(line: str) -> str:
 
 
 def make_project(folder: Path) -> None:
-    """A directory like the project's, with its programs, an environment, and recipes of which the
-    quickstart's is a short one."""
+    """Make a directory like the project's, with its programs, an environment, and the recipes,
+    with a short one for the quickstart."""
     for name in ("launch", "ptycho_dist", "tests", "pyproject.toml", "constraints.txt"):
         (folder / name).symlink_to(ROOT / name)
     # copies: they are written to, or what they include is looked for beside them

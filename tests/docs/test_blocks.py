@@ -1,4 +1,4 @@
-"""Every block of README and docs is run, or read by what it is for. One that nothing here knows
+"""Every block of README and docs is run, parsed or compared with output. A block of an unknown kind
 fails."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FILES = {
     "docs/tracking.md": ("scan.npz",),
     "docs/tutorial.md": ("siemens_velociprobe_N64.npz",),
 }
-"""What must lie there before a page's first command; `named_files` makes it."""
+"""Files that a page's first command needs; `named_files` makes them."""
 
 EXEMPT_BLOCKS = {
     ("CONTRIBUTING.md", "# ptycho_dist/"): "tests/docs/test_contributing.py",
@@ -57,7 +57,7 @@ OF_SPHINX = ("{configuration-keys}", "{eval-rst}", "{include}", "{modules-of}", 
 
 
 def kind(block: Code) -> str:
-    """What is done with a block; empty where nobody knows."""
+    """Return what is done with a block; empty if its kind is unknown."""
     if block.language in OF_SPHINX:
         return "of Sphinx"
     if any(
@@ -78,7 +78,7 @@ TO_FOLLOW = {*KINDS.values()} - {"read as configuration"}
 
 @pytest.mark.parametrize("page", pages())
 def test_blocks_are_of_a_known_kind(page: str) -> None:
-    """Indented blocks have no language, so nothing tells what they are: they are refused too."""
+    """Indented blocks have no language, so they are refused too."""
     for block in blocks(page):
         assert kind(block), (
             f"{block}: found a block of {block.language or 'no language'}, expected bash, python, "
@@ -87,7 +87,7 @@ def test_blocks_are_of_a_known_kind(page: str) -> None:
 
 
 def test_exempt_ones_are_there() -> None:
-    """An exemption that nothing needs any longer goes."""
+    """No exemption is left over."""
     assert {" ".join(command.words) for command in all_commands()} >= set(EXEMPT_COMMANDS)
     for page, beginning in EXEMPT_BLOCKS:
         assert any(block.text.startswith(beginning) for block in blocks(page)), (page, beginning)
@@ -106,7 +106,7 @@ def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
     "page", [page for page in pages() if {*map(kind, blocks(page))} & TO_FOLLOW]
 )
 def test_page_can_be_followed(page: str, reader: Callable[..., Reader], named_files: Path) -> None:
-    """All of a page's blocks, from top to bottom, in one folder."""
+    """All blocks of a page, from top to bottom, in one folder."""
     follower = reader(*FILES.get(page, ()))
     follower.printed = (
         (named_files / "RUN/printed").read_text() if page == "docs/large_scans.md" else ""
@@ -128,7 +128,7 @@ def test_page_can_be_followed(page: str, reader: Callable[..., Reader], named_fi
 
 @pytest.mark.slow
 def test_commands_within_lines_are_understood(reader: Callable[..., Reader]) -> None:
-    """Their options are read by the scripts; nothing else is done."""
+    """The scripts parse their options; nothing else is done."""
     follower = reader()
     for page in pages():
         for command in inline_commands(page):

@@ -31,8 +31,7 @@ def blocks(title: str, language: str) -> list[str]:
 
 
 def apply_difference(repository: Path, difference: str) -> None:
-    """Change files as a difference says: what a hunk takes away, with the lines around it, must
-    stand there exactly once."""
+    """Apply a diff. The lines that a hunk removes, with their context, must occur exactly once."""
     for name, hunks in re.findall(
         r"^--- (\S+)\n\+\+\+ \1\n(.*?)(?=^--- |\Z)", difference, re.MULTILINE | re.DOTALL
     ):
@@ -41,7 +40,7 @@ def apply_difference(repository: Path, difference: str) -> None:
             lines = hunk.splitlines(keepends=True)
             old, new = ("".join(line[1:] for line in lines if line[0] != added) for added in "+-")
             assert text.count(old) == 1, (
-                f"{name}: this stands there {text.count(old)} times, expected once:\n{old}"
+                f"{name}: found this {text.count(old)} times, expected it once:\n{old}"
             )
             text = text.replace(old, new)
         (repository / name).write_text(text)
@@ -49,7 +48,7 @@ def apply_difference(repository: Path, difference: str) -> None:
 
 @pytest.fixture(params=EXAMPLES)
 def example(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, list[Path]]:
-    """Title, a copy of the repository with the example in it, and the files that are new."""
+    """Return title, a copy of the repository with the example in it, and the new files."""
     title = request.param
     for name in ("ptycho_dist", "launch", "configs", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -83,7 +82,7 @@ def run_in(repository: Path, command: list[str]) -> str:
     return done.stdout
 
 
-def test_example_passes_its_tests_and_keeps_to_the_rooms(
+def test_example_passes_its_tests_and_keeps_to_the_layers(
     example: tuple[str, Path, list[Path]],
 ) -> None:
     _, repository, new = example
@@ -134,7 +133,7 @@ def test_example_trains_by_its_own_commands(example: tuple[str, Path, list[Path]
         assert (repository / "DIR/reconstruction.npz").exists()
 
 
-def test_a_difference_that_no_longer_fits_is_found(tmp_path: Path) -> None:
+def test_a_diff_that_no_longer_fits_is_found(tmp_path: Path) -> None:
     (tmp_path / "file.py").write_text("a = 1\n")
-    with pytest.raises(AssertionError, match="stands there 0 times"):
+    with pytest.raises(AssertionError, match="found this 0 times"):
         apply_difference(tmp_path, "--- file.py\n+++ file.py\n@@\n-a = 2\n+a = 3\n")

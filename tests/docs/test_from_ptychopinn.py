@@ -1,4 +1,4 @@
-"""What docs/from_ptychopinn.md says of our side is so: keys, defaults, files."""
+"""What docs/from_ptychopinn.md says about ptycho_dist is true: keys, defaults, files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The examples of docs/library.md as they stand there, on two ranks of torchrun, against one
-process that knows nothing of ptycho_dist."""
+"""The examples of docs/library.md, unchanged, on two ranks of torchrun, against one process that
+does not use ptycho_dist."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def note(event, arguments):  # os.rename stands for os.replace too
 if "RANK" in os.environ:
     sys.addaudithook(note)
 """
-"""Python's `sitecustomize.py`: which rank gives which bundle its name."""
+"""Python's `sitecustomize.py`, which notes which rank writes which bundle."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A program of the page, with what it was given and what it left."""
+    """A program of the page, with its input and its results."""
 
     source: str
     bundle: Bundle
@@ -46,7 +46,7 @@ class Example:
 
     @property
     def x_norm(self) -> np.ndarray:
-        """Of all patterns, as the programs normalise them."""
+        """All patterns, normalised as in the programs."""
         return (self.bundle.calibration.rms_factor * np.sqrt(self.counts)).astype(np.float32)
 
 
@@ -61,7 +61,7 @@ def source_of(name: str) -> str:
 
 
 def definitions(source: str) -> dict[str, Any]:
-    """A program's imports, functions and classes, without its run."""
+    """Return a program's imports, functions and classes, without running the rest."""
     tree = ast.parse(source)
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     tree.body = [node for node in tree.body if isinstance(node, kept)]
@@ -114,8 +114,8 @@ def example(name: str, tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 def own_names(tree: ast.Module) -> set[str]:
-    """What a program imports from ptycho_dist, and what it makes with it: variables, or attributes
-    of `self`."""
+    """Return the names that a program imports from ptycho_dist, and those that it assigns from
+    calls of them: variables, or attributes of `self`."""
     imported = {
         alias.name
         for node in tree.body
@@ -179,8 +179,8 @@ def test_scale_is_that_of_the_union_and_has_the_same_bits_everywhere(example: Ex
 
 
 def poisson_likelihood(rate: Tensor, counts: Tensor) -> Tensor:
-    """Mean of rate - counts log(rate); below 1e-3 counts the logarithm goes on along its tangent,
-    as the loss documents."""
+    """Return the mean of rate - counts log(rate); below 1e-3 counts the logarithm continues along
+    its tangent, as the loss documents."""
     lit = rate.clamp_min(1e-3)
     return (rate - counts * (lit.log() + (rate - lit) / lit)).mean()
 
@@ -242,4 +242,4 @@ def test_bundle_tells_how_to_build_the_network_again(name: str, example: Example
     expected = {"ddp": {"network": "two convolutions", "width": 8}, "lightning": {"width": 32}}
     assert example.bundle.hyperparameters == expected[name]
     assert example.bundle.config is None
-    assert "photons a pattern measured" in example.output
+    assert "photons per pattern measured" in example.output

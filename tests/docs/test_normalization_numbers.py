@@ -1,5 +1,5 @@
-"""The numbers of docs/normalization.md, found again with NumPy from the scan and from what the
-page's commands leave."""
+"""The numbers of docs/normalization.md, computed with NumPy from the scan and from the output of
+the page's commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUMBER = r"\d+(?: \d{3})*(?:\.\d+)?"
 
 
 def row(label: str) -> list[str]:
-    """Numbers, as they are written, in the last cell of the one row that begins with the label."""
+    """Return the numbers in the last cell of the one row that begins with the label."""
     rows = [line for line in SECTION.splitlines() if line.startswith(f"| {label}")]
     assert len(rows) == 1, label
     return [
@@ -37,7 +37,7 @@ def row(label: str) -> list[str]:
 
 
 def require(label: str, *found: float) -> None:
-    """The page's numbers are these, to the last digit that it writes."""
+    """Require that the page's numbers are these, to their last digit."""
     written = row(label)
     assert len(written) == len(found), (label, written)
     for text, value in zip(written, found, strict=True):
@@ -92,7 +92,7 @@ def subset(realdata: Path) -> Subset:
 def test_statistical_numbers(subset: Subset) -> None:
     counts = np.square(subset.amplitude).sum(axis=(1, 2))
     require("patterns in the scan; in the training subset", 516, len(np.unique(subset.train)))
-    require("mean counts a pattern of the subset", subset.mean_counts)
+    require("mean counts per pattern of the subset", subset.mean_counts)
     require("the darkest and the brightest pattern", counts.min(), counts.max())
     require("r = 32 / sqrt(440 520.516)", 32 / np.sqrt(subset.mean_counts))
     require("mean of sum X_norm^2", np.square(subset.x_norm[subset.train]).sum(axis=(1, 2)).mean())
@@ -131,7 +131,7 @@ def test_one_pixel_on_its_way(subset: Subset) -> None:
 def reconstruction(
     subset: Subset, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
-    """What the page's own commands leave of the object."""
+    """Return the reconstruction that the page's commands write."""
     folder = tmp_path_factory.mktemp("siemens")
     (folder / "scan.npz").symlink_to(subset.path)
     for name in ("launch", "configs"):
@@ -161,8 +161,8 @@ def reconstruction(
 
 
 def predicted_energies(reconstruction: dict[str, np.ndarray]) -> np.ndarray:
-    """Sum of I_hat a pattern, float64 (n,): by Parseval the energy of the exit wave. The probe is
-    moved by what is left of a pixel."""
+    """Return the sum of I_hat of each pattern, float64 (n,): by Parseval the energy of the exit
+    wave. The subpixel remainder of the position shifts the probe."""
     probe, size = reconstruction["probe"].astype(np.complex128), 64
     spectrum, frequency = np.fft.fft2(probe), np.fft.fftfreq(size)
     energies = []
@@ -187,10 +187,12 @@ def test_photons_and_display_of_the_reconstruction(
 ) -> None:
     measured = np.square(subset.amplitude).sum(axis=(1, 2)).mean()
     # The summary's number goes through float32 amplitudes.
-    assert float(row("mean measured photons a pattern")[0]) == pytest.approx(measured, rel=1e-7)
+    assert float(row("mean measured photons per pattern")[0]) == pytest.approx(measured, rel=1e-7)
     predicted = subset.s(subset.mean_counts) ** 2 * predicted_energies(reconstruction).mean()
     # Training amplifies the rounding of other machines: 1 %, as the page says.
-    assert float(row("mean predicted photons a pattern")[-1]) == pytest.approx(predicted, rel=0.01)
+    assert float(row("mean predicted photons per pattern")[-1]) == pytest.approx(
+        predicted, rel=0.01
+    )
     assert float(row("predicted over measured")[0]) == pytest.approx(predicted / measured, rel=0.01)
     amplitude = np.abs(reconstruction["object"][reconstruction["valid"]])
     shown = re.search(

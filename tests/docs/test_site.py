@@ -1,5 +1,4 @@
-"""The documentation as a site: it builds without a warning, and its pages need nothing but each
-other."""
+"""The documentation site: it builds without a warning, and its pages are self-contained."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docs_site")]
 
 
 class Page(HTMLParser):
-    """What a page asks for, links to, and may be linked to by."""
+    """Resources, links and anchors of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -42,8 +41,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `bash docs/build.sh` makes, in a folder of its own. A warning would end it with an
-    error."""
+    """Return the site that `bash docs/build.sh` makes, in a folder of its own. A warning would be
+    an error."""
     project = tmp_path_factory.mktemp("project")
     make_project(project)
     # as on a fresh clone: the `docs` extra installs no tracker

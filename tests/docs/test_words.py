@@ -1,4 +1,4 @@
-"""What the pages name within their lines is there: options, keys, files, headings."""
+"""Options, keys, files and headings that the pages name exist."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FILES_OF_PTYCHOPINN = {
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """All options of the scripts in launch/, as their `--help` tells them."""
+    """Return all options of the scripts in launch/, from their `--help`."""
     project = tmp_path_factory.mktemp("project")
     make_project(project)
     asker = Reader(project)
@@ -92,7 +92,7 @@ def test_keys_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", pages())
 def test_files_of_the_project_exist(page: str) -> None:
-    """Paths that begin with one of its directories, alone or in a command or a table."""
+    """Checks paths that begin with one of its directories, alone or in a command or a table."""
     directories = "ptycho_dist|launch|configs|slurm|benchmarks|tests|docs"
     named = [
         (code.line, path)
@@ -108,7 +108,7 @@ def test_files_of_the_project_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", pages())
 def test_links_lead_to_files_and_headings(page: str) -> None:
-    """As GitHub follows them: from the page's own folder."""
+    """Links are relative to the page's folder, as on GitHub."""
     for line, target in links(page):
         if re.match(r"\w+:", target):
             continue
