@@ -34,7 +34,7 @@ class LauncherError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """What torchrun, srun or nobody started, as seen by one process.
+    """The processes of a run, as one of them sees them.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class Processes:
         )
 
     def cluster_environment(self) -> ClusterEnvironment:
-        """What tells Lightning of these processes: the same for torchrun and srun, since
+        """Return the environment that describes these processes to Lightning: the same for torchrun and srun, since
         `of_launcher` has given both the same variables.
 
         Lightning's own for Slurm would answer the signals and requeue by itself.
