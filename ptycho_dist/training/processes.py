@@ -128,9 +128,9 @@ class Processes:
         )
 
     def cluster_environment(self) -> ClusterEnvironment:
-        """Return the environment that describes these processes to Lightning: the same for torchrun and srun, since
-        `of_launcher` has given both the same variables.
+        """Return the environment that describes these processes to Lightning.
 
+        It is the same for torchrun and srun, since `of_launcher` has given both the same variables.
         Lightning's own for Slurm would answer the signals and requeue by itself.
         """
         return LightningEnvironment() if self.count == 1 else TorchElasticEnvironment()
