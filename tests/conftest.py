@@ -19,9 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from tests import figures
 from tests.disks import mount, unmount
 from tests.ranks import run_on_ranks
-from tests.scans import MASKED_HDF5, dead_pixels, small_scan_arrays, write_simulated_scan
-
-__all__ = ["MASKED_HDF5", "dead_pixels", "small_scan_arrays", "write_simulated_scan"]
+from tests.scans import small_scan_arrays
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when a test imports MLflow
 figures.skip_drawing()

@@ -17,7 +17,7 @@ FORBIDDEN = {
     "physics": "scale",
     "data": "model",
     "model": "data",
-    "report": "scale",
+    "report": "data",
     "bundle": "training",
     "inference": "training",
     "training": "preflight",

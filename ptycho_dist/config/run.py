@@ -22,7 +22,7 @@ class Config(Record):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network and the loss."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """How the network is fitted, and where the run is kept."""
+    """The fit of the network, and where the run is kept."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     """A synthetic scan."""
 

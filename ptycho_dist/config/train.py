@@ -12,7 +12,7 @@ RunLogger = Literal["csv", "tensorboard", "mlflow"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Record, prefix="train"):
-    """How the network is fitted, and where the run is kept."""
+    """The fit of the network, and where the run is kept."""
 
     run_dir: str = "run"
     """Directory of the run; made if missing."""

@@ -71,7 +71,7 @@ def choose_placement_alone(num_bytes: int) -> Placement:
 
 
 def _placement(num_bytes: int, supplies: Sequence[MemorySupply]) -> Placement:
-    """As far as one rank can tell, whose node's ranks have these supplies."""
+    """Return the choice of one rank, given the supplies of its node's ranks."""
     device = (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()

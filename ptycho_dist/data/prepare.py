@@ -90,7 +90,7 @@ def run_stage(stage: Stage, action: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Normalization:
-    """What the energies of the measured amplitudes X give.
+    """RMS factor and brightness, from the energies of the measured amplitudes X.
 
     Attributes
     ----------

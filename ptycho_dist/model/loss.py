@@ -28,7 +28,7 @@ pixel's value and slope stay finite."""
 
 
 class Loss(Protocol):
-    """What a training step asks of its loss.
+    """Interface that a training step needs of its loss.
 
     `metric` names what `reported` makes of the minimised value, for metrics and figures. Validation
     always reports the Poisson deviance, by which runs with different losses can be compared.

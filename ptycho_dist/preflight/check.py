@@ -259,16 +259,22 @@ def size_rows(
     if data is None or not num_parameters:
         yield not_looked_at("memory")
         return
-    sampler = train_sampler(data.source, data.subset, config.train)
-    num_groups = max(1, int(largest([len(next(iter(sampler)))])[0]))
+    num_groups, num_steps = _largest_micro_batch(watched)
     yield Row(
         what="batch",
         found=f"{config.train.global_batch_size} groups of {config.data.group_size} per step, at "
-        f"most {num_groups} at a time on a rank; {sampler.steps_per_epoch} steps per epoch, "
+        f"most {num_groups} at a time on a rank; {num_steps} steps per epoch, "
         f"{config.train.epochs} epochs",
     )
     demand = Demand(num_parameters=num_parameters, num_groups=num_groups)
     yield memory_row(config, data, hosts, demand)
+
+
+def _largest_micro_batch(watched: WatchedPreparation) -> tuple[int, int]:
+    """Return the groups that the busiest rank computes at a time, and the steps per epoch."""
+    assert watched.data is not None
+    sampler = train_sampler(watched.data.source, watched.data.subset, watched.config.train)
+    return max(1, int(largest([len(next(iter(sampler)))])[0])), sampler.steps_per_epoch
 
 
 def _disk_row(config: Config, num_parameters: int) -> Row:

@@ -50,7 +50,7 @@ def far_field_correlation(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectFit:
-    """How well object and probe of a file explain some of its patterns.
+    """Fit of a file's object and probe to some of its patterns.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ class UntrainableError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What was found of one scan.
+    """Findings about one scan.
 
     Attributes
     ----------

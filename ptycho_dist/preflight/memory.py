@@ -25,7 +25,7 @@ FIX = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What a run asks of the memory.
+    """Sizes that decide how much memory a run takes.
 
     Attributes
     ----------

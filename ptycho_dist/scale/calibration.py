@@ -40,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What was derived from the training patterns, each counted once.
+    """Record of what was derived from the training patterns, each counted once.
 
     The energy of a pattern is the sum of its squared amplitudes.
 

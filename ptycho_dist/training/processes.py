@@ -34,7 +34,7 @@ class LauncherError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """What torchrun, srun or nobody started, as seen by one process.
+    """The processes of a run, as one of them sees them.
 
     Attributes
     ----------
@@ -128,9 +128,9 @@ class Processes:
         )
 
     def cluster_environment(self) -> ClusterEnvironment:
-        """What tells Lightning of these processes: the same for torchrun and srun, since
-        `of_launcher` has given both the same variables.
+        """Return the environment that describes these processes to Lightning.
 
+        It is the same for torchrun and srun, since `of_launcher` has given both the same variables.
         Lightning's own for Slurm would answer the signals and requeue by itself.
         """
         return LightningEnvironment() if self.count == 1 else TorchElasticEnvironment()

@@ -20,7 +20,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
-from ptycho_dist.training.check import check
 
 from ptycho_dist import memory_supply as memory_module
 from ptycho_dist.config import ModelConfig, parse_mapping
@@ -29,7 +28,9 @@ from ptycho_dist.data.readers import read_scan
 from ptycho_dist.data.subset import select_subset
 from ptycho_dist.distributed import FailedTogether
 from ptycho_dist.model.lightning_module import PtychographyModule
-from ptycho_dist.training import check as check_module
+from ptycho_dist.preflight import check as check_module
+from ptycho_dist.preflight import memory as memory_row_module
+from ptycho_dist.preflight.check import check
 from ptycho_dist.training import memory as step_memory
 from ptycho_dist.training.processes import Processes
 from tests.calibrations import made_up_calibration
@@ -109,10 +110,10 @@ def test_good_job_shows_what_the_run_then_finds(
     hparams = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())
     assert f"s = {hparams['intensity_scale']!r} from 33 patterns" in rows["intensity scale"][1]
     assert (
-        f"r = {hparams['normalization']['factor']!r} from 33 patterns" in rows["normalization"][1]
+        f"r = {hparams['calibration']['rms_factor']!r} from 33 patterns" in rows["normalization"][1]
     )
     assert rows["nphotons"][1] == "1000000.0 (source: config)"
-    assert hparams["subset_fingerprint"] in rows["subset"][1]
+    assert hparams["calibration"]["subset_fingerprint"] in rows["subset"][1]
     assert rows["subset"][1].startswith(
         "37 of 37 patterns, full; 33 training patterns, 4 validation patterns, groups of 4"
     )
@@ -128,7 +129,7 @@ def test_good_job_shows_what_the_run_then_finds(
         rows["all_reduce"][1],
     )
     assert rows["batch"][1].startswith(
-        f"8 groups of 4 a step, at most {4 if nproc else 8} at a time on a rank; 5 steps an "
+        f"8 groups of 4 per step, at most {4 if nproc else 8} at a time on a rank; 5 steps per "
         "epoch, 2 epochs"
     )
 
@@ -193,7 +194,7 @@ def test_missing_data(write_scan: Callable[..., Path], tmp_path: Path, refused: 
             {"data__nphotons": None},
             "nphotons",
             "no _metadata physics_parameters.nphotons",
-            "Say the dose: --data.nphotons NUMBER",
+            "Give the dose: --data.nphotons NUMBER",
         ),
         (
             {"data__subset_size": 38},
@@ -205,7 +206,7 @@ def test_missing_data(write_scan: Callable[..., Path], tmp_path: Path, refused: 
             {"data__sampling": "index_file", "data__index_file": "gone.txt"},
             "subset",
             "gone.txt: file: found no such file, expected a list of pattern numbers",
-            "Change data.subset_size or what else data.sampling draws by",
+            "Change data.subset_size or whatever else data.sampling draws by",
         ),
         (
             {"train__resume": "gone.ckpt"},
@@ -385,7 +386,7 @@ def test_batch_counts_once_accumulated(
 ) -> None:
     check(parse_mapping(settings(write_scan(), tmp_path / "run", train__accumulate_grad_batches=3)))
     assert (
-        "8 groups of 4 a step, at most 3 at a time on a rank"
+        "8 groups of 4 per step, at most 3 at a time on a rank"
         in table(capsys.readouterr().out)["batch"][1]
     )
 
@@ -461,7 +462,7 @@ def check_with_fault_on_rank_1(concerns: dict[str, Any], fault: str) -> str:
             versions = check_module.software_versions()
             check_module.software_versions = lambda: {**versions, "torch": "1.0"}
         else:
-            check_module.estimate_step_memory = lambda *args, **kwargs: 1 / 0
+            memory_row_module.estimate_step_memory = lambda *args, **kwargs: 1 / 0
     elif fault == "file":
         os.chdir(Path(concerns["data"]["path"]).parent)
         concerns["data"]["path"] = "scan.npz"
@@ -513,7 +514,7 @@ def test_processes_that_do_not_meet(
     rows = table(capsys.readouterr().out)
     assert failures(rows) == list(rows) == ["processes"]
     assert re.search(
-        r"RuntimeError: no route to host fix: Start one process a GPU with torchrun or srun",
+        r"RuntimeError: no route to host fix: Start one process per GPU with torchrun or srun",
         rows["processes"][1],
     )
 

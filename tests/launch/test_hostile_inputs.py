@@ -286,15 +286,15 @@ ROWS: dict[str, Row] = {
     ),
     "one pattern without its axis": trains(
         scan(diffraction=PATTERNS[0]),
-        r"FILE: diffraction: found shape \(16, 16\), expected .*\(n, N, N\)",
+        r"FILE: diffraction: found shape \(16, 16\), .*, expected .*\(n, N, N\)",
     ),
     "patterns with four axes": trains(
         scan(diffraction=PATTERNS[None]),
-        r"FILE: diffraction: found shape \(1, 37, 16, 16\), expected",
+        r"FILE: diffraction: found shape \(1, 37, 16, 16\), .*, expected",
     ),
     "odd N": trains(
         scan(diffraction=PATTERNS[:, :15, :15]),
-        r"FILE: diffraction: found shape \(37, 15, 15\), expected .* of an even size",
+        r"FILE: diffraction: found patterns of 15 x 15, expected .* of an even size",
     ),
     "N that the network can't halve": trains(
         scan(diffraction=np.ones((37, 24, 24)), probeGuess=np.ones((24, 24), complex)),
@@ -302,7 +302,7 @@ ROWS: dict[str, Row] = {
     ),
     "patterns that are not square": trains(
         scan(diffraction=PATTERNS[:, :, :14]),
-        r"FILE: diffraction: found shape \(37, 16, 14\), expected",
+        r"FILE: diffraction: found patterns of 16 x 14, expected",
     ),
     "no pattern": trains(
         scan(diffraction=PATTERNS[:0], xcoords=[], ycoords=[]),
@@ -310,14 +310,15 @@ ROWS: dict[str, Row] = {
     ),
     "complex patterns": trains(
         scan(diffraction=PATTERNS.astype(complex)),
-        "FILE: diffraction: found type complex128, expected real",
+        "FILE: diffraction: found .*type complex128, expected .*real",
     ),
     "boolean patterns": trains(
-        scan(diffraction=PATTERNS > 1), "FILE: diffraction: found type bool, expected real numbers"
+        scan(diffraction=PATTERNS > 1),
+        "FILE: diffraction: found .*type bool, expected .*real numbers",
     ),
     "patterns of text": trains(
         scan(diffraction=PATTERNS.astype(str)),
-        "FILE: diffraction: found type <U.*, expected real numbers",
+        "FILE: diffraction: found .*type <U.*, expected .*real numbers",
     ),
     "NaN": trains(pixel(np.nan), "FILE: diffraction: found nan" + NOT_FINITE, ranks=True),
     "infinity": trains(pixel(np.inf), "FILE: diffraction: found inf" + NOT_FINITE),
@@ -360,7 +361,7 @@ ROWS: dict[str, Row] = {
     ),
     "coordinates of two lengths": trains(
         scan(xcoords=np.ones(36)),
-        "FILE: xcoords, ycoords: found 36 and 37 values, expected as many",
+        "FILE: ycoords, xcoords: found 37 and 36 values, expected as many",
     ),
     "fewer positions than patterns": trains(
         scan(xcoords=np.ones(36), ycoords=np.ones(36)),
@@ -396,7 +397,7 @@ ROWS: dict[str, Row] = {
     ),
     "a probe of another size": trains(
         scan(probeGuess=np.ones((32, 32), complex)),
-        r"FILE: probe: found shape \(1, 32, 32\), expected .*16, 16",
+        r"FILE: probe: found shape \(1, 32, 32\), expected .*16 x 16",
     ),
     "code in place of patterns": trains(
         scan(diffraction=lambda path: object_array(attack(path))),
@@ -408,7 +409,7 @@ ROWS: dict[str, Row] = {
     ),
     "code in place of the probe": trains(
         scan(probeGuess=lambda path: object_array(attack(path))),
-        "FILE: probeGuess: found type object",
+        "FILE: probeGuess: found .*type object",
     ),
     "code in place of the metadata": trains(
         scan(_metadata=lambda path: object_array(attack(path))),
@@ -427,7 +428,7 @@ ROWS: dict[str, Row] = {
         "FILE: _metadata: found .* bytes, expected one JSON text of at most 1 MiB",
     ),
     "metadata that is a number": trains(
-        scan(_metadata=3.0), "FILE: _metadata: found type float64, expected JSON text"
+        scan(_metadata=3.0), "FILE: _metadata: found .*type float64, expected JSON text"
     ),
     "parameters that are no object": says(
         {"physics_parameters": 3},
@@ -696,7 +697,7 @@ ROWS: dict[str, Row] = {
         "scan.npz",
         scan(drop="objectGuess"),
         ("--reconstruction=good_reconstruction.npz", "--reference={}"),
-        r"FILE: objectGuess: found only the keys \[.*\], expected this key",
+        "FILE: object: found a scan without one, expected an object",
     ),
     "a reference that is NaN": Row(
         "evaluate.py",

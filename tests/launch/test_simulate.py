@@ -29,13 +29,7 @@ def test_command_writes_the_scan_and_says_so(tmp_path: Path) -> None:
     assert metadata["simulation"]["scan_shape"] == [3, 4]
     assert metadata["simulation"]["seed"] == 12
     assert metadata["physics_parameters"]["nphotons"] == 5e4
-    for said in (
-        "12 patterns of 64 x 64 px",
-        "object of",
-        "before the noise",
-        "overlap 82 %",
-        "MB",
-    ):
+    for said in ("12 patterns of 64 x 64 px", "object of", "without noise", "overlap 82 %", "MB"):
         assert said in done.stdout
 
 

@@ -313,7 +313,7 @@ def test_canvas_just_holds_the_patches_and_their_interpolation():
         ),
         ({"amplitude_range": (0.0, 0.0)}, "no light passes"),
         ({"phase_range_rad": (0.0, math.inf)}, r"phase range is \(0.0, inf\)"),
-        ({"probe": "dsk"}, "'dsk' is neither 'disk' nor 'defocused' nor a file"),
+        ({"probe": "dsk"}, "found 'dsk', expected 'disk' or 'defocused'"),
         (
             {"probe": "disk", "probe_diameter_px": 32.0},
             "disk of 32.0 px has .* of its energy within 2 px of the border of 32 x 32",

@@ -84,7 +84,7 @@ def told_by(concerns: dict[str, Any]) -> list[str]:
 def assert_same_result(run_dir: Path, expected_run_dir: Path) -> None:
     """Scale, weights and metrics are the same bits."""
     found, expected = (load_bundle(path / "bundle.zip") for path in (run_dir, expected_run_dir))
-    assert found.scale == expected.scale
+    assert found.calibration == expected.calibration
     for name, weight in expected.weights.items():
         assert torch.equal(found.weights[name], weight), name
     untimed = [

@@ -135,7 +135,7 @@ def test_run_directory(run_dirs: list[Path]) -> None:
         "normalization: rms",
     ):
         assert log.count(line) == 1
-    assert load_bundle(run_dir / "bundle.zip").subset_fingerprint in log
+    assert load_bundle(run_dir / "bundle.zip").calibration.subset_fingerprint in log
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["state_dict"]["loss.intensity_scale"].item() == scale
     assert checkpoint["hyper_parameters"]["intensity_scale"] == scale
