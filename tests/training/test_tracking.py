@@ -26,6 +26,7 @@ from ptycho_dist.training import report, tracking
 from ptycho_dist.training.checkpointing import Checkpointing
 from ptycho_dist.training.report import draw_object
 from ptycho_dist.training.tensorboard_tracker import TensorBoardTracker
+from tests import figures
 from tests.training.runs import metrics, settings, train_one
 
 for package in ("mlflow", "sqlalchemy", "alembic", "tensorboard"):
@@ -145,6 +146,11 @@ def assert_hold_metrics_csv(run_dir: Path) -> None:
     assert scalars(in_tensorboard(run_dir)) == rounded
 
 
+def train_with_pictures(concerns: dict[str, Any]) -> None:
+    with figures.drawing():
+        train_one(concerns)
+
+
 @pytest.mark.slow
 def test_two_ranks_write_once(
     on_ranks: Callable[..., Any], write_scan: Callable[..., Path], new_run_dir: Callable[..., Path]
@@ -157,7 +163,7 @@ def test_two_ranks_write_once(
         train__logger=BOTH,
         model__intensity_scale_trainable=True,
     )
-    on_ranks(2, train_one, concerns)
+    on_ranks(2, train_with_pictures, concerns)
     assert len(event_files(run_dir)) == 1
     assert_hold_metrics_csv(run_dir)
     client, run = in_mlflow(run_dir)
