@@ -13,12 +13,12 @@ from ptycho_dist.model.lightning_module import PtychographyModule
 def bundle_of(module: PtychographyModule, scans: Sequence[Scan], config: Config) -> Bundle:
     """Return a bundle whose weights are those of the module, not copies."""
     probes = module.probes.detach().cpu().numpy()
-    refined = scans if config.model.probe_trainable else ()
+    by_scan = {scan.fingerprint: probe for scan, probe in zip(scans, probes, strict=True)}
     return Bundle(
         config=config,
         calibration=module.calibration,
         gain=module.gain,
         probe=probes[0],
-        refined_probes={scan.fingerprint: probe for scan, probe in zip(refined, probes)},  # noqa: B905
+        refined_probes=by_scan if config.model.probe_trainable else {},
         weights=module.network.state_dict(),
     )
